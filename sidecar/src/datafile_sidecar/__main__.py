@@ -1,0 +1,25 @@
+"""Entry point. Signals get their meaning before anything slow is imported: as process 1, Python ignores them until then."""
+
+import os
+import signal
+import sys
+
+
+def main() -> None:
+    """Run the command line and leave at once: no thread that hangs in the operating system holds the process back."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: os._exit(128 + received))
+
+    from datafile_sidecar import cli
+
+    status = cli.main(sys.argv[1:])
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            status = status or 1
+    os._exit(status)
+
+
+if __name__ == "__main__":
+    main()

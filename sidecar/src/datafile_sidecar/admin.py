@@ -1,0 +1,54 @@
+"""The admin port: what probes, Prometheus and people ask. It only shows; nothing can be changed here."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+from aiohttp import web
+
+_EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
+
+
+@dataclass(frozen=True, slots=True)
+class Admin:
+    """The admin endpoints. Each callable gives what is true now.
+
+    `stuck` names the loops that don't turn, `unready` says for each SDK key without a valid file why (and of a stopping sidecar
+    that it stops), `status` is the object of `/status`, `metrics` the text of `/metrics`.
+    """
+
+    stuck: Callable[[], list[str]]
+    unready: Callable[[], Mapping[str, str]]
+    status: Callable[[], dict[str, Any]]
+    metrics: Callable[[], bytes]
+
+    def app(self) -> web.Application:
+        """An application with these endpoints."""
+        app = web.Application()
+        app.router.add_get("/livez", self.livez)
+        app.router.add_get("/readyz", self.readyz)
+        app.router.add_get("/metrics", self.get_metrics)
+        app.router.add_get("/status", self.get_status)
+        return app
+
+    async def livez(self, _: web.Request) -> web.Response:
+        """200 while every loop turns, whatever upstream does; else 503 and which does not."""
+        stuck = self.stuck()
+        return web.Response(
+            status=503 if stuck else 200, text="".join(f"{name} is stuck\n" for name in stuck) or "ok\n"
+        )
+
+    async def readyz(self, _: web.Request) -> web.Response:
+        """200 when there is a valid file for every key; else 503 and which is missing, and why."""
+        unready = self.unready()
+        text = "".join(f"{name}: {reason}\n" for name, reason in unready.items())
+        return web.Response(status=503 if unready else 200, text=text or "ok\n")
+
+    async def get_metrics(self, _: web.Request) -> web.Response:
+        """Prometheus' text format."""
+        return web.Response(body=self.metrics(), headers={"Content-Type": _EXPOSITION})
+
+    async def get_status(self, _: web.Request) -> web.Response:
+        """JSON; `docs/contract.md` describes it."""
+        return web.Response(body=msgspec.json.encode(self.status()), content_type="application/json")

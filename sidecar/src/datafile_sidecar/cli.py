@@ -1,0 +1,182 @@
+"""Keeps Optimizely's datafile fresh on a volume that the containers of a pod share.
+
+Settings come from the environment; each command's --help names those that it reads.
+"""
+
+import argparse
+import asyncio
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from datafile_sidecar import logs, settings
+from datafile_sidecar.credentials import CredentialsError, Secrets
+from datafile_sidecar.settings import SettingsError
+
+LEAVE_WITHIN_S = 1.8
+
+
+def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
+    """Run one command; its exit status: 0 it did its work, 1 it could not, 2 it was told nonsense."""
+    options = _parser().parse_args(argv or ["run"])
+    try:
+        status: int = options.command(options, environ)
+    except SettingsError as error:
+        return _complain("the settings can't be used:", *error.problems)
+    except CredentialsError as error:
+        return _complain(str(error))
+    return status
+
+
+def run(_: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Receive webhooks, poll, and publish into DATAFILE_DIR, until SIGTERM or SIGINT."""
+    from datafile_sidecar.daemon import Daemon
+    from datafile_sidecar.listening import ListenError
+    from datafile_sidecar.telemetry import Telemetry
+    from datafile_sidecar.volume import Volume, VolumeError
+
+    told = settings.load(environ)
+    telemetry = Telemetry(logs.configure(told.log_level, told.log_format), time.monotonic)
+    for name, nearest in settings.unknown(environ).items():
+        telemetry.setting_ignored(name, nearest)
+    try:
+        volume = Volume(told.directory)
+        if volume.created:
+            telemetry.volume_created(str(told.directory))
+        daemon = Daemon(told, environ, volume, telemetry)
+        return _until_signalled(daemon.run, telemetry.sidecar_stopping)
+    except (VolumeError, ListenError) as error:
+        _complain(str(error))
+        return 1
+
+
+def simulate(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Stand in for Optimizely: serve a local datafile; on each edit raise its revision and post a signed webhook."""
+    from datafile_sidecar import simulator
+
+    return _complete(
+        simulator.simulate(
+            datafile=options.datafile,
+            sdk_key=options.sdk_key,
+            listen=options.listen,
+            webhook_url=options.webhook_url,
+            secret=next(iter(_secrets(environ)), None),
+            lag_s=options.lag,
+        )
+    )
+
+
+def send_webhook(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Sign and post a webhook as Optimizely does, and say what the answer means."""
+    from datafile_sidecar import simulator
+
+    secrets = _secrets(environ)
+    if not secrets:
+        return _complain("no secret to sign with: set DATAFILE_WEBHOOK_SECRETS or DATAFILE_WEBHOOK_SECRETS_PATH")
+    return _complete(
+        simulator.send_webhook(
+            url=options.url,
+            secret=secrets[0],
+            sdk_key=options.sdk_key,
+            revision=options.revision,
+            project_id=options.project_id,
+            environment=options.environment,
+        )
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="datafile-sidecar", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {version('datafile-sidecar')}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+
+    command = _add(commands, "run", run, "the daemon; also what runs when no command is given")
+    command.epilog = "environment:\n" + "\n".join(
+        f"  {v.name}\n      {v.meaning} (default: {v.default})" for v in settings.VARIABLES
+    )
+
+    command = _add(commands, "simulate", simulate, "a stand-in for Optimizely, for local work")
+    command.epilog = (
+        "The webhook is signed with the first secret of DATAFILE_WEBHOOK_SECRETS or DATAFILE_WEBHOOK_SECRETS_PATH."
+    )
+    command.add_argument(
+        "--datafile", type=Path, required=True, metavar="FILE", help="the datafile to serve; edit it to publish"
+    )
+    command.add_argument("--sdk-key", required=True, metavar="KEY", help="the SDK key to serve it under")
+    command.add_argument(
+        "--listen", default="127.0.0.1:8090", metavar="HOST:PORT", help="where to serve it (%(default)s)"
+    )
+    command.add_argument("--webhook-url", metavar="URL", help="where to post webhooks; without it, none are sent")
+    command.add_argument(
+        "--lag", type=float, default=0.0, metavar="SECONDS", help="serve a new revision that much after its webhook"
+    )
+
+    command = _add(commands, "send-webhook", send_webhook, "post one signed webhook, as a test")
+    command.epilog = "Signed with the first secret of DATAFILE_WEBHOOK_SECRETS or DATAFILE_WEBHOOK_SECRETS_PATH."
+    command.add_argument(
+        "--url", default="http://127.0.0.1:8089/webhooks/optimizely", help="the endpoint (%(default)s)"
+    )
+    command.add_argument("--sdk-key", required=True, metavar="KEY", help="the SDK key whose datafile changed")
+    command.add_argument("--revision", type=int, required=True, metavar="N", help="the revision to announce")
+    command.add_argument(
+        "--project-id", type=int, default=0, metavar="N", help="the datafile's projectId (%(default)s)"
+    )
+    command.add_argument(
+        "--environment", default="Production", metavar="NAME", help="the environment's name (%(default)s)"
+    )
+    return parser
+
+
+def _add(commands: Any, name: str, command: Any, summary: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=command.__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.set_defaults(command=command)
+    return parser
+
+
+def _secrets(environ: Mapping[str, str]) -> tuple[bytes, ...]:
+    fixed, path = settings.secrets(environ)
+    return Secrets(path, fixed, time.monotonic).active
+
+
+def _complete(work: Coroutine[Any, Any, int]) -> int:
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, signal.default_int_handler)
+    try:
+        return asyncio.run(work)
+    except KeyboardInterrupt:
+        return 130
+
+
+def _until_signalled(work: Any, tell: Any) -> int:
+    """Run `work(stop)`, setting `stop` at the first signal; a second one, or work that does not end, ends the process at once."""
+    loop = asyncio.new_event_loop()
+    stop = asyncio.Event()
+
+    def signalled(number: signal.Signals) -> None:
+        if stop.is_set():
+            os._exit(128 + number)
+        stop.set()
+        overtime = threading.Timer(LEAVE_WITHIN_S, os._exit, (0,))
+        overtime.daemon = True
+        overtime.start()
+        tell(number.name)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, signalled, number)
+    loop.run_until_complete(work(stop))
+    return 0
+
+
+def _complain(*lines: str) -> int:
+    print("\n  ".join((f"datafile-sidecar: {lines[0]}", *lines[1:])), file=sys.stderr)  # noqa: T201
+    return 2

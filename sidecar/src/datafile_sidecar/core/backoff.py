@@ -1,0 +1,45 @@
+"""How long to wait. Every pause is seconds; `jitter` is a random number in [0, 1) that the caller draws."""
+
+CHASE_FOR_S = 600.0
+"""For how long an announced revision is chased before it is called overdue."""
+NUDGE_FOR_S = 60.0
+"""For how long an event that may not be ours makes us look."""
+MAX_PAUSE_S = 30.0
+
+
+def chase_pause(elapsed_s: float, jitter: float) -> float:
+    """Between two fetches while an announced revision is not served yet, `elapsed_s` after its webhook.
+
+    A twelfth of the time that has passed: with two sources taking turns, each is asked again within a sixth of it, and the
+    jitter only shortens, so that this bound holds. At most 39 fetches fall into the first 6 seconds.
+    """
+    return min(MAX_PAUSE_S, max(0.1, elapsed_s / 12) * (0.86 + 0.09 * jitter))
+
+
+def nudge_pause(elapsed_s: float, jitter: float) -> float:
+    """Between two fetches after an event that may not be ours: as long as has passed already, so they thin out."""
+    return min(MAX_PAUSE_S, max(0.5, elapsed_s) * (0.9 + 0.2 * jitter))
+
+
+def failure_pause(failures: int, jitter: float) -> float:
+    """Before a source is asked again that failed `failures` times in a row."""
+    return min(MAX_PAUSE_S, 0.25 * 2.0 ** min(failures - 1, 10)) * (0.8 + 0.2 * jitter)
+
+
+def refusal_pause(poll_interval_s: float, retry_after_s: float | None) -> float:
+    """Before a source is asked again that refused us: what it asked for, else a minute or the poll interval."""
+    return max(60.0, poll_interval_s) if retry_after_s is None else retry_after_s
+
+
+def next_poll(now: float, interval_s: float, offset: float, jitter: float) -> float:
+    """When to poll next, on the clock of `now`.
+
+    Polls of one pod stand at the same `offset` (a fraction of the interval) of each interval, so that a fleet that started
+    at once is spread over the whole of it; the jitter adds up to a tenth.
+    """
+    start = offset * interval_s
+    periods = (now - start) // interval_s + 1
+    at = start + periods * interval_s
+    if at - now < interval_s / 4:
+        at += interval_s
+    return at + 0.1 * interval_s * jitter

@@ -1,0 +1,146 @@
+"""Optimizely's webhook as bytes: is it signed, what does it say, whose is it?
+
+Laws: nothing is parsed before it is verified; bytes are compared with bytes, in constant time; an empty secret verifies
+nothing. Source: Optimizely's page "Configure webhooks" (`X-Hub-Signature: sha1=<HMAC-SHA1 of the raw body>`).
+"""
+
+import hashlib
+import hmac
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+import msgspec
+
+DATAFILE_UPDATED = "project.datafile_updated"
+_MAX_REVISION = 2**63 - 1
+
+
+class MalformedWebhookError(ValueError):
+    """A signed body that is no event of Optimizely's. Its text says what is wrong, never what the body holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class DatafileUpdated:
+    """The event `project.datafile_updated`.
+
+    `revision` is None where the event names none; `urls` are its non-empty URLs, origin first, as they were sent.
+    """
+
+    project_id: str | None
+    revision: int | None
+    environment: str | None
+    urls: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OtherEvent:
+    """Any other event of the same webhook: acknowledged, and of no interest here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """Which of our SDK keys an event concerns: those it `announced` by name, or those it may mean (`nudged`)."""
+
+    announced: tuple[str, ...] = ()
+    nudged: tuple[str, ...] = ()
+
+
+class _Envelope(msgspec.Struct):
+    event: str
+    project_id: msgspec.Raw = msgspec.Raw(b"null")
+    data: msgspec.Raw = msgspec.Raw(b"null")
+
+
+class _Data(msgspec.Struct):
+    revision: int | str | None = None
+    origin_url: str | None = None
+    cdn_url: str | None = None
+    environment: str | None = None
+
+
+def signature(body: bytes, secret: bytes) -> str:
+    """The value of `X-Hub-Signature` for a raw body: `sha1=` and 40 hexadecimal digits."""
+    return f"sha1={hmac.new(secret, body, hashlib.sha1).hexdigest()}"
+
+
+def verify(body: bytes, header: bytes | None, secrets: Iterable[bytes]) -> bool:
+    """Whether the raw header signs the raw body by one of the secrets.
+
+    Every secret is tried, whichever fits, so that the time taken does not tell which one does.
+    """
+    if header is None:
+        return False
+    verified = False
+    for secret in secrets:
+        if secret:
+            verified |= hmac.compare_digest(signature(body, secret).encode(), header.strip().lower())
+    return verified
+
+
+def parse(body: bytes) -> DatafileUpdated | OtherEvent:
+    """The event in a verified body. Raises MalformedWebhookError."""
+    envelope: _Envelope = _decode(body, _Envelope, "the body")
+    if envelope.event != DATAFILE_UPDATED:
+        return OtherEvent()
+    project_id: int | str | None = _decode(bytes(envelope.project_id), int | str | None, "project_id")
+    data: _Data = _decode(bytes(envelope.data), _Data, "data")
+    return DatafileUpdated(
+        project_id=None if project_id is None else str(project_id),
+        revision=_revision(data.revision),
+        environment=data.environment,
+        urls=tuple(url for url in (data.origin_url, data.cdn_url) if url),
+    )
+
+
+def attribute(event: DatafileUpdated, projects: Mapping[str, str | None]) -> Attribution:
+    """Whose event it is. `projects` maps each of our SDK keys to its datafile's project id, None while that is unknown.
+
+    The SDK key at the end of the URLs decides. Where the URLs carry none, as in older projects, the event may mean any key
+    of its project. Another project's event is never ours.
+    """
+    same_project = [
+        key
+        for key, project_id in projects.items()
+        if None in (project_id, event.project_id) or project_id == event.project_id
+    ]
+    named = _keys_in(event.urls, event.project_id)
+    if not named:
+        return Attribution(nudged=tuple(same_project))
+    ours = tuple(key for key in same_project if key in named)
+    if event.revision is None:
+        return Attribution(nudged=ours)
+    return Attribution(announced=ours)
+
+
+def _keys_in(urls: Collection[str], project_id: str | None) -> set[str]:
+    """The SDK keys that the URLs end in; `…/<project id>.json`, the form of older projects, names none."""
+    stems = {_stem(url) for url in urls}
+    return stems - {"", project_id}
+
+
+def _stem(url: str) -> str:
+    try:
+        path = urlsplit(url).path
+    except ValueError:
+        return ""
+    return path.rpartition("/")[2].removesuffix(".json")
+
+
+def _revision(value: int | str | None) -> int | None:
+    if value is None:
+        return None
+    if isinstance(value, str) and not (value.isascii() and value.isdecimal() and len(value) < 20):
+        raise MalformedWebhookError("data.revision is not a decimal number")
+    revision = int(value)
+    if not 0 <= revision <= _MAX_REVISION:
+        raise MalformedWebhookError("data.revision is out of range")
+    return revision
+
+
+def _decode(body: bytes, kind: Any, where: str) -> Any:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as problem:
+        raise MalformedWebhookError(f"{where} is not what Optimizely sends: {problem}") from None

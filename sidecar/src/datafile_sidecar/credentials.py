@@ -1,0 +1,100 @@
+"""Webhook secrets and access tokens: given once, or mounted as files and read again while the sidecar runs.
+
+A read that fails, or that finds nothing, keeps what was known. No value of these ever stands in an error.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+_MAX_BYTES = 65536
+
+
+class CredentialsError(Exception):
+    """A file or directory of secrets can't be used; its text names the path and the cause, never a content."""
+
+
+class Secrets:
+    """The webhook secrets that are active now: fixed ones and, with a path, those that are mounted there."""
+
+    def __init__(self, path: Path | None, fixed: tuple[bytes, ...], clock: Callable[[], float]) -> None:
+        """Read them once. Raises CredentialsError where a path was given and holds no secret. `clock` gives monotonic seconds."""
+        self._path = path
+        self._fixed = fixed
+        self._clock = clock
+        self._mounted: tuple[bytes, ...] = ()
+        self._read_at = clock()
+        self.untrimmed: tuple[str, ...] = ()
+        self.reread()
+
+    @property
+    def active(self) -> tuple[bytes, ...]:
+        """Every secret that may sign, none of them empty."""
+        return self._fixed + self._mounted
+
+    def reread(self) -> bool:
+        """Read the mounted ones again; whether they changed. Raises CredentialsError and keeps the old ones."""
+        if self._path is None:
+            return False
+        self._read_at = self._clock()
+        files = _files(self._path) if self._path.is_dir() else {self._path.name: _content(self._path)}
+        found = tuple(dict.fromkeys(stripped for content in files.values() if (stripped := content.strip())))
+        if not found:
+            raise CredentialsError(f"{self._path} holds no webhook secret: every file in it is empty, or there is none")
+        self.untrimmed = tuple(name for name, content in files.items() if content != content.strip())
+        changed = found != self._mounted
+        self._mounted = found
+        return changed
+
+    def reread_soon(self) -> bool:
+        """The same after a bad signature, which may mean a new secret: at most once a second."""
+        return self._clock() - self._read_at >= 1.0 and self.reread()
+
+
+class Tokens:
+    """The datafile access tokens of secure environments, by SDK key."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Read them once. Raises CredentialsError."""
+        self._path = path
+        self._tokens: Mapping[str, str] = {}
+        self.reread()
+
+    def get(self, sdk_key: str) -> str | None:
+        """The token of this key, None where it needs none."""
+        return self._tokens.get(sdk_key)
+
+    def reread(self) -> bool:
+        """Read them again; whether they changed. Raises CredentialsError and keeps the old ones."""
+        if self._path is None:
+            return False
+        found = {name: _token(self._path / name, content.strip()) for name, content in _files(self._path).items()}
+        changed = found != self._tokens
+        self._tokens = found
+        return changed
+
+
+def _token(path: Path, content: bytes) -> str:
+    if not content or any(not 0x21 <= byte <= 0x7E for byte in content):
+        raise CredentialsError(f"{path} holds no access token: one line of visible ASCII characters is expected")
+    return content.decode("ascii")
+
+
+def _files(directory: Path) -> dict[str, bytes]:
+    """The files of a directory, links followed as in a mounted Secret; names with a leading dot are its inner workings."""
+    try:
+        names = sorted(name for name in os.listdir(directory) if not name.startswith("."))
+    except OSError as problem:
+        raise CredentialsError(f"{directory} can't be listed: {problem.strerror}") from problem
+    return {name: _content(directory / name) for name in names if not (directory / name).is_dir()}
+
+
+def _content(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            content = file.read(_MAX_BYTES + 1)
+    except OSError as problem:
+        raise CredentialsError(f"{path} can't be read: {problem.strerror}") from problem
+    if len(content) > _MAX_BYTES:
+        raise CredentialsError(f"{path} is larger than {_MAX_BYTES} bytes, so it is no secret")
+    return content

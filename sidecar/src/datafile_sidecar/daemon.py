@@ -1,0 +1,193 @@
+"""The composition root: builds the rooms, hands each what it needs, runs all of it in one TaskGroup, and ends it in phases."""
+
+import asyncio
+import functools
+import hashlib
+import random
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any, NoReturn
+
+from datafile_sidecar import syncer, upstream
+from datafile_sidecar.admin import Admin
+from datafile_sidecar.core import datafile
+from datafile_sidecar.core.reconcile import Trigger
+from datafile_sidecar.credentials import CredentialsError, Secrets, Tokens
+from datafile_sidecar.listening import bind, serving
+from datafile_sidecar.publication import Publication
+from datafile_sidecar.receiver import Receiver
+from datafile_sidecar.settings import Settings
+from datafile_sidecar.syncer import Pace, Syncer
+from datafile_sidecar.telemetry import Telemetry
+from datafile_sidecar.upstream import Upstream
+from datafile_sidecar.volume import Volume
+
+PUBLIC_TEMPLATE = "https://cdn.optimizely.com/datafiles/{sdk_key}.json"
+PRIVATE_TEMPLATE = "https://config.optimizely.com/datafiles/auth/{sdk_key}.json"
+HOUSEKEEPING_S = 10.0
+SETTLE_S = 1.0
+
+
+class Stopping(Exception):  # noqa: N818
+    """The way out: unwinds the TaskGroup, and with it every room, in the order of their building."""
+
+
+class Daemon:
+    """One sidecar. Built from settings and a volume that is held already; `run` returns when `stop` is set."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str], volume: Volume, telemetry: Telemetry) -> None:
+        """Raises CredentialsError and ListenError."""
+        self._settings = settings
+        self._environ = environ
+        self._telemetry = telemetry
+        self._volume = volume
+        self._pod = environ.get("HOSTNAME") or socket.gethostname()
+        self._started = datetime.now(UTC)
+        self._is_stopping = False
+        self._secrets = Secrets(settings.webhook_secrets_path, settings.webhook_secrets, time.monotonic)
+        self._tokens = Tokens(settings.access_tokens_path)
+        self._webhook_socket = bind(
+            settings.webhook_listen.host, settings.webhook_listen.port, "DATAFILE_WEBHOOK_LISTEN"
+        )
+        self._admin_socket = bind(settings.admin_listen.host, settings.admin_listen.port, "DATAFILE_ADMIN_LISTEN")
+        self._upstreams = {
+            template: Upstream(
+                template=template, environ=environ, user_agent=f"datafile-sidecar/{version('datafile-sidecar')}"
+            )
+            for template in ([settings.url_template] if settings.url_template else [PUBLIC_TEMPLATE, PRIVATE_TEMPLATE])
+        }
+        self._syncers = {key: self._syncer(key) for key in settings.sdk_keys}
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then end in phases: not ready, accepted work, servers, connections."""
+        self._announce_start()
+        try:
+            async with AsyncExitStack() as rooms, asyncio.TaskGroup() as tasks:
+                await self._open(rooms)
+                for key, one in self._syncers.items():
+                    tasks.create_task(_forever(one.run, f"the loop of {key}"), name=key)
+                tasks.create_task(_forever(self._keep_house, "housekeeping"))
+                await self._end(stop)
+        except* Stopping:
+            self._telemetry.sidecar_stopped()
+
+    async def _open(self, rooms: AsyncExitStack) -> None:
+        for one in self._upstreams.values():
+            await rooms.enter_async_context(one)
+        admin = Admin(self._stuck, self._unready, self._status, self._telemetry.exposition)
+        await rooms.enter_async_context(serving(admin.app(), self._admin_socket))
+        notify = functools.partial(syncer.notify, self._syncers, trigger=Trigger.WEBHOOK)
+        receiver = Receiver(lambda: self._secrets.active, self._reread_secrets, notify, self._telemetry)
+        await rooms.enter_async_context(serving(receiver.app(), self._webhook_socket))
+
+    async def _end(self, stop: asyncio.Event) -> NoReturn:
+        """Wait for `stop`; then be unready, give accepted work its moment, and unwind."""
+        await stop.wait()
+        self._is_stopping = True
+        try:
+            async with asyncio.timeout(SETTLE_S):
+                await asyncio.gather(*(one.settle() for one in self._syncers.values()))
+        except TimeoutError:
+            raise Stopping from None
+        raise Stopping
+
+    def _announce_start(self) -> None:
+        settings, tell = self._settings, self._telemetry
+        triggers = [str(trigger) for trigger in Trigger]
+        tell.prepare(version("datafile-sidecar"), settings.sdk_keys, triggers, upstream.OUTCOMES)
+        tell.sidecar_started(version("datafile-sidecar"), settings.sdk_keys, str(settings.directory))
+        tell.admin_listening(*self._admin_socket.getsockname()[:2])
+        tell.webhook_listening(*self._webhook_socket.getsockname()[:2])
+        if not self._secrets.active:
+            tell.webhook_disabled()
+        for name in self._secrets.untrimmed:
+            tell.secret_trimmed(name)
+
+    # What the rooms are given
+
+    def _syncer(self, sdk_key: str) -> Syncer:
+        settings = self._settings
+        pace = Pace(
+            settings.poll_interval_s,
+            settings.rollback_after_s,
+            settings.bootstrap_after_s,
+            _offset(self._pod, sdk_key),
+            random.Random(),
+        )
+        return Syncer(
+            Publication(sdk_key, self._volume),
+            source=functools.partial(self._source, sdk_key),
+            bootstrap=functools.partial(self._bootstrap, sdk_key),
+            pace=pace,
+            telemetry=self._telemetry,
+        )
+
+    def _source(self, sdk_key: str) -> tuple[Upstream, str | None]:
+        token = self._tokens.get(sdk_key)
+        template = self._settings.url_template or (PRIVATE_TEMPLATE if token else PUBLIC_TEMPLATE)
+        return self._upstreams[template], token
+
+    def _bootstrap(self, sdk_key: str) -> bytes | None:
+        if self._settings.bootstrap_dir is None:
+            return None
+        try:
+            with (self._settings.bootstrap_dir / f"{sdk_key}.json").open("rb") as file:
+                return file.read(datafile.MAX_BYTES + 1)
+        except OSError as problem:
+            self._telemetry.datafile_unusable(sdk_key, "bootstrap", f"{problem.filename}: {problem.strerror}")
+            return None
+
+    def _stuck(self) -> list[str]:
+        return [f"the loop of {key}" for key, one in self._syncers.items() if not one.is_alive]
+
+    def _unready(self) -> dict[str, str]:
+        missing = {key: problem for key, one in self._syncers.items() if (problem := one.problem)}
+        return missing | ({"sidecar": "it is stopping"} if self._is_stopping else {})
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "version": version("datafile-sidecar"),
+            "pod": self._pod,
+            "started": self._started.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "ready": not self._unready(),
+            "keys": {key: one.status() for key, one in self._syncers.items()},
+            "bus": {"state": "off"},
+            "peers": {"state": "off"},
+        }
+
+    # Credentials that change
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            self._telemetry.summarise()
+            self._reread("webhook secrets", self._secrets.reread, lambda: len(self._secrets.active))
+            self._reread("access tokens", self._tokens.reread, lambda: len(self._settings.sdk_keys))
+
+    def _reread_secrets(self) -> bool:
+        return self._reread("webhook secrets", self._secrets.reread_soon, lambda: len(self._secrets.active))
+
+    def _reread(self, kind: str, reread: Callable[[], bool], count: Callable[[], int]) -> bool:
+        try:
+            changed = reread()
+        except CredentialsError as problem:
+            self._telemetry.credentials_failed(kind, str(problem))
+            return False
+        if changed:
+            self._telemetry.credentials_changed(kind, count())
+        return changed
+
+
+async def _forever(work: Callable[[], Awaitable[None]], name: str) -> None:
+    """Run what must never return; if it does, that is as bad as an error, and the process ends."""
+    await work()
+    raise RuntimeError(f"{name} ended, which it never should")
+
+
+def _offset(pod: str, sdk_key: str) -> float:
+    """This pod's place within a poll interval: stable, and spread evenly over a fleet."""
+    return int.from_bytes(hashlib.sha256(f"{pod}/{sdk_key}".encode()).digest()[:8]) / 2**64

@@ -1,0 +1,67 @@
+"""Log lines: for people on a terminal, else one JSON object a line. Nothing that is logged can break a line or stop the process."""
+
+import json
+import logging
+import sys
+from collections.abc import MutableMapping
+from typing import Any, TextIO
+
+import structlog
+
+_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+def configure(
+    level: str, log_format: str | None, stream: TextIO | None = None
+) -> structlog.typing.FilteringBoundLogger:
+    """The process's one logger; what libraries log through `logging` comes out of it too. Writes to stderr."""
+    stream = stream or sys.stderr
+    readable = log_format == "console" or (log_format is None and stream.isatty())
+    renderer = structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False) if readable else _render_json
+    logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+        _Lines(stream),
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(handlers=[_Forward(logger)], level=max(logging.WARNING, _LEVELS[level]), force=True)
+    return logger
+
+
+def _render_json(_: object, __: str, event: MutableMapping[str, Any]) -> str:
+    first = {name: event.pop(name) for name in ("time", "level", "event") if name in event}
+    return json.dumps({**first, **event}, default=repr)
+
+
+class _Lines:
+    """A file that takes whole lines, and none once it is broken: a log that nobody reads must not stop the sidecar."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def msg(self, line: str) -> None:
+        try:
+            self._stream.write(line + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            return
+
+    debug = info = warning = error = msg
+
+
+class _Forward(logging.Handler):
+    """What libraries say through `logging`, as events of ours."""
+
+    def __init__(self, logger: structlog.typing.FilteringBoundLogger) -> None:
+        super().__init__()
+        self._logger = logger
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._logger.log(
+            record.levelno, "library.logged", logger=record.name, message=record.getMessage(), exc_info=record.exc_info
+        )

@@ -1,0 +1,94 @@
+"""The webhook port: size, signature, JSON, event, answer. The work that a webhook sets off comes after the answer."""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final
+
+from aiohttp import web
+
+from datafile_sidecar.core import webhook
+from datafile_sidecar.core.webhook import DatafileUpdated, MalformedWebhookError
+from datafile_sidecar.telemetry import Telemetry
+
+PATH: Final = "/webhooks/optimizely"
+MAX_BODY_BYTES: Final = 64 * 1024
+BODY_TIMEOUT_S: Final = 5.0
+SIGNATURE: Final = b"x-hub-signature"
+
+
+@dataclass(frozen=True, slots=True)
+class Receiver:
+    """The webhook endpoint.
+
+    `secrets` gives the secrets that may sign now; `reread` looks for new ones after a bad signature, and is true where there
+    are; `notify` wakes the loops that an event concerns and gives their keys.
+    """
+
+    secrets: Callable[[], tuple[bytes, ...]]
+    reread: Callable[[], bool]
+    notify: Callable[[DatafileUpdated], tuple[str, ...]]
+    telemetry: Telemetry
+
+    def app(self) -> web.Application:
+        """An application with this one endpoint. Serve it with `auto_decompress=False`: the signature is over the wire's bytes."""
+        app = web.Application()
+        app.router.add_post(PATH, self.receive)
+        return app
+
+    async def receive(self, request: web.Request) -> web.Response:
+        """Answer one webhook: 202 a loop is awake for it, 204 no news here; 400, 401, 413, 503, 408 as `docs/contract.md` says."""
+        try:
+            async with asyncio.timeout(BODY_TIMEOUT_S):
+                body = await _read(request)
+        except TimeoutError:
+            return self._reject("too_slow", 408, "the body did not arrive in time")
+        if body is None:
+            return self._reject("too_large", 413, f"a webhook has at most {MAX_BODY_BYTES} bytes")
+        if not self.secrets():
+            return self._reject(
+                "no_secret", 503, "no webhook secret is configured here; set DATAFILE_WEBHOOK_SECRETS_PATH"
+            )
+        if not self._is_signed(request, body):
+            return self._reject("unverified", 401, "the signature is missing or wrong")
+        try:
+            event = webhook.parse(body)
+        except MalformedWebhookError as problem:
+            return self._reject("malformed", 400, str(problem))
+        return self._take(event)
+
+    def _is_signed(self, request: web.Request, body: bytes) -> bool:
+        headers = [value for name, value in request.raw_headers if name.lower() == SIGNATURE]
+        header = headers[0] if len(headers) == 1 else None
+        if webhook.verify(body, header, self.secrets()):
+            return True
+        return header is not None and self.reread() and webhook.verify(body, header, self.secrets())
+
+    def _take(self, event: DatafileUpdated | webhook.OtherEvent) -> web.Response:
+        if not isinstance(event, DatafileUpdated):
+            self.telemetry.webhook_ignored("another event")
+            return web.Response(status=204)
+        if awake := self.notify(event):
+            self.telemetry.webhook_accepted(awake, event.revision, event.environment)
+            return web.Response(status=202, text="accepted\n")
+        self.telemetry.webhook_ignored("another environment or project, or nothing newer than what is on the volume")
+        return web.Response(status=204)
+
+    def _reject(self, outcome: str, status: int, reason: str) -> web.Response:
+        self.telemetry.webhook_rejected(outcome, reason)
+        response = web.Response(status=status, text=f"{reason}\n")
+        if outcome in {"too_large", "too_slow"}:
+            response.force_close()
+        return response
+
+
+async def _read(request: web.Request) -> bytes | None:
+    """The body as it came over the wire, None where it is too large."""
+    if (request.content_length or 0) > MAX_BODY_BYTES:
+        return None
+    body = bytearray()
+    async for chunk in request.content.iter_any():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            return None
+    return bytes(body)

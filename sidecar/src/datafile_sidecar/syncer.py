@@ -1,0 +1,344 @@
+"""One loop per SDK key: wait until there is a reason, fetch, decide, publish. All news of a key end in its loop.
+
+Nothing here runs inside a request: `notify` notes what a webhook said and wakes the loop.
+"""
+
+import asyncio
+import math
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from datafile_sidecar.core import backoff, datafile, reconcile, webhook
+from datafile_sidecar.core.datafile import Datafile, InvalidDatafileError
+from datafile_sidecar.core.reconcile import Trigger, Verdict, Version
+from datafile_sidecar.core.turns import CDN, Turns
+from datafile_sidecar.core.webhook import DatafileUpdated
+from datafile_sidecar.publication import Publication
+from datafile_sidecar.telemetry import Telemetry
+from datafile_sidecar.upstream import Fetched, FetchError, Upstream, Validators
+from datafile_sidecar.volume import VolumeError
+
+_STUCK_AFTER_S = 90.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """When to do what, in seconds. `offset` is this pod's place within a poll interval, 0 to 1."""
+
+    poll_interval_s: float
+    rollback_after_s: float
+    bootstrap_after_s: float
+    offset: float
+    random: Random = field(default_factory=Random)
+
+
+class Syncer:
+    """Keeps the datafile of one SDK key fresh on the volume."""
+
+    def __init__(
+        self,
+        publication: Publication,
+        *,
+        source: Callable[[], tuple[Upstream, str | None]],
+        bootstrap: Callable[[], bytes | None],
+        pace: Pace,
+        telemetry: Telemetry,
+    ) -> None:
+        """`source` gives the upstream to ask now and the access token; `bootstrap` the bytes to begin with in an outage."""
+        self.sdk_key = publication.sdk_key
+        self._publication = publication
+        self._source = source
+        self._bootstrap = bootstrap
+        self._pace = pace
+        self._telemetry = telemetry
+        self._state = reconcile.State()
+        self._turns = Turns()
+        self._validators: dict[str, Validators] = {}
+        self._publishing = asyncio.Lock()
+        self._write_failures = 0
+        self._last_error: str | None = None
+        self._wake = asyncio.Event()
+        self._resting = asyncio.Event()
+        self._chase_at = self._retry_at = self._poll_at = math.inf
+        self._turns_by = time.monotonic() + _STUCK_AFTER_S
+
+    # What others ask
+
+    @property
+    def project_id(self) -> str | None:
+        """The project of the datafile on the volume, None while there is none."""
+        return self._publication.project_id
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the loop turns as it should. What upstream does has no part in it."""
+        return time.monotonic() < self._turns_by
+
+    @property
+    def problem(self) -> str | None:
+        """Why there is no valid file on the volume, None where there is one."""
+        if self._state.observed:
+            return None
+        return self._last_error or "no datafile has been published yet"
+
+    def status(self) -> dict[str, Any]:
+        """This key's part of `/status`."""
+        error = self._last_error
+        if error is None and self._state.overdue:
+            error = f"revision {self._state.overdue} was announced, and upstream did not serve it within 10 minutes"
+        view = self._publication.view()
+        return {
+            "revision": view.pop("revision"),
+            "target_revision": self._state.target,
+            **view,
+            "last_error": error,
+            "workers": [],
+        }
+
+    # What a webhook said
+
+    def announce(self, revision: int, urls: tuple[str, ...], trigger: Trigger) -> bool:
+        """A webhook named a revision of this key; whether the loop is awake for it now."""
+        before = self._state
+        self._publication.moments.webhook = time.time()
+        self._state = reconcile.announce(before, revision, time.monotonic(), trigger)
+        if self._state.announced != before.announced:
+            upstream, _ = self._source()
+            own = upstream.url(self.sdk_key)
+            self._turns.add(url for url in urls if url != own and upstream.permitted(url, self.sdk_key))
+            self._turns.wake()
+            self._telemetry.target_changed(self.sdk_key, self._state.target or 0)
+            self._rouse()
+        return any(a.revision == revision for a in self._state.announced)
+
+    def nudge(self, trigger: Trigger) -> None:
+        """A webhook came that may mean this key: wake the loop to look."""
+        if self._state.nudged is None:
+            self._turns.wake()
+        self._publication.moments.webhook = time.time()
+        self._state = reconcile.nudge(self._state, time.monotonic(), trigger)
+        self._rouse()
+
+    def _rouse(self) -> None:
+        self._resting.clear()
+        self._wake.set()
+
+    # The loop
+
+    async def run(self) -> None:
+        """Load what is there, then sync for ever; beside it, wait for the moment of the bootstrap file."""
+        await self._load()
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._bootstrap_later())
+            while True:
+                await self._rest()
+                await self._turn()
+
+    async def settle(self) -> None:
+        """Return when the loop has nothing at hand. Accepted work gets this moment when the process ends."""
+        await self._resting.wait()
+
+    async def _rest(self) -> None:
+        while (wait_s := self._next_at() - time.monotonic()) > 0:
+            self._wake.clear()
+            self._resting.set()
+            self._turns_by = time.monotonic() + wait_s + _STUCK_AFTER_S
+            try:
+                async with asyncio.timeout(None if math.isinf(wait_s) else wait_s):
+                    await self._wake.wait()
+            except TimeoutError:
+                continue
+
+    def _next_at(self) -> float:
+        wanted = 0.0 if self._state.due else min(self._chase_at, self._retry_at, self._poll_at)
+        return max(wanted, self._turns.available_at())
+
+    async def _turn(self) -> None:
+        """Ask one source once, and arrange for the next turn whatever came of it."""
+        self._resting.clear()
+        self._turns_by = time.monotonic() + _STUCK_AFTER_S
+        self._expire()
+        self._look_after_file()
+        self._retry_at = math.inf
+        place = self._turns.take(time.monotonic())
+        if place is not None:
+            trigger = self._state.trigger
+            self._state = reconcile.begin(self._state)
+            await self._ask(place, trigger)
+        self._plan()
+
+    def _expire(self) -> None:
+        now = time.monotonic()
+        self._state, overdue = reconcile.expire(self._state, now)
+        for announcement in overdue:
+            self._telemetry.webhook_overdue(self.sdk_key, announcement.revision, self._have, now - announcement.at)
+            self._telemetry.target_changed(self.sdk_key, self._state.target or 0)
+
+    def _look_after_file(self) -> None:
+        if self._state.observed and not self._publication.is_intact:
+            self._state = reconcile.missing(self._state)
+            self._validators.clear()
+            self._telemetry.datafile_lost(self.sdk_key)
+
+    def _plan(self) -> None:
+        now, pace = time.monotonic(), self._pace
+        chase_s = reconcile.chase_in(self._state, now, pace.random.random())
+        self._chase_at = math.inf if chase_s is None else now + chase_s
+        if not self._state.announced:
+            self._turns.only_cdn()
+        if pace.poll_interval_s and not now < self._poll_at < math.inf:
+            self._poll_at = backoff.next_poll(now, pace.poll_interval_s, pace.offset, pace.random.random())
+
+    @property
+    def _have(self) -> int | None:
+        return self._state.observed.revision if self._state.observed else None
+
+    # One fetch
+
+    async def _ask(self, place: str, trigger: Trigger) -> None:
+        upstream, token = self._source()
+        url = upstream.url(self.sdk_key) if place == CDN else place
+        started = time.monotonic()
+        try:
+            answer = await upstream.fetch(url, sdk_key=self.sdk_key, validators=self._validators.get(url), token=token)
+            found = await self._parse(answer.body) if isinstance(answer, Fetched) else None
+        except FetchError as error:
+            return self._failed(place, error)
+        except InvalidDatafileError as error:
+            return self._failed(place, FetchError("invalid", f"{url} served no valid datafile: {error}"))
+        self._turns.answered(place)
+        took_s = time.monotonic() - started
+        self._telemetry.fetch_succeeded(self.sdk_key, _label(place), "ok" if found else "not_modified", took_s)
+        accepted = await self._written(self._accept(found, trigger, place) if found else self._confirm())
+        if accepted and isinstance(answer, Fetched) and answer.validators:
+            self._validators[url] = answer.validators
+        return None
+
+    async def _parse(self, body: bytes) -> Datafile:
+        return await asyncio.to_thread(datafile.parse, body, self.sdk_key)
+
+    def _failed(self, place: str, error: FetchError) -> None:
+        now = time.monotonic()
+        failures = self._turns.failed(place)
+        if error.outcome in {"client_error", "throttled"}:
+            wait_s = backoff.refusal_pause(self._pace.poll_interval_s, error.retry_after_s)
+        else:
+            wait_s = backoff.failure_pause(failures, self._pace.random.random())
+        self._turns.rest(place, now + wait_s)
+        self._retry_at = now
+        self._last_error = error.reason
+        self._telemetry.fetch_failed(self.sdk_key, _label(place), error.outcome, error.reason, wait_s)
+
+    # The volume
+
+    async def _written(self, step: Coroutine[Any, Any, bool]) -> bool:
+        """Run one step on the volume, alone; whether it did what it says. One that fails is tried again soon."""
+        try:
+            async with self._publishing:
+                accepted = await step
+        except VolumeError as problem:
+            self._write_failures += 1
+            wait_s = backoff.failure_pause(self._write_failures, self._pace.random.random())
+            self._retry_at = time.monotonic() + wait_s
+            self._last_error = str(problem)
+            self._telemetry.publish_failed(self.sdk_key, str(problem), wait_s)
+            return False
+        self._write_failures = 0
+        return accepted
+
+    async def _accept(self, found: Datafile, trigger: Trigger, place: str) -> bool:
+        """Do with a valid datafile what it deserves; whether it is what is on the volume now. Raises VolumeError."""
+        now, version = time.monotonic(), Version(found.revision, found.sha256)
+        match reconcile.decide(self._state, version, now, self._pace.rollback_after_s):
+            case Verdict.KEEP:
+                return await self._confirm()
+            case Verdict.REFUSE:
+                return self._refuse(version, now, place)
+            case Verdict.ROLL_BACK:
+                self._telemetry.datafile_rolled_back(self.sdk_key, found.revision, self._have)
+            case Verdict.PUBLISH:
+                pass
+        await self._publish(found, trigger)
+        return True
+
+    async def _publish(self, found: Datafile, trigger: Trigger) -> None:
+        before, version = self._state, Version(found.revision, found.sha256)
+        await self._publication.publish(found, trigger, reconcile.publish(before, version).generation, time.time())
+        fulfilled = reconcile.fulfilled(self._state, found.revision)
+        self._state = reconcile.publish(self._state, version)
+        self._last_error = None
+        self._tell_published(found, trigger, time.monotonic() - fulfilled.at if fulfilled else None)
+        if reconcile.is_missed(before, found.revision, trigger):
+            self._telemetry.webhook_missed(self.sdk_key, found.revision)
+
+    async def _confirm(self) -> bool:
+        self._state = reconcile.keep(self._state)
+        self._last_error = None
+        await self._publication.confirm()
+        self._telemetry.datafile_checked(self.sdk_key)
+        return True
+
+    def _refuse(self, served: Version, now: float, place: str) -> bool:
+        self._state = reconcile.refuse(self._state, now)
+        self._last_error = (
+            f"upstream serves revision {served.revision}, older than {self._have}, which is on the volume"
+        )
+        self._telemetry.datafile_refused(self.sdk_key, _label(place), served.revision, self._have)
+        return False
+
+    async def _load(self) -> None:
+        try:
+            kept = await self._publication.load()
+        except (VolumeError, InvalidDatafileError) as problem:
+            self._last_error = f"the file that was kept on the volume can't be used: {problem}"
+            self._telemetry.datafile_unusable(self.sdk_key, "volume", str(problem))
+            return
+        if kept is not None:
+            found, generation = kept
+            self._state = reconcile.adopt(self._state, Version(found.revision, found.sha256), generation)
+            self._telemetry.datafile_loaded(self.sdk_key, found.revision, self._publication.moments.checked)
+
+    async def _bootstrap_later(self) -> None:
+        await asyncio.sleep(self._pace.bootstrap_after_s)
+        if self._state.observed is None and (body := await asyncio.to_thread(self._bootstrap)) is not None:
+            try:
+                await self._written(self._start_from(await self._parse(body)))
+            except InvalidDatafileError as problem:
+                self._telemetry.datafile_unusable(self.sdk_key, "bootstrap", str(problem))
+
+    async def _start_from(self, found: Datafile) -> bool:
+        if self._state.observed is None:
+            await self._publication.publish(found, Trigger.BOOTSTRAP, self._state.generation, None)
+            self._state = reconcile.adopt(self._state, Version(found.revision, found.sha256))
+            self._tell_published(found, Trigger.BOOTSTRAP, None)
+        return True
+
+    def _tell_published(self, found: Datafile, trigger: Trigger, propagation_s: float | None) -> None:
+        self._telemetry.datafile_published(
+            self.sdk_key,
+            revision=found.revision,
+            target=self._state.target or 0,
+            trigger=trigger,
+            size=found.size,
+            propagation_s=propagation_s,
+        )
+
+
+def notify(syncers: Mapping[str, Syncer], event: DatafileUpdated, trigger: Trigger) -> tuple[str, ...]:
+    """Tell every key that an event concerns; those whose loop is awake for it now."""
+    concerned = webhook.attribute(event, {key: syncer.project_id for key, syncer in syncers.items()})
+    for key in concerned.nudged:
+        syncers[key].nudge(trigger)
+    awake = [
+        key
+        for key in concerned.announced
+        if event.revision is not None and syncers[key].announce(event.revision, event.urls, trigger)
+    ]
+    return (*awake, *concerned.nudged)
+
+
+def _label(place: str) -> str:
+    return "cdn" if place == CDN else "origin"

@@ -1,0 +1,247 @@
+"""The shared directory, whose only writer this is. The contract that readers rely on is `docs/contract.md`.
+
+Everything here blocks; callers on an event loop use a thread.
+"""
+
+import fcntl
+import os
+import re
+import stat
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+SCHEMA = 1
+_TEMPORARY = re.compile(r"\.datafile-sidecar\..+\.tmp")
+_TIMES = ("webhook", "fetched", "published", "checked")
+_MAX_STATUS_BYTES = 65536
+_MODE = 0o644
+
+
+class VolumeError(Exception):
+    """The directory or a file in it can't be used; its text names the path and the cause."""
+
+
+class VolumeBusyError(VolumeError):
+    """Another sidecar publishes into this directory."""
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True):
+    """What `<sdk_key>.status.json` says of the datafile beside it. Times are Unix seconds, None where it never happened."""
+
+    sdk_key: str
+    revision: int
+    sha256: str
+    size: int
+    trigger: str
+    generation: int
+    webhook: float | None = None
+    fetched: float | None = None
+    published: float | None = None
+    checked: float | None = None
+
+    def encode(self) -> bytes:
+        """The file's bytes: JSON, times in RFC 3339 UTC."""
+        fields = {"schema": SCHEMA} | msgspec.structs.asdict(self)
+        times = {name: rfc3339(fields[name]) for name in _TIMES}
+        return msgspec.json.format(msgspec.json.encode(fields | times)) + b"\n"
+
+    @classmethod
+    def decode(cls, text: bytes) -> "Status | None":
+        """What the bytes of a status file say, None where they can't be understood."""
+        try:
+            fields = msgspec.json.decode(text, type=dict[str, Any])
+            if fields.get("schema") != SCHEMA:
+                return None
+            return msgspec.convert(fields | {name: _moment(fields.get(name)) for name in _TIMES}, cls)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            return None
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A datafile that an earlier sidecar left, and what its status file says, where it can be understood."""
+
+    body: bytes
+    status: Status | None
+
+
+def rfc3339(moment: float | None) -> str | None:
+    """Seconds since the epoch as RFC 3339 in UTC, to the millisecond."""
+    if moment is None:
+        return None
+    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+class Volume:
+    """One directory, held by a lock on the directory itself until `close`."""
+
+    def __init__(self, directory: Path) -> None:
+        """Take the directory, making it where it is missing. Raises VolumeError, VolumeBusyError if it is taken."""
+        self._directory = directory
+        self._known: dict[str, tuple[int, int, int]] = {}
+        self.created = not directory.exists()
+        try:
+            if self.created:
+                directory.mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as problem:
+            raise VolumeError(
+                f"{directory} can't be opened ({problem.strerror}): mount the shared volume there, or name its path in DATAFILE_DIR"
+            ) from problem
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as problem:
+            os.close(self._lock)
+            raise VolumeBusyError(
+                f"another sidecar publishes into {directory}: stop it, or use a directory of its own"
+            ) from problem
+
+    def close(self) -> None:
+        """Let the directory go."""
+        os.close(self._lock)
+
+    def clean(self) -> list[str]:
+        """Remove what a killed writer left; their names. Files of others are left alone. Raises VolumeError."""
+        with _explained(self._directory, "can't be cleaned"):
+            leftovers = [name for name in os.listdir(self._directory) if _TEMPORARY.fullmatch(name)]
+            for name in leftovers:
+                os.unlink(self._directory / name)
+        return leftovers
+
+    def load(self, sdk_key: str, max_bytes: int) -> Kept | None:
+        """The datafile that is there, None where there is none. Nothing is said of its worth. Raises VolumeError."""
+        path = self._path(sdk_key)
+        with _explained(path, "can't be read"):
+            try:
+                body = _read(path, max_bytes)
+            except FileNotFoundError:
+                return None
+            self._remember(sdk_key)
+        try:
+            return Kept(body, Status.decode(_read(self._status_path(sdk_key), _MAX_STATUS_BYTES)))
+        except OSError:
+            return Kept(body, None)
+
+    def is_intact(self, sdk_key: str) -> bool:
+        """Whether the file that was published or loaded last is still in its place, untouched."""
+        try:
+            return self._known.get(sdk_key) == _identity(self._path(sdk_key))
+        except OSError:
+            return False
+
+    def publish(self, body: bytes, status: Status) -> None:
+        """Replace a key's datafile and its status file. Raises VolumeError; then the old datafile is still there, whole.
+
+        1. Write both temporary files, whole, with their mode, to the disk.
+        2. Rename the status, then the datafile that it describes: bytes that it vouches for are never newer than it.
+        3. Sync the directory, so that a power cut can't undo the renames.
+        """
+        path, status_path = self._path(status.sdk_key), self._status_path(status.sdk_key)
+        with (
+            _explained(path, "can't be written"),
+            _Temporary(path, body) as datafile,
+            _Temporary(status_path, status.encode()) as beside,
+        ):
+            beside.rename()
+            datafile.rename()
+            os.fsync(self._lock)
+            self._remember(status.sdk_key)
+
+    def refresh(self, status: Status) -> None:
+        """Replace a key's status file alone. Raises VolumeError."""
+        path = self._status_path(status.sdk_key)
+        with _explained(path, "can't be written"), _Temporary(path, status.encode()) as temporary:
+            temporary.rename()
+
+    def _path(self, sdk_key: str) -> Path:
+        return self._directory / f"{sdk_key}.json"
+
+    def _status_path(self, sdk_key: str) -> Path:
+        return self._directory / f"{sdk_key}.status.json"
+
+    def _remember(self, sdk_key: str) -> None:
+        self._known[sdk_key] = _identity(self._path(sdk_key))
+
+
+class _Temporary:
+    """A complete file beside its place: renamed into it, or gone at the end."""
+
+    def __init__(self, path: Path, content: bytes) -> None:
+        self._path = path
+        self._temporary = path.with_name(f".datafile-sidecar.{path.name}.tmp")
+        self._content = content
+
+    def __enter__(self) -> "_Temporary":
+        try:
+            self._write()
+        except BaseException:
+            self._remove()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._remove()
+
+    def rename(self) -> None:
+        os.rename(self._temporary, self._path)
+
+    def _write(self) -> None:
+        self._remove()
+        descriptor = os.open(
+            self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
+        )
+        try:
+            rest = memoryview(self._content)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fchmod(descriptor, _MODE)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def _remove(self) -> None:
+        try:
+            os.unlink(self._temporary)
+        except FileNotFoundError:
+            return
+
+
+class _explained:  # noqa: N801
+    """Turn an OSError into a VolumeError that names the path."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        self._path, self._what = path, what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, problem: BaseException | None, trace: object) -> None:
+        if isinstance(problem, OSError):
+            raise VolumeError(f"{self._path} {self._what}: {problem.strerror or problem}") from problem
+
+
+def _read(path: Path, max_bytes: int) -> bytes:
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(None, "not a regular file")
+        body = file.read(max_bytes + 1)
+    if len(body) > max_bytes:
+        raise OSError(None, f"larger than {max_bytes} bytes")
+    return body
+
+
+def _identity(path: Path) -> tuple[int, int, int]:
+    found = os.stat(path, follow_symlinks=False)
+    return found.st_ino, found.st_mtime_ns, found.st_size
+
+
+def _moment(text: Any) -> float | None:
+    try:
+        return datetime.fromisoformat(text).timestamp()
+    except (TypeError, ValueError):
+        return None
