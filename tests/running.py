@@ -1,0 +1,118 @@
+"""A real sidecar in a process of its own, for tests, demo and benchmarks."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+import tempfile
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any, Self
+
+from aiohttp import ClientError, ClientSession
+
+_PATIENCE_S = 10
+
+
+class RunningSidecar:
+    """`datafile-sidecar run`: an async context manager that ends the process by its id, whatever happens.
+
+    Keywords are settings: `poll_interval_s=1` is DATAFILE_POLL_INTERVAL_S. Nothing else comes from the caller's environment.
+    With `ready=False` it is entered as soon as both ports are open.
+    """
+
+    def __init__(self, directory: Path, *, ready: bool = True, **settings: object) -> None:
+        ports = {"webhook_listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0", "log_format": "json"}
+        named = {"dir": directory, **ports, **settings}
+        self.environment = {f"DATAFILE_{name.upper()}": str(value) for name, value in named.items()}
+        self.environment["PATH"] = os.environ.get("PATH", "")
+        self.directory = directory
+        self.webhook_url = self.admin_url = ""
+        self._until_ready = ready
+        self._stack = AsyncExitStack()
+
+    @property
+    def output(self) -> str:
+        """All that it has printed."""
+        return self._log.read_text()
+
+    @property
+    def logs(self) -> list[dict[str, Any]]:
+        """Its log so far, parsed."""
+        return [
+            json.loads(line) for line in self.output.splitlines(keepends=True) if line[0] == "{" and line[-1] == "\n"
+        ]
+
+    @property
+    def pid(self) -> int:
+        """The id of its process."""
+        return self._process.pid
+
+    async def status(self) -> dict[str, Any]:
+        """What `/status` says."""
+        async with self._session.get(f"{self.admin_url}/status") as answer:
+            status: dict[str, Any] = await answer.json()
+            return status
+
+    async def metrics(self) -> dict[str, float]:
+        """What `/metrics` says, by name and labels as they stand there: `datafile_sidecar_revision{sdk_key="KEY1"}`."""
+        async with self._session.get(f"{self.admin_url}/metrics") as answer:
+            lines = (await answer.text()).splitlines()
+        samples = (line.rpartition(" ") for line in lines if line and line[0] != "#")
+        return {name: float(value) for name, _, value in samples}
+
+    async def stop(self) -> int:
+        """Ask it to end (SIGTERM); its exit status. Raises TimeoutError when it does not."""
+        return await self._end(signal.SIGTERM)
+
+    async def kill(self) -> int:
+        """End it at once (SIGKILL); its exit status."""
+        return await self._end(signal.SIGKILL)
+
+    async def __aenter__(self) -> Self:
+        command = (sys.executable, "-m", "datafile_sidecar", "run")
+        self.directory.mkdir(parents=True, exist_ok=True)
+        async with AsyncExitStack() as stack:
+            self._log = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "log"
+            self._session = await stack.enter_async_context(ClientSession())
+            with self._log.open("wb") as log:
+                self._process = await asyncio.create_subprocess_exec(
+                    *command, env=self.environment, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
+                )
+            stack.push_async_callback(self.kill)
+            await self._started()
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stack.aclose()
+
+    async def _started(self) -> None:
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                while self._process.returncode is None:
+                    if await self._is_up():
+                        return
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            raise RuntimeError(f"the sidecar is not up after {_PATIENCE_S} s:\n{self.output}") from None
+        raise RuntimeError(f"the sidecar ended with status {self._process.returncode}:\n{self.output}")
+
+    async def _is_up(self) -> bool:
+        ports = {line["event"]: line["port"] for line in self.logs if str(line["event"]).endswith(".listening")}
+        if not {"webhook.listening", "admin.listening"} <= ports.keys():
+            return False
+        self.webhook_url = f"http://127.0.0.1:{ports['webhook.listening']}/webhooks/optimizely"
+        self.admin_url = f"http://127.0.0.1:{ports['admin.listening']}"
+        try:
+            async with self._session.get(f"{self.admin_url}/readyz") as answer:
+                return answer.status == 200 or not self._until_ready
+        except ClientError:
+            return False
+
+    async def _end(self, number: signal.Signals) -> int:
+        if self._process.returncode is None:
+            self._process.send_signal(number)
+        async with asyncio.timeout(_PATIENCE_S):
+            return await self._process.wait()
