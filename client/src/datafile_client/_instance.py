@@ -1,0 +1,182 @@
+"""Bytes → Optimizely, with the shared parts. Knows no files.
+
+`Optimizely(datafile)` once per datafile would leak every instance (a registry of the process holds them), check the schema of
+what has been checked, and build an OptimizelyConfig that hardly anybody asks for. The SDK takes a config manager of one's
+own, and that is the way around all three.
+"""
+
+import contextlib
+import datetime
+import gc
+import json
+import logging
+import os
+import re
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from optimizely.config_manager import BaseConfigManager
+from optimizely.exceptions import UnsupportedDatafileVersionException
+from optimizely.helpers import validator
+from optimizely.helpers.enums import NotificationTypes
+from optimizely.helpers.sdk_settings import OptimizelySdkSettings
+from optimizely.optimizely import Optimizely
+from optimizely.optimizely_config import OptimizelyConfig, OptimizelyConfigService
+from optimizely.project_config import ProjectConfig
+
+from datafile_client._parts import Parts
+from datafile_client._process import PerProcess
+from datafile_client.errors import InvalidDatafileError
+
+_BOM = b"\xef\xbb\xbf"
+_silent = logging.getLogger("datafile_client.silent")
+_silent.addHandler(logging.NullHandler())
+_silent.propagate = False
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """One built instance and where it came from."""
+
+    optimizely: Optimizely
+    config: ProjectConfig
+    revision: int
+    sha256: str
+    source: str
+    loaded_at: datetime.datetime
+
+
+class FixedConfigManager(BaseConfigManager):
+    """Serves one ProjectConfig for ever, and derives the OptimizelyConfig when it is first asked for."""
+
+    def __init__(self, config: ProjectConfig, parts: Parts) -> None:
+        super().__init__(parts.logger, parts.options.get("error_handler"), parts.notification_center)
+        self._config = config
+
+    def get_config(self) -> ProjectConfig:
+        """Return the config."""
+        return self._config
+
+    def get_sdk_key(self) -> str | None:
+        """Return the SDK key that the datafile names, if it names one."""
+        return self._config.sdk_key
+
+    @cached_property
+    def optimizely_config(self) -> OptimizelyConfig | None:  # type: ignore[override]
+        """The SDK's derived view of the datafile: up to half of a rebuild's cost, and rarely used."""
+        return OptimizelyConfigService(self._config, self.logger).get_config()
+
+
+class Builder:
+    """Builds instances for one SDK key that share their parts."""
+
+    def __init__(self, sdk_key: str, options: Mapping[str, Any]) -> None:
+        self._sdk_key = sdk_key
+        self.parts = Parts(options)
+
+    def build(self, data: bytes, sha256: str, path: Path, *, vouched: bool, source: str = "file") -> Loaded:
+        """Build an instance; nothing is shared with it yet that a failure could hurt.
+
+        Raises:
+            InvalidDatafileError: the SDK could not decide by these bytes, or they are another SDK key's.
+        """
+        with collection_paused():
+            config = self._parse(data.removeprefix(_BOM), path, vouched=vouched)
+            return Loaded(
+                self._instance(config),
+                config,
+                int(config.revision),
+                sha256,
+                source,
+                datetime.datetime.now(datetime.UTC),
+            )
+
+    def activate(self, loaded: Loaded) -> None:
+        """Tell the shared ODP parts which datafile counts from now on."""
+        config = loaded.config
+        self.parts.odp.update_odp_config(config.public_key_for_odp, config.host_for_odp, config.all_segments)
+
+    def announce(self) -> None:
+        """Tell the SDK's own listeners, after the swap: inside the constructor they would still see the old instance."""
+        self.parts.notification_center.send_notifications(NotificationTypes.OPTIMIZELY_CONFIG_UPDATE)
+
+    def _parse(self, data: bytes, path: Path, *, vouched: bool) -> ProjectConfig:
+        if not vouched and not self.parts.options.get("skip_json_validation") and not validator.is_datafile_valid(data):
+            raise InvalidDatafileError(path, _why_invalid(data))
+        try:
+            config = ProjectConfig(data, self.parts.logger, self.parts.options.get("error_handler"))
+        except UnsupportedDatafileVersionException as error:
+            raise InvalidDatafileError(path, str(error)) from error
+        except Exception as error:
+            # The SDK stumbles in many ways over what its schema forgets, such as a flag's rollout that is not there.
+            raise InvalidDatafileError(path, f"the SDK cannot use it ({type(error).__name__}: {error})") from error
+        if config.sdk_key not in (None, "", self._sdk_key):
+            raise InvalidDatafileError(path, f"it is the datafile of another SDK key, {config.sdk_key!r}")
+        if not re.fullmatch("[0-9]{1,18}", str(config.revision)):
+            raise InvalidDatafileError(path, f"its revision is no decimal number: {config.revision!r}")
+        return config
+
+    def _instance(self, config: ProjectConfig) -> Optimizely:
+        parts, options = self.parts, self.parts.options
+        instance = Optimizely(
+            event_dispatcher=options.get("event_dispatcher"),
+            logger=_silent,  # it would log that ODP is disabled
+            error_handler=options.get("error_handler"),
+            user_profile_service=options.get("user_profile_service"),
+            config_manager=FixedConfigManager(config, parts),
+            notification_center=parts.notification_center,
+            event_processor=parts.events,
+            default_decide_options=options.get("default_decide_options"),
+            settings=OptimizelySdkSettings(odp_disabled=True),
+            cmab_service=parts.cmab,  # type: ignore[arg-type]
+        )
+        # With ODP enabled, the constructor would enter the instance into the registry that never lets go.
+        instance.odp_manager = parts.odp  # type: ignore[assignment]
+        instance.sdk_settings = parts.settings
+        instance.decision_service.forced_variation_map = parts.forced_variations
+        instance.logger = instance.decision_service.logger = parts.logger
+        return instance
+
+
+def _why_invalid(data: bytes) -> str:
+    try:
+        json.loads(data)
+    except (ValueError, RecursionError) as error:
+        return f"not JSON ({error})"
+    return "JSON, but not what the SDK's schema of a datafile asks for"
+
+
+_turns = PerProcess[threading.Lock](lambda _: threading.Lock())
+_paused_by: set[int] = (
+    set()
+)  # the process that paused it; a forked child inherits the pause, and nobody there would end it
+
+
+@contextlib.contextmanager
+def collection_paused() -> Iterator[None]:
+    """Pause cyclic garbage collection for one build: a third of its cost, and its longest stall, for no garbage at all."""
+    with _turns.get():
+        if not gc.isenabled():  # the app's own wish
+            yield
+            return
+        _paused_by.add(os.getpid())
+        gc.disable()
+        try:
+            yield
+        finally:
+            gc.enable()
+            _paused_by.clear()
+
+
+def resume_collection_in_child() -> None:
+    """End a pause that was inherited through a fork in the midst of a build."""
+    if _paused_by - {os.getpid()}:
+        _paused_by.clear()
+        gc.enable()
+
+
+os.register_at_fork(after_in_child=resume_collection_in_child)

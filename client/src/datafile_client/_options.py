@@ -1,0 +1,91 @@
+"""What the app may hand to the SDK's constructor, refused at once where it is wrong.
+
+The SDK itself answers a wrong option with a dead instance and a log line, and a wrong number with its default.
+"""
+
+import inspect
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from optimizely.decision.optimizely_decide_option import OptimizelyDecideOption
+from optimizely.helpers import validator
+from optimizely.helpers.sdk_settings import OptimizelySdkSettings
+from optimizely.optimizely import Optimizely
+
+from datafile_client.errors import InvalidOptionError
+
+_OURS = {
+    "datafile": "the watcher reads it from the directory",
+    "sdk_key": "it would make every process poll the CDN; give it to the watcher instead",
+    "config_manager": "the watcher brings its own",
+    "datafile_access_token": "the sidecar fetches the datafile",
+}
+_DECIDE_OPTIONS = {value for name, value in vars(OptimizelyDecideOption).items() if name.isupper()}
+
+
+def _has(*methods: str) -> Callable[[Any], bool]:
+    return lambda value: all(callable(getattr(value, method, None)) for method in methods)
+
+
+_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "cmab_service": (_has("get_decision"), "it needs a method get_decision"),
+    "default_decide_options": (
+        lambda value: isinstance(value, list) and set(value) <= _DECIDE_OPTIONS,
+        "it must be a list of the SDK's OptimizelyDecideOption",
+    ),
+    "error_handler": (_has("handle_error"), "it needs a method handle_error"),
+    "event_dispatcher": (_has("dispatch_event"), "it needs a method dispatch_event"),
+    "event_processor": (_has("process"), "it needs a method process"),
+    "event_processor_options": (lambda value: isinstance(value, Mapping), "it must be a mapping"),
+    "logger": (_has("log"), "it needs a method log"),
+    "notification_center": (validator.is_notification_center_valid, "it must be a NotificationCenter of the SDK"),
+    "settings": (lambda value: isinstance(value, OptimizelySdkSettings), "it must be OptimizelySdkSettings of the SDK"),
+    "settings.odp_event_manager": (validator.is_event_manager_valid, "it must be an OdpEventManager of the SDK"),
+    "settings.odp_segment_manager": (validator.is_segment_manager_valid, "it must be an OdpSegmentManager of the SDK"),
+    "settings.segments_cache": (_has("reset", "lookup", "save"), "it needs the methods reset, lookup and save"),
+    "skip_json_validation": (lambda value: isinstance(value, bool), "it must be True or False"),
+    "user_profile_service": (_has("lookup", "save"), "it needs the methods lookup and save"),
+}
+
+
+def _is_seconds(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+_PROCESSOR_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "batch_size": (lambda value: _is_seconds(value) and isinstance(value, int), "it must be a positive whole number"),
+    "event_queue": (_has("get", "put", "put_nowait", "full", "qsize"), "it must be a queue.Queue"),
+    "flush_interval": (_is_seconds, "it must be a positive number of seconds"),
+    "timeout_interval": (_is_seconds, "it must be a positive number of seconds"),
+}
+
+
+def check_options(options: Mapping[str, Any]) -> None:
+    """Refuse what the SDK would not take.
+
+    Raises:
+        InvalidOptionError: names the first wrong option and says why.
+    """
+    allowed = set(inspect.signature(Optimizely).parameters) - set(_OURS)
+    for name in options:
+        if name not in allowed:
+            reason = _OURS.get(name, f"the SDK's constructor has none; it takes {', '.join(sorted(allowed))}")
+            raise InvalidOptionError(f"optimizely_options[{name!r}]", reason)
+    settings = options.get("settings")
+    parts = (
+        {f"settings.{name}": value for name, value in vars(settings).items()} if hasattr(settings, "__dict__") else {}
+    )
+    _check("optimizely_options", {**options, **parts}, _CHECKS)
+    processor_options = options.get("event_processor_options") or {}
+    for name in processor_options:
+        if name not in _PROCESSOR_CHECKS:
+            reason = f"not allowed; there are {', '.join(sorted(_PROCESSOR_CHECKS))}"
+            raise InvalidOptionError(f"event_processor_options[{name!r}]", reason)
+    _check("event_processor_options", processor_options, _PROCESSOR_CHECKS)
+
+
+def _check(where: str, values: Mapping[str, Any], checks: Mapping[str, tuple[Callable[[Any], bool], str]]) -> None:
+    for name, (is_valid, need) in checks.items():
+        if (value := values.get(name)) is not None and not is_valid(value):
+            raise InvalidOptionError(f"{where}[{name!r}]", f"{need}, not {value!r}")

@@ -1,0 +1,214 @@
+"""What lives on when the instance is replaced: events, listeners, forced variations, CMAB, ODP.
+
+Each `Optimizely` would make its own and lose what the old one held. They are made once per process and lent to every
+instance through facades: a facade has no end that an old instance could bring about, and finds out by itself that the process
+has been forked.
+"""
+
+import contextlib
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from typing import Any
+
+from optimizely.cmab.cmab_client import CmabRetryConfig, DefaultCmabClient
+from optimizely.cmab.cmab_service import (
+    DEFAULT_CMAB_CACHE_SIZE,
+    DEFAULT_CMAB_CACHE_TIMEOUT,
+    CmabCacheValue,
+    DefaultCmabService,
+)
+from optimizely.event.event_processor import BaseEventProcessor, BatchEventProcessor
+from optimizely.event.user_event import UserEvent
+from optimizely.helpers.sdk_settings import OptimizelySdkSettings
+from optimizely.logger import NoOpLogger, adapt_logger
+from optimizely.notification_center import NotificationCenter
+from optimizely.odp.lru_cache import LRUCache
+from optimizely.odp.odp_event_manager import OdpEventManager, Signal
+from optimizely.odp.odp_manager import OdpManager
+
+from datafile_client._process import PerProcess, hook_into_exit
+
+_log = logging.getLogger("datafile_client")
+# The SDK's constructor hides these defaults in its body; a test compares.
+_PROCESSOR_DEFAULTS = {"batch_size": 1, "flush_interval": 30, "timeout_interval": 5}
+
+
+class Parts:
+    """The shared parts of one watcher, made from the options of the SDK's constructor (already checked)."""
+
+    def __init__(self, options: Mapping[str, Any]) -> None:
+        self.options = options
+        self.logger: Any = adapt_logger(options.get("logger") or NoOpLogger())
+        self.notification_center = options.get("notification_center") or NotificationCenter(self.logger)
+        self.settings = options.get("settings") or OptimizelySdkSettings()
+        self.forced_variations: dict[str, dict[str, str]] = {}
+        self.events = SharedEvents(self._make_processor)
+        self.cmab = Shared(self._make_cmab)
+        self.odp = SharedOdp(self._make_odp)
+
+    def end(self) -> None:
+        """Flush what is queued, within the event processor's timeout_interval (the SDK's default: 5 s) for all together."""
+        options = {**_PROCESSOR_DEFAULTS, **(self.options.get("event_processor_options") or {})}
+        deadline = time.monotonic() + options["timeout_interval"]
+        self.events.end(deadline)
+        self.odp.end(deadline)
+
+    def reopen(self) -> None:
+        """Make them usable again after `end`."""
+        self.events.reopen()
+        self.odp.reopen()
+
+    def _make_processor(self, inherited: BaseEventProcessor | None) -> BaseEventProcessor:
+        hook_into_exit()  # a child may use an instance and never the watcher
+        given = inherited or self.options.get("event_processor")
+        options = {**_PROCESSOR_DEFAULTS, **(self.options.get("event_processor_options") or {})}
+        if given is not None:
+            # Before the first fork, and where it is of the app's own kind, the app's processor is taken as it is.
+            if inherited is None or type(given) is not BatchEventProcessor:
+                return given
+            options = {
+                "batch_size": given.batch_size,
+                "flush_interval": given.flush_interval.total_seconds(),
+                "timeout_interval": given.timeout_interval.total_seconds(),
+                # Never the parent's: its events are the parent's to send, and its lock may be held for ever.
+                "event_queue": queue.Queue(given.event_queue.maxsize),
+            }
+        processor = BatchEventProcessor(
+            getattr(given, "event_dispatcher", self.options.get("event_dispatcher")),
+            logger=getattr(given, "logger", self.logger),
+            notification_center=getattr(given, "notification_center", self.notification_center),
+            **options,
+        )
+        # The SDK shares one lock among all processors, and a fork can copy it held.
+        vars(processor)["LOCK"] = threading.Lock()
+        processor.start()
+        return processor
+
+    def _make_cmab(self, inherited: Any) -> Any:
+        service = inherited or self.options.get("cmab_service")
+        if service is None:
+            cache: LRUCache[str, CmabCacheValue] = LRUCache(DEFAULT_CMAB_CACHE_SIZE, DEFAULT_CMAB_CACHE_TIMEOUT)
+            endpoint = self.settings.cmab_prediction_endpoint
+            client = DefaultCmabClient(retry_config=CmabRetryConfig(), logger=self.logger, prediction_endpoint=endpoint)
+            return DefaultCmabService(cache, client, self.logger)
+        if inherited is not None and type(service) is DefaultCmabService:
+            return DefaultCmabService(_unlocked(service.cmab_cache), service.cmab_client, service.logger)
+        return service
+
+    def _make_odp(self, inherited: OdpManager | None) -> OdpManager:
+        settings = self.settings
+        segment_manager, event_manager = settings.odp_segment_manager, settings.odp_event_manager
+        cache = settings.segments_cache
+        if cache is None and segment_manager is None and not settings.odp_disabled:
+            cache = LRUCache(settings.segments_cache_size, settings.segments_cache_timeout_in_secs)
+        if inherited is not None and inherited.segment_manager is not None:
+            cache = _unlocked(inherited.segment_manager.segments_cache)
+            if segment_manager is not None:
+                segment_manager.segments_cache = cache
+        if inherited is not None and type(event_manager) is OdpEventManager:  # its thread cannot start a second time
+            event_manager = OdpEventManager(
+                event_manager.logger, event_manager.api_manager, flush_interval=event_manager.flush_interval
+            )
+        return OdpManager(
+            settings.odp_disabled,
+            cache,
+            segment_manager,
+            event_manager,
+            settings.fetch_segments_timeout,
+            settings.odp_event_timeout,
+            settings.odp_flush_interval,
+            self.logger,
+        )
+
+
+def _unlocked(cache: Any) -> Any:
+    if isinstance(cache, LRUCache):
+        cache.lock = threading.Lock()  # the inherited one may be held by a thread that is no more
+    return cache
+
+
+class Shared:
+    """A stand-in for one SDK object that is made anew in each process; all that is asked of it goes there."""
+
+    def __init__(self, make: Callable[[Any], Any]) -> None:
+        self._own: PerProcess[Any] = PerProcess(make)
+        self._ended = False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._own.get(), name)
+
+    def reopen(self) -> None:
+        """Undo `end`: the next use makes a new one."""
+        if self._ended:
+            self._ended = False
+            self._own.drop()
+
+
+class SharedEvents(Shared, BaseEventProcessor):
+    """The event processor as instances see it: all of its surface but `stop`, which Optimizely.close() would call."""
+
+    def process(self, user_event: UserEvent) -> None:
+        """Queue one event. After the end it is dropped, with a warning."""
+        if self._ended:
+            _log.warning("An event came after stop() and is dropped; decide and track before, or stop later")
+            return
+        self._own.get().process(user_event)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "stop":
+            raise AttributeError(name)
+        return super().__getattr__(name)
+
+    def end(self, deadline: float) -> None:
+        """Send what is queued, until the deadline on the monotonic clock; say how much was lost."""
+        self._ended = True
+        processor = self._own.peek()
+        if not isinstance(processor, BatchEventProcessor):
+            if callable(stop := getattr(processor, "stop", None)):
+                stop()
+            return
+        waiting = processor.event_queue
+        while waiting.full() and time.monotonic() < deadline:  # stop() would wait for ever for room
+            time.sleep(0.01)
+        if not waiting.full():
+            processor.timeout_interval = timedelta(seconds=max(0.0, deadline - time.monotonic()))
+            processor.stop()
+        if processor.is_running:
+            _log.warning("The event dispatcher did not answer in time; up to %d events are lost", waiting.qsize() + 1)
+
+
+class SharedOdp(Shared):
+    """The ODP manager as instances see it: `close` by an old instance does nothing."""
+
+    def __init__(self, make: Callable[[Any], OdpManager]) -> None:
+        super().__init__(lambda inherited: self._configured(make(inherited)))
+        self._config: tuple[str | None, str | None, list[str]] | None = None
+
+    def _configured(self, manager: OdpManager) -> OdpManager:
+        if self._config is not None:
+            manager.update_odp_config(*self._config)
+        return manager
+
+    def close(self) -> None:
+        """Do nothing: the instance that is being closed does not own it."""
+
+    def update_odp_config(self, api_key: str | None, api_host: str | None, segments: list[str]) -> None:
+        """Follow the datafile: its ODP account and the segments that its audiences ask for."""
+        self._config = (api_key, api_host, segments)
+        self._own.get().update_odp_config(*self._config)
+
+    def end(self, deadline: float) -> None:
+        """Send what is queued, until the deadline on the monotonic clock."""
+        self._ended = True
+        events = getattr(self._own.peek(), "event_manager", None)
+        if not isinstance(events, OdpEventManager):
+            if callable(stop := getattr(events, "stop", None)):
+                stop()
+        elif events.is_running:
+            with contextlib.suppress(queue.Full):  # its own stop() would join without a limit
+                events.event_queue.put_nowait(Signal.SHUTDOWN)
+            events.thread.join(max(0.0, deadline - time.monotonic()))

@@ -1,0 +1,422 @@
+"""The public class: start, wait, swap, tell, fork, stop."""
+
+import asyncio
+import datetime
+import hashlib
+import logging
+import os
+import re
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from optimizely.optimizely import Optimizely
+
+from datafile_client._instance import Builder, Loaded, resume_collection_in_child
+from datafile_client._options import check_options
+from datafile_client._process import PerProcess, stop_at_exit
+from datafile_client._source import Found, Source, is_mount_of_its_own, read_datafile
+from datafile_client.errors import DatafileUnavailableError, InvalidDatafileError, InvalidOptionError
+
+_DEFAULT_DIRECTORY = "/var/run/datafile"
+_SDK_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_TICK_MAX_S = 2.0
+_JOIN_S = 1.0
+
+_log = logging.getLogger("datafile_client")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WatcherStatus:
+    """What a watcher knows about itself; made for health checks and logs.
+
+    Attributes:
+        sdk_key: the SDK key.
+        path: the datafile that is watched.
+        revision: of the datafile that decides now; None before there is one.
+        sha256: of its bytes, in hexadecimal.
+        source: "file", "fallback", or None before there is a datafile.
+        loaded_at: when it began to decide, UTC.
+        checked_at: when the sidecar last found that it is the newest, UTC; None when no status file says so.
+        stale: nobody has confirmed it for `stale_after_s`. Always False without that option.
+        last_error: why the newest file is not in use, or None.
+    """
+
+    sdk_key: str
+    path: str
+    revision: int | None
+    sha256: str | None
+    source: str | None
+    loaded_at: datetime.datetime | None
+    checked_at: datetime.datetime | None
+    stale: bool
+    last_error: str | None
+
+
+class _Listener:
+    def __init__(self, callback: Callable[[Optimizely], object]) -> None:
+        self.callback = callback
+        self.told: Loaded | None = None
+
+
+class _Engine:
+    """What lives and dies with one process: the thread and its locks."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.lock = threading.Lock()
+        self.changed = threading.Condition()
+        self.wake = threading.Event()
+        self.stopping = False
+        self.thread: threading.Thread | None = None
+        self.ran_at = float("-inf")
+        self.warned = False
+
+    def launch(self, run: Callable[["_Engine"], None], name: str) -> None:
+        with self.lock:
+            if self.thread is None and not self.stopping:
+                self.thread = threading.Thread(target=run, args=(self,), name=name, daemon=True)
+                self.thread.start()
+
+    def stop(self) -> None:
+        self.stopping = True
+        self.wake.set()
+        with self.changed:
+            self.changed.notify_all()
+        if self.thread is not None and self.thread is not threading.current_thread():
+            self.thread.join(_JOIN_S)
+
+
+class OptimizelyWatcher:
+    """Keeps an `Optimizely` instance in step with the datafile that the sidecar publishes.
+
+    Take `optimizely` once per request: the whole request then decides by one revision. Safe to use from any thread, from
+    asyncio, and in forked children, where the first use starts what a fork cannot carry over.
+
+    Args:
+        sdk_key: may be left out where the environment variable DATAFILE_SDK_KEYS holds exactly one.
+        directory: the shared directory; else DATAFILE_DIR, else /var/run/datafile. It need not exist yet.
+        fallback: a datafile to decide by when none appears in time.
+        optimizely_options: what the SDK's constructor takes, kept across rebuilds.
+        stale_after_s: how long a datafile may go unconfirmed before `status().stale`; None means never.
+        rescan_interval_s: seconds between two looks at the file where no event comes.
+
+    Raises:
+        InvalidOptionError: an argument or environment variable is wrong.
+    """
+
+    def __init__(
+        self,
+        *,
+        sdk_key: str | None = None,
+        directory: str | os.PathLike[str] | None = None,
+        fallback: str | os.PathLike[str] | None = None,
+        optimizely_options: Mapping[str, Any] | None = None,
+        stale_after_s: float | None = None,
+        rescan_interval_s: float = 1.0,
+    ) -> None:
+        self._sdk_key = _sdk_key(sdk_key)
+        self._directory = Path(directory or os.environ.get("DATAFILE_DIR") or _DEFAULT_DIRECTORY).absolute()
+        self._path = self._directory / f"{self._sdk_key}.json"
+        self._fallback = Path(fallback).absolute() if fallback is not None else None
+        self._stale_after_s = _positive("stale_after_s", stale_after_s)
+        self._rescan_interval_s = _positive("rescan_interval_s", rescan_interval_s) or 1.0
+        self._tick_s = min(self._rescan_interval_s, _TICK_MAX_S)
+        check_options(optimizely_options or {})
+        self._builder = Builder(self._sdk_key, dict(optimizely_options or {}))
+        self._engine: PerProcess[_Engine] = PerProcess(self._make_engine)
+        self._started = False
+        self._current: Loaded | None = None
+        self._checked_at: datetime.datetime | None = None
+        self._last_error: str | None = None
+        self._listeners: tuple[_Listener, ...] = ()
+
+    def __repr__(self) -> str:
+        current = self._current
+        return f"<OptimizelyWatcher {self._path} {f'revision {current.revision}' if current else 'without a datafile'}>"
+
+    def start(self, timeout: float = 30) -> None:
+        """Load the datafile and begin to watch; wait for it if it is not there yet.
+
+        Harmless when it runs already; a stopped watcher may be started again.
+
+        Args:
+            timeout: seconds to wait for a valid datafile. 0 never waits.
+
+        Raises:
+            DatafileUnavailableError: none came in time, and there is no usable fallback. The watcher goes on watching: who
+                catches this can carry on, and `optimizely` works as soon as a datafile is there.
+        """
+        if not self._started:
+            self._builder.parts.reopen()
+            self._started = True
+        engine = self._attend()
+        if is_mount_of_its_own(self._path):
+            _log.warning(
+                "%s is a mount of its own (subPath?): it will never change. Mount its directory instead.", self._path
+            )
+        if self._wait(engine, lambda: self._current is not None, timeout) or self._fall_back(engine):
+            return
+        raise self._unavailable(f"nothing valid within {timeout:g} s")
+
+    def stop(self) -> None:
+        """Stop watching and send the events that are queued; the last instance decides on.
+
+        Takes at most the event processor's `timeout_interval` (5 s unless set) and a second; may be called again and at any
+        time. Runs by itself when the process exits, also in children of multiprocessing and Celery.
+        """
+        if not self._started:
+            return
+        self._started = False
+        engine = self._engine.peek()
+        if engine is not None:
+            engine.stop()
+        self._engine.drop()
+        self._builder.parts.end()
+
+    @property
+    def optimizely(self) -> Optimizely:
+        """The instance that decides now. Take it once per request.
+
+        Raises:
+            DatafileUnavailableError: there is none yet.
+        """
+        self._attend()
+        return self._loaded().optimizely
+
+    @property
+    def revision(self) -> int:
+        """The revision of the datafile that decides now.
+
+        Raises:
+            DatafileUnavailableError: there is none yet.
+        """
+        self._attend()
+        return self._loaded().revision
+
+    def status(self) -> WatcherStatus:
+        """Say what decides now, how fresh it is, and what is wrong. Never raises, and reads one small file."""
+        self._attend()
+        current = self._current
+        checked_at = self._confirmed_at(current) if current else None
+        return WatcherStatus(
+            sdk_key=self._sdk_key,
+            path=str(self._path),
+            revision=current.revision if current else None,
+            sha256=current.sha256 if current else None,
+            source=current.source if current else None,
+            loaded_at=current.loaded_at if current else None,
+            checked_at=checked_at,
+            stale=self._is_stale(checked_at or (current.loaded_at if current else None)),
+            last_error=self._last_error,
+        )
+
+    def on_update(self, callback: Callable[[Optimizely], object]) -> Callable[[], None]:
+        """Have `callback(optimizely)` called after each swap, and once for the present instance if there is one.
+
+        It runs on the watcher's thread, which does not watch meanwhile; an exception is logged and disturbs nobody.
+
+        Returns:
+            A function that removes the callback; harmless when called again.
+        """
+        listener = _Listener(callback)
+        self._listeners = (*self._listeners, listener)
+        if (engine := self._attend()) is not None:
+            engine.wake.set()
+
+        def remove() -> None:
+            self._listeners = tuple(other for other in self._listeners if other is not listener)
+
+        return remove
+
+    def wait_for_revision(self, revision: int, timeout: float = 30) -> bool:
+        """Wait until this revision or a newer one decides here.
+
+        Args:
+            revision: the number to wait for.
+            timeout: seconds to wait.
+
+        Returns:
+            Whether it came in time.
+        """
+        engine = self._attend()
+        return self._wait(engine, lambda: self._current is not None and self._current.revision >= revision, timeout)
+
+    def __enter__(self) -> Self:
+        try:
+            self.start()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    async def __aenter__(self) -> Self:
+        try:
+            await asyncio.to_thread(self.start)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.to_thread(self.stop)
+
+    # In each process: an engine, made and started at its first use there.
+
+    def _make_engine(self, _inherited: _Engine | None) -> _Engine:
+        resume_collection_in_child()
+        stop_at_exit(self)
+        return _Engine(Source(self._directory, self._sdk_key))
+
+    def _attend(self) -> _Engine | None:
+        """Make sure that somebody looks; runs at every use and costs a microsecond."""
+        if not self._started:
+            return None
+        engine = self._engine.get()
+        now = time.monotonic()
+        if now - engine.ran_at > 3 * self._tick_s:
+            engine.ran_at = now
+            self._look(engine)
+            if engine.thread is None:
+                engine.launch(self._run, f"datafile {self._sdk_key}")
+            elif not engine.warned:
+                engine.warned = True
+                _log.warning("The watching thread gets no time (uWSGI needs enable-threads); looking at use instead")
+        return engine
+
+    def _run(self, engine: _Engine) -> None:
+        look_at = 0.0
+        for hinted in engine.source.hints(engine.wake, self._tick_s):
+            if engine.stopping:
+                return
+            engine.ran_at = time.monotonic()
+            try:
+                if hinted or engine.ran_at >= look_at:
+                    look_at = engine.ran_at + self._rescan_interval_s
+                    self._look(engine)
+                self._tell()
+            except Exception:  # whatever it is, flags that freeze without a word would be worse
+                _log.exception("Unexpected trouble with %s; still watching", self._path)
+
+    def _look(self, engine: _Engine) -> None:
+        with engine.lock:
+            try:
+                found = engine.source.look()
+                if found is None:
+                    return
+                swapped = self._take(found)
+                self._last_error = None
+            except InvalidDatafileError as error:
+                self._complain(error)
+                return
+        if swapped:
+            self._announce(engine)
+
+    def _take(self, found: Found) -> bool:
+        current = self._current
+        if current is not None and current.sha256 == found.sha256:
+            self._current = replace(current, source="file")
+            return False
+        self._swap(self._builder.build(found.data, found.sha256, self._path, vouched=found.vouched))
+        return True
+
+    def _swap(self, loaded: Loaded) -> None:
+        self._builder.activate(loaded)
+        self._current = loaded
+        self._checked_at = None
+        _log.info("Deciding by revision %d of %s (%s)", loaded.revision, self._sdk_key, loaded.source)
+
+    def _announce(self, engine: _Engine) -> None:
+        self._builder.announce()
+        with engine.changed:
+            engine.changed.notify_all()
+        if engine.thread is not threading.current_thread():
+            engine.wake.set()  # listeners are told on the watcher's thread
+
+    def _tell(self) -> None:
+        for listener in self._listeners:
+            current = self._current
+            if current is None or listener.told is current:
+                continue
+            listener.told = current
+            try:
+                listener.callback(current.optimizely)
+            except Exception:
+                _log.exception("An on_update callback failed at revision %d", current.revision)
+
+    def _complain(self, error: InvalidDatafileError) -> None:
+        if str(error) != self._last_error:  # once, not at every look
+            self._last_error = str(error)
+            _log.warning("%s", error)
+
+    def _wait(self, engine: _Engine | None, done: Callable[[], bool], timeout: float) -> bool:
+        if engine is not None:
+            with engine.changed:
+                engine.changed.wait_for(lambda: engine.stopping or done(), max(0.0, timeout))
+        return done()
+
+    def _fall_back(self, engine: _Engine | None) -> bool:
+        if self._fallback is None or engine is None:
+            return False
+        try:
+            data, _ = read_datafile(self._fallback)
+            sha256 = hashlib.sha256(data).hexdigest()
+            loaded = self._builder.build(data, sha256, self._fallback, vouched=False, source="fallback")
+        except (OSError, InvalidDatafileError) as error:
+            _log.error("The fallback cannot be used: %s", error)
+            return False
+        with engine.lock:
+            if self._current is None:
+                self._swap(loaded)
+        self._announce(engine)
+        return True
+
+    def _loaded(self) -> Loaded:
+        if self._current is None:
+            raise self._unavailable("start() was not called" if not self._started else "none has come yet")
+        return self._current
+
+    def _unavailable(self, reason: str) -> DatafileUnavailableError:
+        if self._last_error is not None:
+            reason = f"{reason} ({self._last_error})"
+        return DatafileUnavailableError(self._sdk_key, self._path, reason)
+
+    def _is_stale(self, confirmed: datetime.datetime | None) -> bool:
+        if self._stale_after_s is None:
+            return False
+        return (
+            confirmed is None or (datetime.datetime.now(datetime.UTC) - confirmed).total_seconds() > self._stale_after_s
+        )
+
+    def _confirmed_at(self, current: Loaded) -> datetime.datetime | None:
+        vouched = Source(self._directory, self._sdk_key).vouched()
+        if vouched is not None and vouched.sha256 == current.sha256:
+            self._checked_at = vouched.checked
+        return self._checked_at
+
+
+def _sdk_key(given: str | None) -> str:
+    origin, named = (
+        ("DATAFILE_SDK_KEYS", os.environ.get("DATAFILE_SDK_KEYS", "")) if given is None else ("sdk_key", given)
+    )
+    keys = list(dict.fromkeys(key.strip() for key in named.split(",") if key.strip()))
+    if len(keys) != 1:
+        reason = (
+            f"several, say which by sdk_key=: {', '.join(keys)}" if keys else "no SDK key; set it, or pass sdk_key="
+        )
+        raise InvalidOptionError(origin, reason)
+    if not _SDK_KEY.fullmatch(keys[0]):
+        raise InvalidOptionError(origin, f"{keys[0]!r} is no SDK key (letters, digits, '-' and '_')")
+    return keys[0]
+
+
+def _positive(option: str, value: float | None) -> float | None:
+    if value is not None and not 0 < value < float("inf"):
+        raise InvalidOptionError(option, f"must be a positive number of seconds, not {value!r}")
+    return value

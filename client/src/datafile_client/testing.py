@@ -1,0 +1,104 @@
+"""Datafiles for an app's own tests: made from a plain mapping, and put where a watcher finds them."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["make_datafile", "write_datafile"]
+
+
+def make_datafile(
+    flags: Mapping[str, bool | Mapping[str, Any]],
+    *,
+    revision: int = 1,
+    sdk_key: str | None = None,
+    events: Iterable[str] = (),
+) -> bytes:
+    """Make a small datafile that the SDK takes, with flags that are on or off for everybody.
+
+    Args:
+        flags: for each flag True or False, or `{"on": True, "variables": {"text": "hi"}}`. A variable's type follows from its
+            value: str, bool, int, float, and JSON for a list or mapping. A flag that is off gives its variables' values, too.
+        revision: the datafile's revision.
+        sdk_key: the SDK key to name in it; a datafile without one suits every watcher.
+        events: keys of events that `track` is to know. Tracking one makes the SDK send it, unless you bring a dispatcher.
+
+    Returns:
+        The datafile's bytes.
+    """
+    features = [_feature(number, key, flag) for number, (key, flag) in enumerate(flags.items(), 1)]
+    datafile: dict[str, Any] = {
+        "version": "4",
+        "revision": str(revision),
+        "accountId": "1",
+        "projectId": "1",
+        "anonymizeIP": True,
+        "botFiltering": False,
+        "featureFlags": [feature for feature, _ in features],
+        "rollouts": [rollout for _, rollout in features],
+        "events": [{"id": f"e{number}", "key": key, "experimentIds": []} for number, key in enumerate(events, 1)],
+    }
+    datafile |= {
+        name: [] for name in ("attributes", "audiences", "experiments", "groups", "typedAudiences", "variables")
+    }
+    if sdk_key is not None:
+        datafile["sdkKey"] = sdk_key
+    return json.dumps(datafile).encode()
+
+
+def write_datafile(directory: str | os.PathLike[str], sdk_key: str, datafile: bytes | str) -> Path:
+    """Put a datafile where a watcher of this SDK key finds it, the way the sidecar does: complete, by a rename.
+
+    Args:
+        directory: the watcher's directory; made if it is missing.
+        sdk_key: the watcher's SDK key.
+        datafile: from `make_datafile`, or one of your own.
+
+    Returns:
+        The path written.
+    """
+    path = Path(directory) / f"{sdk_key}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{sdk_key}.", dir=path.parent)
+    with open(descriptor, "wb") as file:
+        file.write(datafile.encode() if isinstance(datafile, str) else datafile)
+        os.fchmod(descriptor, 0o644)
+    os.replace(temporary, path)
+    return path
+
+
+def _feature(number: int, key: str, flag: bool | Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    on, values = (flag, {}) if isinstance(flag, bool) else (bool(flag.get("on", True)), flag.get("variables", {}))
+    variables = [
+        {"id": f"{number}-{name}", "key": name, "defaultValue": _text(value)} | _type(value)
+        for name, value in values.items()
+    ]
+    rule = {
+        "id": f"r{number}",
+        "key": f"{key}-everybody",
+        "status": "Running",
+        "layerId": f"l{number}",
+        "audienceIds": [],
+        "forcedVariations": {},
+        "variations": [{"id": f"v{number}", "key": "on" if on else "off", "featureEnabled": on, "variables": []}],
+        "trafficAllocation": [{"entityId": f"v{number}", "endOfRange": 10000}],
+    }
+    feature = {"id": f"f{number}", "key": key, "rolloutId": f"l{number}", "experimentIds": [], "variables": variables}
+    return feature, {"id": f"l{number}", "experiments": [rule]}
+
+
+def _text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def _type(value: Any) -> dict[str, str]:
+    if isinstance(value, bool):
+        return {"type": "boolean"}
+    if isinstance(value, int):
+        return {"type": "integer"}
+    if isinstance(value, float):
+        return {"type": "double"}
+    return {"type": "string"} if isinstance(value, str) else {"type": "string", "subType": "json"}
