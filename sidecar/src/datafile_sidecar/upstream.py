@@ -19,8 +19,8 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from datafile_sidecar.core import answer, sources
-from datafile_sidecar.core.fetch_error import OUTCOMES, FetchError, refused, unwelcome
-from datafile_sidecar.core.proxies import Proxies, Proxy, ProxyError
+from datafile_sidecar.core.fetch_error import OUTCOMES, FetchError, proxy_refused, refused, unwelcome
+from datafile_sidecar.core.proxies import Proxies, ProxyError
 from datafile_sidecar.resolver import DaemonResolver
 
 __all__ = ["FetchError", "Fetched", "MAX_TIMEOUT_S", "NotModified", "OUTCOMES", "Upstream", "Validators"]
@@ -29,6 +29,7 @@ MAX_TIMEOUT_S = 30.0
 _MAX_HOPS = 4
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _CHUNK = 64 * 1024
+_BROKEN = "the connection broke before the whole body had come"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +87,7 @@ class Upstream:
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
+            response_class=_Response,
             headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -115,6 +117,7 @@ class Upstream:
 
         `validators` are sent to the URL that they belong to, `token` to the template's origin, and neither anywhere else.
         """
+        self._opened()
         trail = [url]
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -140,18 +143,19 @@ class Upstream:
 
     async def _ask(self, url: str, validators: Validators | None, token: str | None) -> Fetched | NotModified | str:
         """One request: what it brought, or the URL that it redirects to."""
-        if self._session is None:
-            raise RuntimeError("Upstream is used outside its `async with`")
         conditions = _conditions(url, validators)
         headers = conditions | ({"Authorization": f"Bearer {token}"} if token else {})
         proxy = self._proxies.proxy_for(url)
-        async with self._session.get(
+        introduction = {"Proxy-Authorization": proxy.authorization} if proxy and proxy.authorization else {}
+        is_https = url.lower().startswith("https:")
+        async with self._opened().get(
             URL(url, encoded=True),
-            headers=headers,
+            # Over https the proxy reads the CONNECT alone, without it the request itself.
+            headers=headers if is_https else headers | introduction,
+            proxy_headers=introduction if is_https else None,
             allow_redirects=False,
             proxy=proxy.url if proxy else None,
-            proxy_auth=_proxy_auth(proxy),
-            ssl=self._tls() if url.lower().startswith("https:") else True,
+            ssl=self._tls() if is_https else True,
         ) as response:
             if response.status == 200:
                 return Fetched(await _received(response), _validators(url, response))
@@ -159,7 +163,12 @@ class Upstream:
                 return NotModified()
             if response.status in _REDIRECTS and (location := response.headers.get("Location")):
                 return _next_hop(url, location)
-            raise unwelcome(url, response.status, _retry_after_s(response))
+            raise unwelcome(self._where(url), response.status, _retry_after_s(response))
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("Upstream is used outside its `async with`")
+        return self._session
 
     def _tls(self) -> ssl.SSLContext:
         """What we trust, read when first needed and again after a failure, so that a mended bundle needs no restart."""
@@ -169,17 +178,48 @@ class Upstream:
 
     def _explained(self, error: Exception, url: str) -> FetchError:
         """The one place where foreign exceptions become ours."""
+        if isinstance(error, aiohttp.ClientHttpProxyError):
+            return proxy_refused(self._where(url), error.status)
         outcome, problem = _diagnosis(error, self._timeout_s)
         if outcome == "tls":
             self._trust = None
-        return FetchError(outcome, f"{sources.shown(url)}{self._via(url)}: {problem}")
+        return FetchError(outcome, f"{self._where(url)}: {problem}")
 
-    def _via(self, url: str) -> str:
+    def _where(self, url: str) -> str:
+        """Whom we asked, and by which proxy, without anything secret."""
         try:
             proxy = self._proxies.proxy_for(url)
         except ProxyError:
-            return ""
-        return f" through the proxy {proxy.url}" if proxy else ""
+            proxy = None
+        return f"{sources.shown(url)} through the proxy {proxy.url}" if proxy else sources.shown(url)
+
+
+class _Response(aiohttp.ClientResponse):
+    """An answer that knows whether its connection ended in an error: a body "until close" hides that from its reader."""
+
+    _ending: asyncio.Future[None] | None = None
+
+    async def start(self, connection: aiohttp.connector.Connection) -> "_Response":
+        """Read the head, after asking to be told how the connection ends."""
+        if (protocol := connection.protocol) is not None and (ending := protocol.closed) is not None:
+            ending.add_done_callback(_noticed)
+            self._ending = ending
+        await super().start(connection)
+        return self
+
+    @property
+    def broke_off(self) -> bool:
+        """Whether a body that only the end of its connection delimits was ended by an error, not by a clean close."""
+        if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
+            return False
+        ending = self._ending
+        return ending is not None and ending.done() and not ending.cancelled() and ending.exception() is not None
+
+
+def _noticed(ending: asyncio.Future[None]) -> None:
+    """Keep asyncio from reporting the lost connection of an answer that came whole, long before."""
+    if not ending.cancelled():
+        ending.exception()
 
 
 class _TrustError(Exception):
@@ -211,12 +251,6 @@ def _validators(url: str, response: aiohttp.ClientResponse) -> Validators | None
     return Validators(url, etag, last_modified) if etag or last_modified else None
 
 
-def _proxy_auth(proxy: Proxy | None) -> aiohttp.BasicAuth | None:
-    if proxy is None or proxy.user is None:
-        return None
-    return aiohttp.BasicAuth(proxy.user, proxy.password, encoding="utf-8")
-
-
 async def _received(response: aiohttp.ClientResponse) -> bytes:
     codings = ", ".join(response.headers.getall("Content-Encoding", []))
     body = answer.Body(codings, response.content_length)
@@ -224,7 +258,9 @@ async def _received(response: aiohttp.ClientResponse) -> bytes:
         async for chunk in response.content.iter_chunked(_CHUNK):
             body.feed(chunk)
     except (aiohttp.ClientError, OSError) as error:
-        raise answer.BodyError("truncated", "the connection broke before the whole body had come") from error
+        raise answer.BodyError("truncated", _BROKEN) from error
+    if isinstance(response, _Response) and response.broke_off:
+        raise answer.BodyError("truncated", _BROKEN)
     return body.complete()
 
 
@@ -256,10 +292,8 @@ def _diagnosis(error: Exception, timeout_s: float) -> tuple[str, str]:  # noqa: 
             return "tls", "no TLS connection could be made; does it speak TLS at this port?"
         case aiohttp.ClientConnectorDNSError():
             return "unreachable", f"the name {error.host} does not resolve ({error.os_error.strerror})"
-        case aiohttp.ClientHttpProxyError():
-            return "unreachable", f"the proxy refused ({error.status}); look at its address, user and password"
         case aiohttp.ClientConnectorError():
-            return "unreachable", f"can't connect ({error.os_error})"
+            return "unreachable", f"can't connect ({str(error.os_error) or type(error.os_error).__name__})"
         case aiohttp.ServerDisconnectedError() | OSError():
             return "unreachable", "the connection broke before there was an answer"
         case aiohttp.ClientResponseError():

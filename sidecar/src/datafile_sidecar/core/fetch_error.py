@@ -41,17 +41,25 @@ def refused(url: str, target: str) -> FetchError:
     return FetchError("redirected", f"{sources.shown(url)}: the redirect to {where} was not followed: {_RULE}")
 
 
-def unwelcome(url: str, status: int, retry_after_s: float | None) -> FetchError:
+def unwelcome(where: str, status: int, retry_after_s: float | None) -> FetchError:
     """An answer that is neither a datafile nor "not modified"; `retry_after_s` is what its headers asked for."""
-    where = f"{sources.shown(url)}: answered {status}"
+    said = f"{where}: answered {status}"
     if status in {429, 503} and retry_after_s is not None:
-        return FetchError("throttled", f"{where} and asks to be left alone for {retry_after_s:.0f} s", retry_after_s)
+        return FetchError("throttled", f"{said} and asks to be left alone for {retry_after_s:.0f} s", retry_after_s)
+    if status == 407:
+        return proxy_refused(where, status)
     if 500 <= status <= 599:
-        return FetchError("server_error", f"{where}; it should pass by itself")
+        return FetchError("server_error", f"{said}; it should pass by itself")
     if status in {401, 403, 404}:
-        return FetchError("client_error", f"{where}; look at the SDK key, its access token and DATAFILE_URL_TEMPLATE")
+        return FetchError("client_error", f"{said}; look at the SDK key, its access token and DATAFILE_URL_TEMPLATE")
     if 400 <= status <= 499:
-        return FetchError("client_error", f"{where}; it does not take the request")
+        return FetchError("client_error", f"{said}; it does not take the request")
     if status == 304:
-        return FetchError("protocol_error", f"{where} to a request without conditions; a cache in between is broken")
-    return FetchError("protocol_error", f"{where}, which is no answer to this request")
+        return FetchError("protocol_error", f"{said} to a request without conditions; a cache in between is broken")
+    return FetchError("protocol_error", f"{said}, which is no answer to this request")
+
+
+def proxy_refused(where: str, status: int) -> FetchError:
+    """The proxy does not let the request through."""
+    words = f"{where}: the proxy refused ({status}); look at the address, user and password in HTTPS_PROXY"
+    return FetchError("unreachable", words)

@@ -4,6 +4,7 @@
 even when it is empty. `no_proxy` also takes networks such as `10.0.0.0/8`, as people in clusters expect.
 """
 
+import base64
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,11 +19,10 @@ class ProxyError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """One proxy: where it is, and what it wants to know. `url` holds no credentials and may be shown."""
+    """One proxy. `url` holds no credentials and may be shown; `authorization` is the `Proxy-Authorization` it wants."""
 
     url: str
-    user: str | None = None
-    password: str = field(default="", repr=False)
+    authorization: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +70,11 @@ def _parse(setting: str) -> Proxy:
     if parts.scheme not in _DEFAULT_PORTS or not parts.hostname:
         raise ValueError("not a usable proxy")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    user = None if parts.username is None else unquote(parts.username)
-    port = parts.port or _DEFAULT_PORTS[parts.scheme]
-    return Proxy(f"{parts.scheme}://{host}:{port}", user, unquote(parts.password or ""))
+    address = f"{parts.scheme}://{host}:{parts.port or _DEFAULT_PORTS[parts.scheme]}"
+    if parts.username is None:
+        return Proxy(address)
+    credentials = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+    return Proxy(address, f"Basic {base64.b64encode(credentials.encode()).decode()}")
 
 
 def _covers(entry: str, host: str, port: int) -> bool:
