@@ -10,7 +10,7 @@ be a key of a dict, the type is `Scalar`: an id that is a number is odd, but no 
 
 from typing import Annotated
 
-from msgspec import Meta, Raw, Struct, field
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
 
 Scalar = str | int | float | bool | None
 Never = Annotated[int, Meta(gt=0, lt=0)]
@@ -40,7 +40,7 @@ class RuleVariation(Entity, gc=False, kw_only=True):
 
     id: Scalar
     key: Scalar
-    variables: list[VariableUsage] | None = field(default_factory=list)
+    variables: list[VariableUsage] | UnsetType | None = UNSET
     feature_enabled: Raw = field(name="featureEnabled", default=ABSENT)
 
 
