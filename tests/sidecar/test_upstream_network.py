@@ -136,6 +136,21 @@ async def test_a_proxy_that_refuses_is_named_without_its_password(scheme: str, a
         assert text not in f"{error} {error!r} {error.__cause__!r} {upstream!r} {upstream._proxies!r}"
 
 
+@pytest.mark.parametrize("inner", ["http", "https"])
+async def test_a_proxy_may_speak_tls_itself(hosts: Wire, inner: str) -> None:
+    """The user whose proxy wants TLS gets the datafile through it, and its certificate is checked like any other."""
+    async with proxy(hosts, tls=True) as tunnel, wire(ok(), tls=True) as plain:
+        way = tunnel if inner == "https" else plain
+        for trust, outcome in ((TRUST, None), ({}, "tls")):
+            environ = trust | {f"{inner}_proxy": way.origin}
+            async with Upstream(template=f"{inner}://{NAME}/{{sdk_key}}.json", environ=environ) as upstream:
+                if outcome is None:
+                    assert await body(upstream) == DATAFILE
+                else:
+                    assert (await refusal(upstream)).outcome == outcome
+        assert len(way.requests) == 1
+
+
 async def test_a_dead_proxy_is_named() -> None:
     """The user reads which proxy nobody answers at."""
     with closed_port() as port:

@@ -117,7 +117,7 @@ def head(status: int, *headers: str) -> bytes:
 
 
 @contextlib.asynccontextmanager
-async def proxy(target: Wire) -> AsyncIterator[Wire]:
+async def proxy(target: Wire, *, tls: bool = False) -> AsyncIterator[Wire]:
     """A proxy that records what it is asked and leads every CONNECT to `target`, whatever name was wanted."""
 
     async def connect(request: Request, writer: asyncio.StreamWriter) -> None:
@@ -128,7 +128,7 @@ async def proxy(target: Wire) -> AsyncIterator[Wire]:
         finally:
             writer_there.close()
 
-    async with wire(connect) as served:
+    async with wire(connect, tls=tls) as served:
         yield served
 
 

@@ -74,7 +74,7 @@ class Upstream:
         self._timeout_s = min(timeout_s, MAX_TIMEOUT_S)
         self._environ = dict(environ or {})
         self._proxies = Proxies.from_environ(self._environ)
-        self._headers = {"Accept": "application/json", "Accept-Encoding": "gzip", "User-Agent": user_agent}
+        self._headers = {"Accept-Encoding": "gzip", "User-Agent": user_agent}
         self._resolver = resolver
         self._trust: ssl.SSLContext | None = None
         self._session: aiohttp.ClientSession | None = None
@@ -155,7 +155,7 @@ class Upstream:
             proxy_headers=introduction if is_https else None,
             allow_redirects=False,
             proxy=proxy.url if proxy else None,
-            ssl=self._tls() if is_https else True,
+            ssl=self._tls() if is_https or (proxy and proxy.url.startswith("https:")) else True,
         ) as response:
             if response.status == 200:
                 return Fetched(await _received(response), _validators(url, response))
