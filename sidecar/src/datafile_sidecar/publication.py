@@ -67,29 +67,37 @@ class Publication:
             return None
         found = await asyncio.to_thread(datafile.parse, kept.body, self.sdk_key)
         if kept.status is not None and kept.status.sha256 == found.sha256:
-            self._status = kept.status
+            self._status = msgspec.structs.replace(
+                kept.status, sdk_key=self.sdk_key, revision=found.revision, size=found.size
+            )
             self.moments = Moments(kept.status.webhook, kept.status.fetched, kept.status.published, kept.status.checked)
         else:
             self._status = self._describe(found, "startup", 0)
         self.project_id = found.project_id
         return found, self._status.generation
 
-    async def publish(self, found: Datafile, trigger: str, generation: int, fetched: float | None) -> None:
-        """Rename a datafile into place. `fetched` is when upstream served it, None where it did not. Raises VolumeError."""
-        moments = replace(self.moments, fetched=fetched, checked=fetched, published=self._now())
+    async def publish(self, found: Datafile, trigger: str, generation: int, *, from_upstream: bool) -> None:
+        """Rename a datafile into place. Raises VolumeError."""
+        now = self._now()
+        asked = now if from_upstream else None
+        moments = replace(self.moments, fetched=asked, checked=asked, published=now)
         status = self._describe(found, trigger, generation, moments)
         await asyncio.to_thread(self._volume.publish, found.body, status)
-        self._status, self.moments, self.project_id = status, moments, found.project_id
+        webhook = self.moments.webhook
+        self._status, self.moments, self.project_id = status, replace(moments, webhook=webhook), found.project_id
+
+    def note_webhook(self) -> None:
+        """A webhook came for this key."""
+        self.moments.webhook = self._now()
 
     async def confirm(self) -> None:
         """Note that upstream serves what is there, on the volume at most once a second. Raises VolumeError."""
         written = self._status.checked if self._status else None
         self.moments.checked = self._now()
         if self._status is not None and not 0 <= self.moments.checked - (written or 0) < _REFRESH_S:
-            self._status = msgspec.structs.replace(
-                self._status, checked=self.moments.checked, webhook=self.moments.webhook
-            )
-            await asyncio.to_thread(self._volume.refresh, self._status)
+            status = msgspec.structs.replace(self._status, checked=self.moments.checked, webhook=self.moments.webhook)
+            await asyncio.to_thread(self._volume.refresh, status)
+            self._status = status
 
     def _describe(self, found: Datafile, trigger: str, generation: int, moments: Moments | None = None) -> Status:
         at = moments or self.moments

@@ -1,11 +1,10 @@
 """One loop per SDK key: wait until there is a reason, fetch, decide, publish. All news of a key end in its loop.
 
-Nothing here runs inside a request: `notify` notes what a webhook said and wakes the loop.
+Nothing here runs inside a request: `notify` notes what a webhook said and wakes the loop. Times are those of the event loop.
 """
 
 import asyncio
 import math
-import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from random import Random
@@ -63,7 +62,7 @@ class Syncer:
         self._wake = asyncio.Event()
         self._resting = asyncio.Event()
         self._chase_at = self._retry_at = self._poll_at = math.inf
-        self._turns_by = time.monotonic() + _STUCK_AFTER_S
+        self._turns_by = math.inf
 
     # What others ask
 
@@ -75,7 +74,7 @@ class Syncer:
     @property
     def is_alive(self) -> bool:
         """Whether the loop turns as it should. What upstream does has no part in it."""
-        return time.monotonic() < self._turns_by
+        return _now() < self._turns_by
 
     @property
     def problem(self) -> str | None:
@@ -103,8 +102,8 @@ class Syncer:
     def announce(self, revision: int, urls: tuple[str, ...], trigger: Trigger) -> bool:
         """A webhook named a revision of this key; whether the loop is awake for it now."""
         before = self._state
-        self._publication.moments.webhook = time.time()
-        self._state = reconcile.announce(before, revision, time.monotonic(), trigger)
+        self._publication.note_webhook()
+        self._state = reconcile.announce(before, revision, _now(), trigger)
         if self._state.announced != before.announced:
             upstream, _ = self._source()
             own = upstream.url(self.sdk_key)
@@ -118,8 +117,8 @@ class Syncer:
         """A webhook came that may mean this key: wake the loop to look."""
         if self._state.nudged is None:
             self._turns.wake()
-        self._publication.moments.webhook = time.time()
-        self._state = reconcile.nudge(self._state, time.monotonic(), trigger)
+        self._publication.note_webhook()
+        self._state = reconcile.nudge(self._state, _now(), trigger)
         self._rouse()
 
     def _rouse(self) -> None:
@@ -142,10 +141,10 @@ class Syncer:
         await self._resting.wait()
 
     async def _rest(self) -> None:
-        while (wait_s := self._next_at() - time.monotonic()) > 0:
+        while (wait_s := self._next_at() - _now()) > 0:
             self._wake.clear()
             self._resting.set()
-            self._turns_by = time.monotonic() + wait_s + _STUCK_AFTER_S
+            self._turns_by = _now() + wait_s + _STUCK_AFTER_S
             try:
                 async with asyncio.timeout(None if math.isinf(wait_s) else wait_s):
                     await self._wake.wait()
@@ -159,11 +158,11 @@ class Syncer:
     async def _turn(self) -> None:
         """Ask one source once, and arrange for the next turn whatever came of it."""
         self._resting.clear()
-        self._turns_by = time.monotonic() + _STUCK_AFTER_S
+        self._turns_by = _now() + _STUCK_AFTER_S
         self._expire()
         self._look_after_file()
         self._retry_at = math.inf
-        place = self._turns.take(time.monotonic())
+        place = self._turns.take(_now())
         if place is not None:
             trigger = self._state.trigger
             self._state = reconcile.begin(self._state)
@@ -171,7 +170,7 @@ class Syncer:
         self._plan()
 
     def _expire(self) -> None:
-        now = time.monotonic()
+        now = _now()
         self._state, overdue = reconcile.expire(self._state, now)
         for announcement in overdue:
             self._telemetry.webhook_overdue(self.sdk_key, announcement.revision, self._have, now - announcement.at)
@@ -184,7 +183,7 @@ class Syncer:
             self._telemetry.datafile_lost(self.sdk_key)
 
     def _plan(self) -> None:
-        now, pace = time.monotonic(), self._pace
+        now, pace = _now(), self._pace
         chase_s = reconcile.chase_in(self._state, now, pace.random.random())
         self._chase_at = math.inf if chase_s is None else now + chase_s
         if not self._state.announced:
@@ -201,7 +200,7 @@ class Syncer:
     async def _ask(self, place: str, trigger: Trigger) -> None:
         upstream, token = self._source()
         url = upstream.url(self.sdk_key) if place == CDN else place
-        started = time.monotonic()
+        started = _now()
         try:
             answer = await upstream.fetch(url, sdk_key=self.sdk_key, validators=self._validators.get(url), token=token)
             found = await self._parse(answer.body) if isinstance(answer, Fetched) else None
@@ -210,7 +209,7 @@ class Syncer:
         except InvalidDatafileError as error:
             return self._failed(place, FetchError("invalid", f"{url} served no valid datafile: {error}"))
         self._turns.answered(place)
-        took_s = time.monotonic() - started
+        took_s = _now() - started
         self._telemetry.fetch_succeeded(self.sdk_key, _label(place), "ok" if found else "not_modified", took_s)
         accepted = await self._written(self._accept(found, trigger, place) if found else self._confirm())
         if accepted and isinstance(answer, Fetched) and answer.validators:
@@ -221,7 +220,7 @@ class Syncer:
         return await asyncio.to_thread(datafile.parse, body, self.sdk_key)
 
     def _failed(self, place: str, error: FetchError) -> None:
-        now = time.monotonic()
+        now = _now()
         failures = self._turns.failed(place)
         if error.outcome in {"client_error", "throttled"}:
             wait_s = backoff.refusal_pause(self._pace.poll_interval_s, error.retry_after_s)
@@ -242,7 +241,7 @@ class Syncer:
         except VolumeError as problem:
             self._write_failures += 1
             wait_s = backoff.failure_pause(self._write_failures, self._pace.random.random())
-            self._retry_at = time.monotonic() + wait_s
+            self._retry_at = _now() + wait_s
             self._last_error = str(problem)
             self._telemetry.publish_failed(self.sdk_key, str(problem), wait_s)
             return False
@@ -251,7 +250,7 @@ class Syncer:
 
     async def _accept(self, found: Datafile, trigger: Trigger, place: str) -> bool:
         """Do with a valid datafile what it deserves; whether it is what is on the volume now. Raises VolumeError."""
-        now, version = time.monotonic(), Version(found.revision, found.sha256)
+        now, version = _now(), Version(found.revision, found.sha256)
         match reconcile.decide(self._state, version, now, self._pace.rollback_after_s):
             case Verdict.KEEP:
                 return await self._confirm()
@@ -266,11 +265,13 @@ class Syncer:
 
     async def _publish(self, found: Datafile, trigger: Trigger) -> None:
         before, version = self._state, Version(found.revision, found.sha256)
-        await self._publication.publish(found, trigger, reconcile.publish(before, version).generation, time.time())
+        await self._publication.publish(
+            found, trigger, reconcile.publish(before, version).generation, from_upstream=True
+        )
         fulfilled = reconcile.fulfilled(self._state, found.revision)
         self._state = reconcile.publish(self._state, version)
         self._last_error = None
-        self._tell_published(found, trigger, time.monotonic() - fulfilled.at if fulfilled else None)
+        self._tell_published(found, trigger, _now() - fulfilled.at if fulfilled else None)
         if reconcile.is_missed(before, found.revision, trigger):
             self._telemetry.webhook_missed(self.sdk_key, found.revision)
 
@@ -311,7 +312,7 @@ class Syncer:
 
     async def _start_from(self, found: Datafile) -> bool:
         if self._state.observed is None:
-            await self._publication.publish(found, Trigger.BOOTSTRAP, self._state.generation, None)
+            await self._publication.publish(found, Trigger.BOOTSTRAP, self._state.generation, from_upstream=False)
             self._state = reconcile.adopt(self._state, Version(found.revision, found.sha256))
             self._tell_published(found, Trigger.BOOTSTRAP, None)
         return True
@@ -338,6 +339,10 @@ def notify(syncers: Mapping[str, Syncer], event: DatafileUpdated, trigger: Trigg
         if event.revision is not None and syncers[key].announce(event.revision, event.urls, trigger)
     ]
     return (*awake, *concerned.nudged)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _label(place: str) -> str:

@@ -27,8 +27,8 @@ def failure_pause(failures: int, jitter: float) -> float:
 
 
 def refusal_pause(poll_interval_s: float, retry_after_s: float | None) -> float:
-    """Before a source is asked again that refused us: what it asked for, else a minute or the poll interval."""
-    return max(60.0, poll_interval_s) if retry_after_s is None else retry_after_s
+    """Before a source is asked again that refused us: what it asked for (a second at least), else a minute or the poll interval."""
+    return max(60.0, poll_interval_s) if retry_after_s is None else max(1.0, retry_after_s)
 
 
 def next_poll(now: float, interval_s: float, offset: float, jitter: float) -> float:

@@ -29,8 +29,9 @@ class Turns:
         """Let these URLs take turns with the CDN; those that are new come first."""
         known = {source.url for source in self._sources}
         new = [_Source(url) for url in dict.fromkeys(urls) if url not in known]
-        others = [source for source in self._sources if source is not self._cdn]
-        self._sources = [*[*new, *others][: _MAX_SOURCES - 1], self._cdn]
+        line = [*new, *self._sources]
+        kept = [source for source in line if source is not self._cdn][: _MAX_SOURCES - 1]
+        self._sources = [source for source in line if source is self._cdn or source in kept]
 
     def only_cdn(self) -> None:
         """Forget the URLs that webhooks named."""
@@ -68,4 +69,5 @@ class Turns:
             source.rests_until = 0.0
 
     def _find(self, url: str) -> _Source:
-        return next((source for source in self._sources if source.url == url), self._cdn)
+        """The source, or one that stands for it where it is forgotten already."""
+        return next((source for source in self._sources if source.url == url), _Source(url))
