@@ -1,4 +1,4 @@
-"""A real sidecar in a process of its own, for tests, demo and benchmarks."""
+"""Real processes, for tests, demo and benchmarks: the sidecar, and an app whose workers decide."""
 
 import asyncio
 import json
@@ -6,12 +6,14 @@ import os
 import signal
 import sys
 import tempfile
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from aiohttp import ClientError, ClientSession
 
+_ROOT = Path(__file__).parents[1]
 _PATIENCE_S = 10
 
 
@@ -62,13 +64,23 @@ class RunningSidecar:
         samples = (line.rpartition(" ") for line in lines if line and line[0] != "#")
         return {name: float(value) for name, _, value in samples}
 
+    async def logged(self, event: str, **fields: object) -> dict[str, Any]:
+        """Wait for a line of the log; the first one with this event and these fields."""
+        wanted = {"event": event, **fields}.items()
+        async with asyncio.timeout(_PATIENCE_S):
+            while True:
+                for line in self.logs:
+                    if all(line.get(name) == value for name, value in wanted):
+                        return line
+                await asyncio.sleep(0.005)
+
     async def stop(self) -> int:
         """Ask it to end (SIGTERM); its exit status. Raises TimeoutError when it does not."""
-        return await self._end(signal.SIGTERM)
+        return await _end(self._process, signal.SIGTERM)
 
     async def kill(self) -> int:
         """End it at once (SIGKILL); its exit status."""
-        return await self._end(signal.SIGKILL)
+        return await _end(self._process, signal.SIGKILL)
 
     async def __aenter__(self) -> Self:
         command = (sys.executable, "-m", "datafile_sidecar", "run")
@@ -111,8 +123,80 @@ class RunningSidecar:
         except ClientError:
             return False
 
-    async def _end(self, number: signal.Signals) -> int:
-        if self._process.returncode is None:
-            self._process.send_signal(number)
-        async with asyncio.timeout(_PATIENCE_S):
-            return await self._process.wait()
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """That a worker decided anew: `loaded` is when it began to decide by this revision, `decided` when; Unix seconds."""
+
+    worker: int
+    revision: int
+    on: bool
+    loaded: float
+    decided: float
+
+
+class RunningApp:
+    """`demo/app.py`, or another module that prints such lines: an async context manager that ends it, whatever happens."""
+
+    def __init__(self, *arguments: str, module: str = "demo.app", **environment: str) -> None:
+        self.decisions: list[Decision] = []
+        self._command = (sys.executable, "-m", module, *arguments)
+        self._environment = {"PATH": os.environ.get("PATH", ""), **environment}
+        self._stack = AsyncExitStack()
+
+    async def decided_by(self, revision: int, workers: int = 2) -> list[Decision]:
+        """Wait until so many workers have decided by this revision; their first decisions by it.
+
+        Raises RuntimeError with what the app has printed when it ends instead, or when they have not within 10 s.
+        """
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                while len(found := [made for made in self.decisions if made.revision == revision]) < workers:
+                    await self._read()
+        except TimeoutError:
+            have = [(made.worker, made.revision) for made in self.decisions[-2 * workers :]]
+            words = f"no decision by revision {revision} within {_PATIENCE_S} s; the last (worker, revision): {have}"
+            raise RuntimeError(f"{words}\n{self._log.read_text()}") from None
+        return found
+
+    async def stop(self) -> int:
+        """Ask it to end (SIGTERM); its exit status. Raises TimeoutError when it does not."""
+        return await _end(self._process, signal.SIGTERM)
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self._log = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "log"
+            with self._log.open("wb") as log:
+                self._process = await asyncio.create_subprocess_exec(
+                    *self._command,
+                    cwd=_ROOT,
+                    env=self._environment,
+                    stdout=asyncio.subprocess.PIPE,
+                    stderr=log,
+                    start_new_session=True,
+                )
+            stack.push_async_callback(self._kill)
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stack.aclose()
+
+    async def _kill(self) -> None:
+        with suppress(ProcessLookupError):  # of the group that we started: its workers, if the app left any behind
+            os.killpg(self._process.pid, signal.SIGKILL)
+        await _end(self._process, signal.SIGKILL)
+
+    async def _read(self) -> None:
+        assert self._process.stdout
+        line = await self._process.stdout.readline()
+        if not line:
+            raise RuntimeError(f"the app ended with status {await self._process.wait()}:\n{self._log.read_text()}")
+        self.decisions.append(Decision(**json.loads(line)))
+
+
+async def _end(process: asyncio.subprocess.Process, number: signal.Signals) -> int:
+    if process.returncode is None:
+        process.send_signal(number)
+    async with asyncio.timeout(_PATIENCE_S):
+        return await process.wait()

@@ -1,0 +1,146 @@
+"""A flag flips at Optimizely, and the workers of a running app decide by it a moment later. Real processes, ends by itself."""
+
+import asyncio
+import os
+import statistics
+import sys
+import tempfile
+import time
+from datetime import datetime
+from pathlib import Path
+
+from aiohttp import ClientError
+from tests.running import RunningApp, RunningSidecar
+
+from datafile_client.testing import make_datafile
+from datafile_sidecar.simulator import Simulator
+from demo.app import FLAG
+
+KEY, SECRET = "demo", "demo-secret"
+FLIPS = 6
+WORKERS = 2
+LATE_S = 1.0
+GREEN, RED, DIM = 32, 31, 2
+
+
+class DemoError(Exception):
+    """Something went otherwise than a user may expect; its text says what."""
+
+
+FAILURES = (DemoError, RuntimeError, ClientError, TimeoutError)
+
+
+class Stage:
+    """Optimizely (in this process), the sidecar, the app, and the next flip of its flag."""
+
+    def __init__(self, optimizely: Simulator, sidecar: RunningSidecar, app: RunningApp) -> None:
+        self.optimizely = optimizely
+        self._sidecar = sidecar
+        self._app = app
+        self._revision = 1
+
+    async def begin(self) -> None:
+        """Wait until every worker decides, and say who they are."""
+        workers = sorted(made.worker for made in await self._app.decided_by(1, WORKERS))
+        print(f"Optimizely's stand-in at {self.optimizely.url}, sidecar (process {self._sidecar.pid}),")
+        print(
+            f"an app with the workers {' and '.join(map(str, workers))}, which decide all the time. The flag is off.\n"
+        )
+        columns = ["webhook answered", "file published", *(f"worker {worker} decides" for worker in workers)]
+        print("Milliseconds after the webhook was sent:")
+        print(_coloured(DIM, f"{'flag':>6}" + "".join(f"{column:>24}" for column in columns)))
+
+    async def flip(self) -> list[float]:
+        """Flip the flag and print when what happened; for each worker, the ms from the webhook to its decision."""
+        self._revision += 1
+        on = self._revision % 2 == 0
+        self.optimizely.put(KEY, datafile(self._revision))
+        sent = time.time()
+        status = await self.optimizely.announce(KEY, self._revision)
+        answered = time.time()
+        if status != 202:
+            raise DemoError(f"the webhook of revision {self._revision} was answered {status}, not 202")
+        made = sorted(await self._app.decided_by(self._revision, WORKERS), key=lambda made: made.worker)
+        if [decision.on for decision in made] != [on] * WORKERS:
+            raise DemoError(f"a worker decided wrongly by revision {self._revision}: {made}")
+        line = await self._sidecar.logged("datafile.published", revision=self._revision)
+        published = datetime.fromisoformat(line["time"]).timestamp()
+        decided = [1000 * (decision.decided - sent) for decision in made]
+        times = [1000 * (answered - sent), 1000 * (published - sent), *decided]
+        flag = _coloured(GREEN if on else RED, f"{'on' if on else 'off':>6}")
+        print(flag + "".join(f"{ms:>24.1f}" for ms in times))
+        return decided
+
+    async def end(self) -> None:
+        """Check that no worker missed a flip or saw one twice, and that all end cleanly."""
+        for worker in {made.worker for made in self._app.decisions}:
+            seen = [made.revision for made in self._app.decisions if made.worker == worker]
+            if seen != list(range(1, self._revision + 1)):
+                raise DemoError(f"worker {worker} decided by the revisions {seen}, one after the other")
+        for name, process in (("app", self._app), ("sidecar", self._sidecar)):
+            if status := await process.stop():
+                raise DemoError(f"the {name} ended with status {status}")
+
+
+def datafile(revision: int) -> bytes:
+    """The flag is off at first, and then flips with each revision."""
+    return make_datafile(
+        {FLAG: {"on": revision % 2 == 0, "variables": {"revision": str(revision)}}}, revision=revision, sdk_key=KEY
+    )
+
+
+async def play(stage: Stage) -> None:
+    """The whole play, in some six seconds."""
+    await stage.begin()
+    decided: list[float] = []
+    for _ in range(FLIPS):
+        decided += await stage.flip()
+        await asyncio.sleep(0.5)
+    print(f"\nFrom the webhook to decide(): p50 {statistics.median(decided):.0f} ms, slowest {max(decided):.0f} ms.")
+    print(f"\nOnce more, with a CDN that gets the new datafile {LATE_S:g} s after the webhook:")
+    stage.optimizely.cdn_lag_s = stage.optimizely.origin_lag_s = LATE_S
+    late = await stage.flip()
+    await stage.end()
+    after = max(late) - 1000 * LATE_S
+    print(f"\nThe sidecar asked until it was there; both workers decided within {after:.0f} ms of it.")
+    print(f"All {WORKERS * (FLIPS + 1)} decisions were right, and every process ended cleanly.")
+
+
+async def main() -> int:
+    """Exit status 0 only when every decision was right and every process ended cleanly."""
+    with tempfile.TemporaryDirectory() as directory:
+        volume = Path(directory) / "volume"
+        try:
+            async with (
+                Simulator({KEY: datafile(1)}, secret=SECRET.encode()) as optimizely,
+                RunningSidecar(
+                    volume, sdk_keys=KEY, webhook_secrets=SECRET, url_template=optimizely.template
+                ) as sidecar,
+            ):
+                optimizely.webhook_urls = [sidecar.webhook_url]
+                await _with_app(optimizely, sidecar)
+        except FAILURES as error:
+            print(f"The demo failed: {error!s}", file=sys.stderr)
+            return 1
+    return 0
+
+
+async def _with_app(optimizely: Simulator, sidecar: RunningSidecar) -> None:
+    environment = {"DATAFILE_DIR": str(sidecar.directory), "DATAFILE_SDK_KEYS": KEY}
+    try:
+        async with asyncio.timeout(60), RunningApp(f"--workers={WORKERS}", **environment) as app:
+            await play(Stage(optimizely, sidecar, app))
+    except FAILURES:
+        print(f"\nThe sidecar's log:\n{sidecar.output}", file=sys.stderr)
+        raise
+
+
+def _coloured(code: int, text: str) -> str:
+    return f"\033[{code}m{text}\033[0m" if sys.stdout.isatty() and "NO_COLOR" not in os.environ else text
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(asyncio.run(main()))
+    except KeyboardInterrupt:
+        sys.exit(130)

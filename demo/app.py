@@ -1,0 +1,81 @@
+"""An app like any other: a parent process and its workers, each of which decides by an `OptimizelyWatcher` of its own.
+
+A real app decides when a request comes in. This one asks once a millisecond and prints each change of the answer, as a line of
+JSON, so that somebody outside can see when it decided by what.
+"""
+
+import argparse
+import json
+import multiprocessing
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import wait
+
+from optimizely.decision.optimizely_decide_option import OptimizelyDecideOption
+
+from datafile_client import OptimizelyWatcher
+
+FLAG = "checkout"
+"""Its variable `revision` names the revision of its datafile, so that one decision tells all."""
+
+# Nothing goes to Optimizely from here: no impression is sent.
+OPTIONS = {"default_decide_options": [OptimizelyDecideOption.DISABLE_DECISION_EVENT]}
+
+
+def work() -> None:
+    """One worker: decide until told to stop, or until the parent is gone."""
+    stop = _stop_on(signal.SIGTERM)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends its workers
+    parent = multiprocessing.parent_process()
+    answer = None
+    with OptimizelyWatcher(optimizely_options=OPTIONS) as watcher:
+        while not stop.is_set() and not wait([parent.sentinel] if parent else [], 0.001):
+            user = watcher.optimizely.create_user_context("user-1")
+            assert user  # it is None only for a user id that is no string
+            decision = user.decide(FLAG)
+            if (decision.enabled, decision.variables) != answer:
+                answer = decision.enabled, decision.variables
+                decided = time.time()
+                loaded_at = watcher.status().loaded_at
+                report(decision.enabled, decision.variables, loaded_at.timestamp() if loaded_at else decided, decided)
+
+
+def report(on: bool, variables: dict[str, str], loaded: float, decided: float) -> None:
+    """Print what was decided, by a datafile that was loaded when; both times are Unix seconds."""
+    worker = multiprocessing.current_process().pid
+    fields = {"worker": worker, "revision": int(variables["revision"]), "on": on, "loaded": loaded, "decided": decided}
+    print(json.dumps(fields), flush=True)
+
+
+def main() -> int:
+    """Run the workers until SIGTERM or SIGINT. Exit status: 1 when a worker ended by itself or not cleanly."""
+    parser = argparse.ArgumentParser(description="An app that decides all the time.")
+    parser.add_argument("--workers", type=int, default=2)
+    count = parser.parse_args().workers
+    stop = _stop_on(signal.SIGTERM, signal.SIGINT)
+    workers = [multiprocessing.get_context("spawn").Process(target=work, daemon=True) for _ in range(count)]
+    for worker in workers:
+        worker.start()
+    ended_by_itself: list[object] = []
+    while not stop.is_set() and not ended_by_itself:
+        ended_by_itself += wait([worker.sentinel for worker in workers], 0.1)
+    for worker in workers:
+        worker.terminate()
+    for worker in workers:
+        worker.join(8)
+    failed = [f"worker {worker.pid} ended with status {worker.exitcode}" for worker in workers if worker.exitcode != 0]
+    print("\n".join(failed), file=sys.stderr)
+    return int(bool(ended_by_itself or failed))
+
+
+def _stop_on(*numbers: signal.Signals) -> threading.Event:
+    stop = threading.Event()
+    for number in numbers:
+        signal.signal(number, lambda *_: stop.set())
+    return stop
+
+
+if __name__ == "__main__":
+    sys.exit(main())
