@@ -116,8 +116,9 @@ class Builder:
             raise InvalidDatafileError(path, f"the SDK cannot use it ({type(error).__name__}: {error})") from error
         if config.sdk_key not in (None, "", self._sdk_key):
             raise InvalidDatafileError(path, f"it is the datafile of another SDK key, {config.sdk_key!r}")
-        if not re.fullmatch("[0-9]{1,18}", str(config.revision)):
-            raise InvalidDatafileError(path, f"its revision is no decimal number: {config.revision!r}")
+        revision: object = config.revision
+        if not (isinstance(revision, str) and re.fullmatch("[0-9]{1,18}", revision)):
+            raise InvalidDatafileError(path, f"its revision is no decimal number in quotes: {revision!r}")
         return config
 
     def _instance(self, config: ProjectConfig) -> Optimizely:

@@ -1,0 +1,62 @@
+"""Wrong options are refused at once, in words."""
+
+from typing import Any
+
+import pytest
+from optimizely.helpers.sdk_settings import OptimizelySdkSettings
+from tests.client.conftest import MakeWatcher
+
+from datafile_client import DatafileClientError, InvalidOptionError
+
+
+def _settings(**attributes: Any) -> OptimizelySdkSettings:
+    settings = OptimizelySdkSettings()
+    vars(settings).update(attributes)
+    return settings
+
+
+WRONG = [
+    ({"datafile": "{}"}, "datafile.*reads it from the directory"),
+    ({"sdk_key": "KEY1"}, "sdk_key.*poll the CDN"),
+    ({"config_manager": object()}, "config_manager.*brings its own"),
+    ({"datafile_access_token": "t"}, "datafile_access_token.*sidecar fetches"),
+    ({"event_dispatchr": None}, "event_dispatchr.*it takes cmab_service.*event_dispatcher"),
+    ({"event_dispatcher": object()}, "dispatch_event"),
+    ({"logger": object()}, "a method log"),
+    ({"error_handler": object()}, "handle_error"),
+    ({"notification_center": object()}, "NotificationCenter"),
+    ({"event_processor": object()}, "a method process"),
+    ({"user_profile_service": object()}, "lookup and save"),
+    ({"cmab_service": object()}, "get_decision"),
+    ({"default_decide_options": "INCLUDE_REASONS"}, "must be a list"),
+    ({"default_decide_options": ["INCLUDE_REASON"]}, "OptimizelyDecideOption"),
+    ({"skip_json_validation": "yes"}, "True or False"),
+    ({"settings": {"odp_disabled": True}}, "OptimizelySdkSettings"),
+    ({"settings": _settings(segments_cache=object())}, "reset, lookup and save"),
+    ({"settings": _settings(odp_event_manager=object())}, "OdpEventManager"),
+    ({"settings": _settings(odp_segment_manager=object())}, "OdpSegmentManager"),
+    ({"event_processor_options": 5}, "a mapping"),
+    ({"event_processor_options": {"batchsize": 5}}, "batchsize.*there are batch_size"),
+    ({"event_processor_options": {"start_on_init": False}}, "start_on_init"),
+    ({"event_processor_options": {"batch_size": 0}}, "batch_size.*positive whole number, not 0"),
+    ({"event_processor_options": {"batch_size": 1.5}}, "batch_size"),
+    ({"event_processor_options": {"flush_interval": "30"}}, "flush_interval"),
+    ({"event_processor_options": {"timeout_interval": float("inf")}}, "timeout_interval"),
+    ({"event_processor_options": {"event_queue": []}}, "event_queue.*Queue"),
+]
+
+
+@pytest.mark.parametrize(("options", "reason"), WRONG)
+def test_a_wrong_option_is_refused_by_the_constructor(
+    options: dict[str, Any], reason: str, make_watcher: MakeWatcher
+) -> None:
+    """A user with a wrong option reads which and why before anything has started, not in a dead instance's log."""
+    with pytest.raises(InvalidOptionError, match=reason) as caught:
+        make_watcher(optimizely_options=options)
+    assert isinstance(caught.value, ValueError)
+    assert isinstance(caught.value, DatafileClientError)
+
+
+def test_none_means_the_sdks_default(make_watcher: MakeWatcher) -> None:
+    """A user may pass None for an option, as to the SDK."""
+    make_watcher(optimizely_options={"logger": None, "settings": None, "event_processor_options": None})

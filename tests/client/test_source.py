@@ -1,0 +1,240 @@
+"""The directory under all the conditions that it is met in."""
+
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from tests.client.conftest import MakeWatcher
+from tests.client.helpers import decide, publish, vouch, wait_until
+
+from datafile_client._source import MAX_BYTES, Source
+from datafile_client.errors import InvalidDatafileError
+from datafile_client.testing import make_datafile, write_datafile
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_directory_that_comes_late_is_found(tmp_path: Path, make_watcher: MakeWatcher) -> None:
+    """A user whose app is up before the directory gets the datafile when both are there (trap 40)."""
+    late = tmp_path / "late" / "deep"
+    watcher = make_watcher(directory=late, fallback=_fallback(tmp_path))
+    watcher.start(timeout=0)
+    write_datafile(late, "KEY1", make_datafile({}, revision=2))
+    assert watcher.wait_for_revision(2, timeout=5)
+    write_datafile(late, "KEY1", make_datafile({}, revision=3))
+    assert watcher.wait_for_revision(3, timeout=5)
+
+
+@pytest.mark.parametrize("how", ["removed", "renamed away"])
+def test_a_replaced_directory_is_watched_again(how: str, directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user keeps deciding while the directory is gone, and follows the new one (trap 40)."""
+    publish(directory, 1)
+    watcher = make_watcher()
+    watcher.start()
+    time.sleep(0.1)
+    if how == "removed":
+        shutil.rmtree(directory)
+    else:
+        directory.rename(directory.with_name("away"))
+    wait_until(lambda: watcher.status().last_error is not None)
+    assert watcher.revision == 1
+    directory.mkdir()
+    publish(directory, 2)
+    assert watcher.wait_for_revision(2, timeout=5)
+    publish(directory, 3)
+    assert watcher.wait_for_revision(3, timeout=5)
+    assert watcher.status().last_error is None
+
+
+@pytest.mark.parametrize("name", [".venv", "node_modules", "__pycache__", "x~"])
+def test_no_name_of_a_directory_is_ignored(name: str, tmp_path: Path, make_watcher: MakeWatcher) -> None:
+    """A user may keep the datafile in a directory that watchfiles' own filter would pass over (trap 42)."""
+    directory = tmp_path / name / "data"
+    write_datafile(directory, "KEY1", make_datafile({}, revision=1))
+    watcher = make_watcher(directory=directory, rescan_interval_s=30)
+    watcher.start()
+    time.sleep(0.2)
+    write_datafile(directory, "KEY1", make_datafile({}, revision=2))
+    assert watcher.wait_for_revision(2, timeout=1)
+
+
+def test_a_config_map_swap_is_seen(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user of a ConfigMap volume, where only the link ..data moves, gets the new flags by the event."""
+    for number in (1, 2):
+        write_datafile(directory / f"..{number}", "KEY1", make_datafile({}, revision=number))
+    (directory / "..data").symlink_to("..1")
+    (directory / "KEY1.json").symlink_to("..data/KEY1.json")
+    watcher = make_watcher(rescan_interval_s=30)
+    watcher.start()
+    time.sleep(0.2)
+    (directory / "..tmp").symlink_to("..2")
+    (directory / "..tmp").rename(directory / "..data")
+    assert watcher.wait_for_revision(2, timeout=1)
+
+
+def test_an_event_is_not_needed(directory: Path) -> None:
+    """A user on a mount without events gets the change with the next tick."""
+    source = Source(directory, "KEY1")
+    publish(directory, 1)
+    found = source.look()
+    assert found is not None
+    assert source.look() is None
+    assert found.data == publish(directory, 1)
+    assert source.look() is None
+    publish(directory, 2)
+    assert source.look() is not None
+
+
+def test_without_a_watcher_it_polls(directory: Path) -> None:
+    """A user on a node that is out of descriptors still gets new flags, and reads one warning (trap 41)."""
+    publish(directory, 1)
+    code = """
+import logging, os, resource, sys, threading, time
+from pathlib import Path
+from datafile_client import OptimizelyWatcher
+from tests.client.helpers import publish
+logging.basicConfig(level=logging.WARNING)
+directory = Path(sys.argv[1])
+watcher = OptimizelyWatcher(sdk_key="KEY1", directory=directory, rescan_interval_s=0.2)
+held = os.open("/dev/null", os.O_RDONLY)
+resource.setrlimit(resource.RLIMIT_NOFILE, (held + 2, resource.getrlimit(resource.RLIMIT_NOFILE)[1]))
+watcher.start()
+time.sleep(0.7)
+publish(directory, 2)
+assert watcher.wait_for_revision(2, timeout=5)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, directory], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("Cannot watch for changes") == 1
+    assert "Too many open files" in done.stderr
+
+
+BAD = {
+    "empty": b"",
+    "blank": b"  \n",
+    "HTML": b"<html>Sign in</html>",
+    "cut in half": make_datafile({"checkout": True}, revision=9)[:300],
+    "null": b"null",
+    "a list": b"[]",
+    "an empty object": b"{}",
+    "UTF-16": make_datafile({}, revision=9).decode().encode("utf-16"),
+    "invalid UTF-8": b'{"version":"4\xff"}',
+    "deep": b"[" * 100_000,
+    "a giant number": b'{"revision":' + b"9" * 5_000 + b"}",
+    "revision as a number": make_datafile({}, revision=9).replace(b'"revision": "9"', b'"revision": 9'),
+    "revision no number": make_datafile({}, revision=9).replace(b'"revision": "9"', b'"revision": "9e9"'),
+    "version 5": make_datafile({}, revision=9).replace(b'"version": "4"', b'"version": "5"'),
+    "another SDK key": make_datafile({}, revision=9, sdk_key="KEY2"),
+    "dangling rollout": make_datafile({"checkout": True}, revision=9).replace(
+        b'"rolloutId": "l1"', b'"rolloutId": "no"'
+    ),
+    "flag without a key": make_datafile({"checkout": True}, revision=9).replace(b'"key": "checkout"', b'"x": "y"'),
+    "null flags": make_datafile({}, revision=9).replace(b'"featureFlags": []', b'"featureFlags": null'),
+}
+
+
+@pytest.mark.parametrize("vouched", [False, True], ids=["checked here", "vouched for"])
+@pytest.mark.parametrize("bad", BAD.values(), ids=BAD)
+def test_a_bad_file_changes_no_decision(
+    bad: bytes, vouched: bool, directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user keeps the last good flags, reads one line that says why, and gets the next good ones (trap 45)."""
+    publish(directory, 3)
+    watcher = make_watcher(rescan_interval_s=0.05)
+    watcher.start()
+    if vouched:
+        vouch(directory, "KEY1", bad)
+    write_datafile(directory, "KEY1", bad)
+    wait_until(lambda: watcher.status().last_error is not None)
+    time.sleep(0.15)
+    assert decide(watcher.optimizely).enabled
+    assert watcher.revision == 3
+    warnings = [
+        record for record in caplog.records if record.name == "datafile_client" and record.levelno > logging.INFO
+    ]
+    assert len(warnings) == 1
+    assert str(directory / "KEY1.json") in warnings[0].getMessage()
+    publish(directory, 4)
+    assert watcher.wait_for_revision(4, timeout=5)
+    assert watcher.status().last_error is None
+
+
+@pytest.mark.parametrize("kind", ["directory", "dangling link", "FIFO", "sparse", "none"])
+def test_what_is_no_readable_file_changes_no_decision(kind: str, directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user keeps the last good flags whatever takes the file's place, without a hang and without reading a gigabyte."""
+    publish(directory, 1)
+    watcher = make_watcher()
+    watcher.start()
+    path = directory / "KEY1.json"
+    path.unlink()
+    if kind == "directory":
+        path.mkdir()
+    elif kind == "dangling link":
+        path.symlink_to("nowhere")
+    elif kind == "FIFO":
+        os.mkfifo(path)
+    elif kind == "sparse":
+        with path.open("wb") as file:
+            file.truncate(1 << 30)
+    wait_until(lambda: watcher.status().last_error is not None)
+    assert watcher.revision == 1
+    shutil.rmtree(path) if kind == "directory" else path.unlink(missing_ok=True)
+    publish(directory, 1)
+    wait_until(lambda: watcher.status().last_error is None)
+    publish(directory, 2)
+    assert watcher.wait_for_revision(2, timeout=5)
+
+
+def test_the_size_is_capped(directory: Path) -> None:
+    """A user's app never takes in more than the contract allows."""
+    source = Source(directory, "KEY1")
+    write_datafile(directory, "KEY1", b"x" * MAX_BYTES)
+    assert source.look() is not None
+    write_datafile(directory, "KEY1", b"x" * (MAX_BYTES + 1))
+    with pytest.raises(InvalidDatafileError, match="more than the 8388608 allowed"):
+        source.look()
+
+
+def test_a_byte_order_mark_does_no_harm(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user whose file was edited by hand, and got a BOM, decides by it (trap 30)."""
+    write_datafile(directory, "KEY1", b"\xef\xbb\xbf" + make_datafile({}, revision=43))
+    watcher = make_watcher()
+    watcher.start()
+    assert watcher.revision == 43
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"schema": 2}, {"schema": True}, {"schema": "1"}, {"sha256": "other"}, {"checked": "soon"}, {"checked": 5}],
+)
+def test_only_a_status_file_that_we_understand_vouches(fields: dict[str, object], directory: Path) -> None:
+    """A user's app checks for itself whenever the sidecar's word is not clear."""
+    datafile = publish(directory, 1)
+    vouch(directory, "KEY1", datafile, **fields)
+    found = Source(directory, "KEY1").look()
+    assert found is not None
+    assert found.vouched == (fields == {"checked": 5})
+    vouch(directory, "KEY1", datafile, unknown="field")
+    found = Source(directory, "KEY1").look()
+    assert found is not None
+    assert found.vouched
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"schema":1}', "[" * 20_000, "x" * 100_000])
+def test_a_broken_status_file_is_none(text: str, directory: Path) -> None:
+    """A user's app survives whatever the status file holds."""
+    (directory / "KEY1.status.json").write_text(text)
+    assert Source(directory, "KEY1").vouched() is None
+
+
+def _fallback(tmp_path: Path) -> Path:
+    path = tmp_path / "fallback.json"
+    path.write_bytes(make_datafile({}, revision=1))
+    return path

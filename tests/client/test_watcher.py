@@ -1,0 +1,317 @@
+"""The watcher as an app sees it: files in, decisions out."""
+
+import asyncio
+import datetime
+import logging
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.client.conftest import MakeWatcher
+from tests.client.helpers import decide, publish, vouch, wait_until
+
+from datafile_client import DatafileUnavailableError, InvalidOptionError, OptimizelyWatcher
+from datafile_client.testing import make_datafile, write_datafile
+
+
+def is_on(watcher: OptimizelyWatcher, flag: str = "checkout") -> bool:
+    """Ask the watcher's present instance for a decision."""
+    return bool(decide(watcher.optimizely, flag).enabled)
+
+
+def test_each_replacement_is_decided_by(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user gets the newest flags after every rename, not only after the first (trap 39)."""
+    publish(directory, 1)
+    watcher = make_watcher()
+    watcher.start(timeout=5)
+    assert is_on(watcher)
+    for revision in range(2, 6):
+        publish(directory, revision)
+        assert watcher.wait_for_revision(revision, timeout=5)
+        assert is_on(watcher) == (revision % 2 == 1)
+        assert watcher.revision == revision
+
+
+def test_other_bytes_under_the_same_revision_are_decided_by(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user gets the new flags even where the revision has not moved."""
+    publish(directory, 1)
+    watcher = make_watcher()
+    watcher.start(timeout=5)
+    publish(directory, 1, checkout=False)
+    wait_until(lambda: not is_on(watcher))
+    assert watcher.revision == 1
+
+
+def test_the_same_bytes_are_no_news(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user keeps the very same instance when a file is replaced by its equal."""
+    publish(directory, 1)
+    watcher = make_watcher()
+    watcher.start(timeout=5)
+    before = watcher.optimizely
+    publish(directory, 1)
+    time.sleep(0.5)
+    assert watcher.optimizely is before
+
+
+def test_start_fails_when_nothing_comes_and_goes_on_watching(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user is told at once what is missing and where, and can carry on until the datafile comes."""
+    watcher = make_watcher()
+    started = time.monotonic()
+    with pytest.raises(DatafileUnavailableError, match=r"KEY1.*no such file.*KEY1\.json.*sidecar") as caught:
+        watcher.start(timeout=0.3)
+    assert 0.3 <= time.monotonic() - started < 2
+    assert caught.value.sdk_key == "KEY1"
+    for use in (lambda: watcher.optimizely, lambda: watcher.revision):
+        with pytest.raises(DatafileUnavailableError, match="none has come yet"):
+            use()
+    publish(directory, 1)
+    assert watcher.wait_for_revision(1, timeout=5)
+    assert is_on(watcher)
+    assert watcher.status().last_error is None
+
+
+def test_start_waits_for_a_late_datafile(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user whose app starts before the sidecar waits no longer than the datafile takes."""
+    watcher = make_watcher()
+    timer = threading.Timer(0.4, publish, (directory, 1))
+    timer.start()
+    watcher.start(timeout=10)
+    timer.join()
+    assert watcher.revision == 1
+
+
+def test_a_timeout_of_zero_never_waits(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user who does not want to wait does not, and still gets a datafile that is there."""
+    watcher = make_watcher()
+    started = time.monotonic()
+    with pytest.raises(DatafileUnavailableError):
+        watcher.start(timeout=0)
+    assert time.monotonic() - started < 0.5
+    publish(directory, 1)
+    other = make_watcher()
+    other.start(timeout=0)
+    assert other.revision == 1
+
+
+def test_before_start_there_is_nothing(make_watcher: MakeWatcher, directory: Path) -> None:
+    """A user who forgot start() is told so."""
+    publish(directory, 1)
+    with pytest.raises(DatafileUnavailableError, match=r"start\(\) was not called"):
+        make_watcher().optimizely  # noqa: B018 - the property is what is asked
+    assert make_watcher().wait_for_revision(1, timeout=5) is False
+
+
+def test_the_fallback_decides_until_a_datafile_comes(
+    directory: Path, tmp_path: Path, make_watcher: MakeWatcher
+) -> None:
+    """A user decides by the fallback when nothing came in time, and by the real datafile as soon as it is there."""
+    fallback = tmp_path / "fallback.json"
+    fallback.write_bytes(make_datafile({"checkout": True}, revision=7))
+    watcher = make_watcher(fallback=fallback)
+    watcher.start(timeout=0.1)
+    assert (watcher.revision, watcher.status().source) == (7, "fallback")
+    publish(directory, 2)
+    wait_until(lambda: watcher.revision == 2)
+    assert watcher.status().source == "file"
+
+
+def test_a_broken_fallback_is_no_help(
+    tmp_path: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user with an unusable fallback gets the same error as without, and reads why."""
+    fallback = tmp_path / "fallback.json"
+    fallback.write_text("{}")
+    with pytest.raises(DatafileUnavailableError):
+        make_watcher(fallback=fallback).start(timeout=0)
+    assert "fallback.json" in caplog.text
+
+
+def test_with_starts_and_stops(directory: Path) -> None:
+    """A user of `with` has a running watcher inside the block and no thread after it."""
+    publish(directory, 1)
+    with OptimizelyWatcher(sdk_key="KEY1", directory=directory) as watcher:
+        assert watcher.revision == 1
+        assert [thread for thread in threading.enumerate() if thread.name == "datafile KEY1"]
+    assert not [thread for thread in threading.enumerate() if thread.name == "datafile KEY1"]
+
+
+async def test_async_with_leaves_the_loop_free(directory: Path) -> None:
+    """A user of asyncio waits for the datafile without stopping the loop."""
+    ticks = 0
+
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0.01)
+
+    ticker = asyncio.create_task(tick())
+    timer = threading.Timer(0.3, publish, (directory, 1))
+    timer.start()
+    async with OptimizelyWatcher(sdk_key="KEY1", directory=directory) as watcher:
+        assert watcher.revision == 1
+        assert ticks > 10
+    timer.join()
+    ticker.cancel()
+
+
+async def test_a_cancelled_start_leaves_nothing_behind(directory: Path) -> None:
+    """A user who gives up waiting in asyncio is not held by a thread that still waits."""
+    watcher = OptimizelyWatcher(sdk_key="KEY1", directory=directory)
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.2):
+            await watcher.__aenter__()
+    wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name == "datafile KEY1"], 2)
+
+
+def test_after_stop_the_last_instance_decides_on_and_start_works_again(
+    directory: Path, make_watcher: MakeWatcher
+) -> None:
+    """A user can decide to the very end, may stop twice, and may start again."""
+    publish(directory, 1)
+    watcher = make_watcher()
+    watcher.start()
+    watcher.stop()
+    watcher.stop()
+    publish(directory, 2)
+    time.sleep(0.4)
+    assert watcher.revision == 1
+    assert is_on(watcher)
+    watcher.start()
+    assert watcher.revision == 2
+
+
+def test_listeners_are_told_on_the_watchers_thread(
+    directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user is told of the present instance and of each later one, after the swap; a failing listener hurts nobody."""
+    publish(directory, 1)
+    watcher = make_watcher()
+    told: list[tuple[str, bool]] = []
+
+    def fails(_: Any) -> None:
+        raise ValueError("listener trouble")
+
+    def listen(optimizely: Any) -> None:
+        told.append((threading.current_thread().name, watcher.optimizely is optimizely))
+
+    watcher.on_update(fails)
+    watcher.start()
+    remove = watcher.on_update(listen)
+    wait_until(lambda: len(told) == 1, 0.9)
+    publish(directory, 2)
+    wait_until(lambda: len(told) == 2)
+    remove()
+    remove()
+    publish(directory, 3)
+    assert watcher.wait_for_revision(3)
+    time.sleep(0.1)
+    assert told == [("datafile KEY1", True)] * 2
+    assert caplog.text.count("callback failed at revision") == 3
+
+
+def test_a_listener_may_stop_the_watcher(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user may call stop() from a callback without a deadlock."""
+    publish(directory, 1)
+    watcher = make_watcher()
+    watcher.start()
+    done = threading.Event()
+
+    def stop(_: object) -> None:
+        watcher.stop()
+        done.set()
+
+    watcher.on_update(stop)
+    assert done.wait(3)
+
+
+def test_wait_for_revision_gives_up(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user who waits for a revision that does not come is told False in time."""
+    publish(directory, 1)
+    watcher = make_watcher()
+    watcher.start()
+    started = time.monotonic()
+    assert watcher.wait_for_revision(2, timeout=0.2) is False
+    assert time.monotonic() - started < 1
+    assert watcher.wait_for_revision(1, timeout=0) is True
+
+
+def test_status_tells_what_decides(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user sees what decides, since when, and when the sidecar last confirmed it."""
+    watcher = make_watcher(stale_after_s=60)
+    assert watcher.status().revision is None
+    assert watcher.status().stale
+    datafile = publish(directory, 1)
+    vouch(directory, "KEY1", datafile, checked="2026-01-02T03:04:05.678Z")
+    watcher.start()
+    status = watcher.status()
+    assert (status.sdk_key, status.path) == ("KEY1", str(directory / "KEY1.json"))
+    assert (status.revision, status.source, status.last_error) == (1, "file", None)
+    assert status.sha256 is not None
+    assert len(status.sha256) == 64
+    assert status.checked_at == datetime.datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=datetime.UTC)
+    assert status.stale
+    vouch(directory, "KEY1", datafile, checked=datetime.datetime.now(datetime.UTC).isoformat())
+    assert not watcher.status().stale
+    vouch(directory, "KEY1", b"another datafile", checked="2026-01-02T03:04:05.678Z")
+    assert not watcher.status().stale
+
+
+def test_without_a_limit_nothing_is_stale(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user who asked for no limit is never told of staleness."""
+    vouch(directory, "KEY1", publish(directory, 1), checked="2001-01-01T00:00:00Z")
+    watcher = make_watcher()
+    watcher.start()
+    assert not watcher.status().stale
+
+
+def test_the_settings_come_from_the_environment(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user in a pod passes no argument at all."""
+    publish(directory, 1)
+    monkeypatch.setenv("DATAFILE_SDK_KEYS", " KEY1,KEY1 \n")
+    monkeypatch.setenv("DATAFILE_DIR", str(directory))
+    with OptimizelyWatcher() as watcher:
+        assert watcher.revision == 1
+
+
+@pytest.mark.parametrize("keys", ["", "  ", "KEY1,KEY2", "../../etc", "KEY 1", "KEY1?x="])
+def test_a_wrong_sdk_key_is_refused_at_once(keys: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user with no, several or impossible SDK keys is told which setting to mend."""
+    monkeypatch.setenv("DATAFILE_SDK_KEYS", keys)
+    with pytest.raises(InvalidOptionError, match="DATAFILE_SDK_KEYS"):
+        OptimizelyWatcher()
+    with pytest.raises(InvalidOptionError, match="sdk_key"):
+        OptimizelyWatcher(sdk_key=keys)
+
+
+@pytest.mark.parametrize("option", ["stale_after_s", "rescan_interval_s"])
+@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
+def test_a_wrong_time_is_refused_at_once(option: str, value: float, make_watcher: MakeWatcher) -> None:
+    """A user cannot set an interval that would spin or never end."""
+    with pytest.raises(InvalidOptionError, match=option):
+        make_watcher(**{option: value})
+
+
+def test_repr_and_log_say_what_happens(
+    directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user who prints a watcher or reads the log sees the file and the revision."""
+    caplog.set_level(logging.INFO, "datafile_client")
+    watcher = make_watcher()
+    assert "without a datafile" in repr(watcher)
+    publish(directory, 1)
+    watcher.start()
+    assert repr(watcher) == f"<OptimizelyWatcher {directory / 'KEY1.json'} revision 1>"
+    assert "Deciding by revision 1 of KEY1 (file)" in caplog.text
+
+
+def test_two_keys_do_not_mix(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user with two projects in one directory gets each one's flags."""
+    publish(directory, 1)
+    write_datafile(directory, "KEY2", make_datafile({"checkout": False}, revision=8, sdk_key="KEY2"))
+    one, two = make_watcher(), make_watcher(sdk_key="KEY2")
+    one.start()
+    two.start()
+    assert (one.revision, is_on(one), two.revision, is_on(two)) == (1, True, 8, False)
