@@ -14,7 +14,7 @@ from typing import NoReturn
 import pytest
 from tests.sidecar.wire import DATAFILE, KEY, Request, Script, Wire, head, ok, wire
 
-from datafile_sidecar.core.answer import MAX_BYTES
+from datafile_sidecar.core.datafile import MAX_BYTES
 from datafile_sidecar.resolver import DaemonResolver, GetAddrInfo
 from datafile_sidecar.upstream import OUTCOMES, Fetched, FetchError, Upstream
 

@@ -202,6 +202,7 @@ class _Response(aiohttp.ClientResponse):
     async def start(self, connection: aiohttp.connector.Connection) -> "_Response":
         """Read the head, after asking to be told how the connection ends."""
         if (protocol := connection.protocol) is not None and (ending := protocol.closed) is not None:
+            ending.remove_done_callback(_noticed)  # one is enough for all the answers of a connection
             ending.add_done_callback(_noticed)
             self._ending = ending
         await super().start(connection)

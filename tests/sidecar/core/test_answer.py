@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datafile_sidecar.core.answer import MAX_BYTES, Body, BodyError, clean_validator, retry_after_s
+from datafile_sidecar.core.answer import Body, BodyError, clean_validator, retry_after_s
+from datafile_sidecar.core.datafile import MAX_BYTES
 
 NOW_S = 1_790_000_000.0
 

@@ -10,7 +10,8 @@ import zlib
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 
-MAX_BYTES = 8 * 1024 * 1024
+from datafile_sidecar.core.datafile import MAX_BYTES
+
 MAX_RETRY_AFTER_S = 600.0
 
 _SLICE = 256 * 1024
