@@ -152,7 +152,7 @@ class Upstream:
             URL(url, encoded=True),
             # Over https the proxy reads the CONNECT alone, without it the request itself.
             headers=headers if is_https else headers | introduction,
-            proxy_headers=introduction if is_https else None,
+            proxy_headers=introduction,
             allow_redirects=False,
             proxy=proxy.url if proxy else None,
             ssl=self._tls() if is_https or (proxy and proxy.url.startswith("https:")) else True,
