@@ -6,7 +6,7 @@ nothing. Source: Optimizely's page "Configure webhooks" (`X-Hub-Signature: sha1=
 
 import hashlib
 import hmac
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -97,27 +97,21 @@ def parse(body: bytes) -> DatafileUpdated | OtherEvent:
 def attribute(event: DatafileUpdated, projects: Mapping[str, str | None]) -> Attribution:
     """Whose event it is. `projects` maps each of our SDK keys to its datafile's project id, None while that is unknown.
 
-    The SDK key at the end of the URLs decides. Where the URLs carry none, as in older projects, the event may mean any key
-    of its project. Another project's event is never ours.
+    The SDK key at the end of the URLs decides, any of ours before others. Where they carry none (those of older projects are
+    empty or end in the project's id), the event may mean any key of its project. Another project's event is never ours.
     """
     same_project = [
         key
         for key, project_id in projects.items()
         if None in (project_id, event.project_id) or project_id == event.project_id
     ]
-    named = _keys_in(event.urls, event.project_id)
-    if not named:
-        return Attribution(nudged=tuple(same_project))
-    ours = tuple(key for key in same_project if key in named)
-    if event.revision is None:
-        return Attribution(nudged=ours)
-    return Attribution(announced=ours)
-
-
-def _keys_in(urls: Collection[str], project_id: str | None) -> set[str]:
-    """The SDK keys that the URLs end in; `…/<project id>.json`, the form of older projects, names none."""
-    stems = {_stem(url) for url in urls}
-    return stems - {"", project_id}
+    stems = {_stem(url) for url in event.urls}
+    ours = tuple(key for key in same_project if key in stems)
+    if ours and event.revision is not None:
+        return Attribution(announced=ours)
+    if not ours and stems - {"", event.project_id, *projects.values()}:
+        return Attribution()
+    return Attribution(nudged=ours or tuple(same_project))
 
 
 def _stem(url: str) -> str:
