@@ -1,0 +1,116 @@
+"""The parts of the documents that are made from the code: `python -m tests.contract.generated --write` makes them anew.
+
+Such a part stands between `<!-- name -->` and `<!-- end -->`.
+"""
+
+import re
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+import structlog
+from prometheus_client.parser import text_string_to_metric_families
+
+from datafile_sidecar import upstream
+from datafile_sidecar.core.reconcile import Trigger
+from datafile_sidecar.settings import VARIABLES
+from datafile_sidecar.telemetry import Telemetry
+
+ROOT = Path(__file__).parents[2]
+DECISIONS = ROOT / "docs/decisions"
+
+
+def variables() -> str:
+    """The sidecar's environment, as its settings define it."""
+    rows = [(f"`{one.name}`", one.default, one.meaning) for one in VARIABLES]
+    return _table(("variable", "default", "meaning"), rows)
+
+
+def metrics() -> str:
+    """The sidecar's own metrics, as a scrape shows them once each has been moved."""
+    return _table(("metric", "type", "labels", "what it says"), [(*row[:3], row[4]) for row in _metrics()])
+
+
+def labels() -> str:
+    """The values of those labels whose values we choose."""
+    rows = [
+        (name, f"`{label}`", ", ".join(f"`{value}`" for value in values))
+        for name, _, _, chosen, _ in _metrics()
+        for label, values in chosen.items()
+    ]
+    return _table(("metric", "label", "values"), rows)
+
+
+def decisions() -> str:
+    """A link to each record, with its title."""
+    titles = ((path.name, path.read_text().partition("\n")[0]) for path in sorted(DECISIONS.glob("[0-9]*.md")))
+    return "\n".join(f"- [{title.removeprefix('# ')}]({name})" for name, title in titles)
+
+
+PARTS: tuple[tuple[Path, str, Callable[[], str]], ...] = (
+    (ROOT / "README.md", "variables", variables),
+    (ROOT / "docs/configuration.md", "variables", variables),
+    (ROOT / "docs/contract.md", "metrics", metrics),
+    (ROOT / "docs/contract.md", "labels", labels),
+    (DECISIONS / "README.md", "decisions", decisions),
+)
+
+
+def part_of(text: str, name: str) -> str:
+    """What stands between the marks. Raises ValueError where they are missing."""
+    if (found := _between(name).search(text)) is None:
+        raise ValueError(f"there is no <!-- {name} --> … <!-- end -->")
+    return found[2].strip()
+
+
+def with_part(text: str, name: str, part: str) -> str:
+    """The text with what stands between the marks replaced."""
+    return _between(name).sub(lambda found: f"{found[1]}{part}\n{found[3]}", text)
+
+
+def write() -> list[str]:
+    """Bring every part up to date; the documents that changed."""
+    changed = []
+    for path, name, make in PARTS:
+        before = path.read_text()
+        after = with_part(before, name, make())
+        if after != before:
+            path.write_text(after)
+            changed.append(str(path.relative_to(ROOT)))
+    return changed
+
+
+def _metrics() -> list[tuple[str, str, str, dict[str, list[str]], str]]:
+    """Each metric: its name, type, labels, the values of those that we choose, and what it says."""
+    telemetry = Telemetry(structlog.wrap_logger(structlog.ReturnLogger()), time.monotonic)
+    telemetry.prepare("0", ["key"], [str(trigger) for trigger in Trigger], upstream.OUTCOMES)
+    telemetry.datafile_checked("key")
+    rows = []
+    for family in text_string_to_metric_families(telemetry.exposition().decode()):
+        if not family.name.startswith("datafile_sidecar_"):
+            continue
+        seen = {label for sample in family.samples for label in sample.labels} - {"le"}
+        chosen = {
+            label: list(dict.fromkeys(sample.labels[label] for sample in family.samples))
+            for label in sorted(seen - {"sdk_key", "version"})
+        }
+        name = f"`{family.name}{'_total' if family.type == 'counter' else ''}`"
+        rows.append(
+            (name, family.type, ", ".join(f"`{label}`" for label in sorted(seen)), chosen, family.documentation)
+        )
+    return rows
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in (head, tuple("---" for _ in head), *rows))
+
+
+def _between(name: str) -> re.Pattern[str]:
+    return re.compile(rf"(<!-- {name} -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:] != ["--write"]:
+        sys.exit(f"usage: python -m tests.contract.generated --write\n\n{__doc__}")
+    print(*write() or ["nothing has changed"], sep="\n")  # noqa: T201
