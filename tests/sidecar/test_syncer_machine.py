@@ -1,6 +1,7 @@
 """The real loop on a real volume, in virtual time, under any order of news, lags, failures, restarts and rollbacks."""
 
 import asyncio
+import itertools
 import json
 import shutil
 import tempfile
@@ -38,6 +39,7 @@ class FakeOptimizely:
         self.history: dict[str, list[tuple[float, int]]] = {CDN: [(0.0, 10)], ORIGIN: [(0.0, 10)]}
         self.fails_until = {CDN: 0.0, ORIGIN: 0.0}
         self.latency_s = 0.01
+        self.failure = FetchError("server_error", "it is down")
         self.fetches: list[tuple[float, str]] = []
 
     def url(self, _: str) -> str:
@@ -56,7 +58,7 @@ class FakeOptimizely:
         self.fetches.append((self._loop.time(), url))
         await asyncio.sleep(self.latency_s)
         if self._loop.time() < self.fails_until[url]:
-            raise FetchError("server_error", "it is down")
+            raise self.failure
         revision = self.serves(url)
         if validators and validators.etag == str(revision):
             return NotModified()
@@ -220,6 +222,24 @@ def test_a_webhook_ends_a_rest_once(house: House) -> None:
     assert house.optimizely.fetches
     house.wait(60)
     assert len(house.optimizely.fetches) < 40
+
+
+@pytest.mark.parametrize(
+    ("failure", "rest_s"), [(FetchError("client_error", "403"), 60.0), (FetchError("throttled", "429", 120.0), 120.0)]
+)
+def test_a_source_that_refuses_us_is_left_alone(house: House, failure: FetchError, rest_s: float) -> None:
+    """A wrong key or a throttled one costs one request a minute, or as few as were asked for, and recovers by itself."""
+    house.optimizely.failure = failure
+    house.optimizely.fails_until[CDN] = house.loop.time() + 1000
+    house.wait(2 * POLL_S)
+    house.optimizely.fetches.clear()
+    house.wait(10 * rest_s - 400)
+    times = [at for at, _ in house.optimizely.fetches]
+    assert times
+    assert all(later - earlier >= rest_s for earlier, later in itertools.pairwise(times))
+    house.optimizely.history[CDN].append((0, 11))
+    house.wait(1000 + rest_s)
+    assert house.published == 11
 
 
 def test_a_nudge_finds_what_came_up_to_a_minute_later(house: House) -> None:

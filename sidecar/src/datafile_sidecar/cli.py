@@ -28,7 +28,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     try:
         status: int = options.command(options, environ)
     except SettingsError as error:
-        return _complain("the settings can't be used:", *error.problems)
+        return _complain("the settings can't be used:", *error.problems, *_strange(environ))
     except CredentialsError as error:
         return _complain(str(error))
     return status
@@ -53,6 +53,9 @@ def run(_: argparse.Namespace, environ: Mapping[str, str]) -> int:
         return _until_signalled(daemon.run, telemetry.sidecar_stopping)
     except (VolumeError, ListenError) as error:
         _complain(str(error))
+        return 1
+    except Exception as error:
+        telemetry.sidecar_failed(error)
         return 1
 
 
@@ -146,6 +149,13 @@ def _add(commands: Any, name: str, command: Any, summary: str) -> argparse.Argum
 def _secrets(environ: Mapping[str, str]) -> tuple[bytes, ...]:
     fixed, path = settings.secrets(environ)
     return Secrets(path, fixed, time.monotonic).active
+
+
+def _strange(environ: Mapping[str, str]) -> list[str]:
+    return [
+        f"{name} is no setting" + (f"; is {nearest} meant?" if nearest else "")
+        for name, nearest in settings.unknown(environ).items()
+    ]
 
 
 def _complete(work: Coroutine[Any, Any, int]) -> int:

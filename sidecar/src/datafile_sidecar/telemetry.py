@@ -11,7 +11,16 @@ from typing import Final
 import prometheus_client as prometheus
 import structlog
 
-WEBHOOK_OUTCOMES: Final = ("accepted", "ignored", "malformed", "unverified", "too_large", "too_slow", "no_secret")
+WEBHOOK_OUTCOMES: Final = (
+    "accepted",
+    "ignored",
+    "malformed",
+    "unverified",
+    "too_large",
+    "too_slow",
+    "broken_off",
+    "no_secret",
+)
 FETCH_OUTCOMES: Final = ("ok", "not_modified", "invalid", "older")
 SOURCES: Final = ("cdn", "origin")
 _LATENCIES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600)
@@ -48,6 +57,9 @@ class Telemetry:
     def sidecar_stopped(self) -> None:
         self._log.info("sidecar.stopped")
 
+    def sidecar_failed(self, error: Exception) -> None:
+        self._log.error("sidecar.failed", reason=repr(error), exc_info=error, consequence="the process ends")
+
     def webhook_listening(self, address: str, port: int) -> None:
         self._log.info("webhook.listening", address=address, port=port)
 
@@ -64,6 +76,9 @@ class Telemetry:
 
     def volume_cleaned(self, names: Sequence[str]) -> None:
         self._log.info("volume.cleaned", removed=list(names))
+
+    def cleaning_failed(self, reason: str) -> None:
+        self._log.warning("cleaning.failed", reason=reason)
 
     # Credentials
 
