@@ -8,10 +8,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 _MAX_BYTES = 65536
+_FIXED = "DATAFILE_WEBHOOK_SECRETS"
+_MOUNTED = "DATAFILE_WEBHOOK_SECRETS_PATH"
+_TOKENS = "DATAFILE_ACCESS_TOKENS_PATH"
 
 
 class CredentialsError(Exception):
-    """A file or directory of secrets can't be used; its text names the path and the cause, never a content."""
+    """A file or directory of secrets can't be used; its text names setting, path and cause, never a content."""
+
+    def __init__(self, setting: str, problem: str) -> None:
+        super().__init__(f"{setting}: {problem}")
 
 
 class Secrets:
@@ -20,11 +26,12 @@ class Secrets:
     def __init__(self, path: Path | None, fixed: tuple[bytes, ...], clock: Callable[[], float]) -> None:
         """Read them once. Raises CredentialsError where a path was given and holds no secret. `clock` gives monotonic seconds."""
         self._path = path
-        self._fixed = fixed
+        self._fixed = tuple(secret.strip() for secret in fixed)
+        self._is_fixed_untrimmed = self._fixed != fixed
         self._clock = clock
         self._mounted: tuple[bytes, ...] = ()
         self._read_at = clock()
-        self.untrimmed: tuple[str, ...] = ()
+        self._untrimmed: tuple[str, ...] = ()
         self.reread()
 
     @property
@@ -32,16 +39,27 @@ class Secrets:
         """Every secret that may sign, none of them empty."""
         return self._fixed + self._mounted
 
+    @property
+    def untrimmed(self) -> tuple[str, ...]:
+        """The places, files or a variable, where white space stood around a secret."""
+        return ((_FIXED,) if self._is_fixed_untrimmed else ()) + self._untrimmed
+
     def reread(self) -> bool:
         """Read the mounted ones again; whether they changed. Raises CredentialsError and keeps the old ones."""
         if self._path is None:
             return False
         self._read_at = self._clock()
-        files = _files(self._path) if self._path.is_dir() else {self._path.name: _content(self._path)}
+        files = (
+            _files(_MOUNTED, self._path)
+            if os.path.isdir(self._path)
+            else {self._path.name: _content(_MOUNTED, self._path)}
+        )
         found = tuple(dict.fromkeys(stripped for content in files.values() if (stripped := content.strip())))
         if not found:
-            raise CredentialsError(f"{self._path} holds no webhook secret: every file in it is empty, or there is none")
-        self.untrimmed = tuple(name for name, content in files.items() if content != content.strip())
+            raise CredentialsError(
+                _MOUNTED, f"{self._path} holds no webhook secret: it is empty, and so is every file in it"
+            )
+        self._untrimmed = tuple(name for name, content in files.items() if content != content.strip())
         changed = found != self._mounted
         self._mounted = found
         return changed
@@ -64,11 +82,17 @@ class Tokens:
         """The token of this key, None where it needs none."""
         return self._tokens.get(sdk_key)
 
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self._tokens)
+
     def reread(self) -> bool:
         """Read them again; whether they changed. Raises CredentialsError and keeps the old ones."""
         if self._path is None:
             return False
-        found = {name: _token(self._path / name, content.strip()) for name, content in _files(self._path).items()}
+        found = {
+            name: _token(self._path / name, content.strip()) for name, content in _files(_TOKENS, self._path).items()
+        }
         changed = found != self._tokens
         self._tokens = found
         return changed
@@ -76,25 +100,28 @@ class Tokens:
 
 def _token(path: Path, content: bytes) -> str:
     if not content or any(not 0x21 <= byte <= 0x7E for byte in content):
-        raise CredentialsError(f"{path} holds no access token: one line of visible ASCII characters is expected")
+        raise CredentialsError(
+            _TOKENS, f"{path} holds no access token: one line of visible ASCII characters is expected"
+        )
     return content.decode("ascii")
 
 
-def _files(directory: Path) -> dict[str, bytes]:
+def _files(setting: str, directory: Path) -> dict[str, bytes]:
     """The files of a directory, links followed as in a mounted Secret; names with a leading dot are its inner workings."""
     try:
         names = sorted(name for name in os.listdir(directory) if not name.startswith("."))
     except OSError as problem:
-        raise CredentialsError(f"{directory} can't be listed: {problem.strerror}") from problem
-    return {name: _content(directory / name) for name in names if not (directory / name).is_dir()}
+        raise CredentialsError(setting, f"{directory} can't be listed: {problem.strerror}") from problem
+    return {name: _content(setting, directory / name) for name in names if not os.path.isdir(directory / name)}
 
 
-def _content(path: Path) -> bytes:
+def _content(setting: str, path: Path) -> bytes:
     try:
-        with path.open("rb") as file:
+        # A pipe must not hold up the event loop until somebody writes into it.
+        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
             content = file.read(_MAX_BYTES + 1)
     except OSError as problem:
-        raise CredentialsError(f"{path} can't be read: {problem.strerror}") from problem
+        raise CredentialsError(setting, f"{path} can't be read: {problem.strerror}") from problem
     if len(content) > _MAX_BYTES:
-        raise CredentialsError(f"{path} is larger than {_MAX_BYTES} bytes, so it is no secret")
+        raise CredentialsError(setting, f"{path} is larger than {_MAX_BYTES} bytes, so it is no secret")
     return content

@@ -9,10 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from datafile_sidecar.core.sources import Sources
+
 PREFIX = "DATAFILE_"
 _SDK_KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _PLACEHOLDERS = {"undefined", "null", "none"}
-_SERVICE_LINK = re.compile(r"_SERVICE_HOST$|_SERVICE_PORT(_.+)?$|_PORT(_\d+_[A-Z]+(_(PROTO|PORT|ADDR))?)?$")
+_SERVICE_LINK = re.compile(r".+(_SERVICE_HOST|_SERVICE_PORT(_.+)?|_PORT_\d+_[A-Z]+(_(PROTO|PORT|ADDR))?)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,7 @@ class Settings:
     directory: Path = Path("/var/run/datafile")
     webhook_secrets_path: Path | None = None
     webhook_secrets: tuple[bytes, ...] = field(default=(), repr=False)
+    """As they were written, with white space around them."""
     access_tokens_path: Path | None = None
     url_template: str | None = None
     poll_interval_s: float = 60.0
@@ -88,10 +91,14 @@ def unknown(environ: Mapping[str, str]) -> dict[str, str | None]:
     What Kubernetes sets for a Service whose name begins like ours is no mistake of anybody's and left out.
     """
     known = [variable.name for variable in VARIABLES]
-    strange = (
-        name for name in environ if name.startswith(PREFIX) and name not in known and not _SERVICE_LINK.search(name)
-    )
+    ours = (name for name in environ if name.startswith(PREFIX) and name not in known)
+    strange = (name for name in ours if not _is_service_link(name, environ[name]))
     return {name: next(iter(difflib.get_close_matches(name, known, n=1)), None) for name in sorted(strange)}
+
+
+def _is_service_link(name: str, value: str) -> bool:
+    # A name that merely ends in _PORT is told by its value, `tcp://…`: people write DATAFILE_ADMIN_PORT=8088, too.
+    return bool(_SERVICE_LINK.fullmatch(name)) or (name.endswith("_PORT") and "://" in value)
 
 
 def _read(variables: Iterable[Variable], environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
@@ -121,7 +128,8 @@ def _sdk_keys(text: str) -> tuple[str, ...]:
 
 
 def _secrets(text: str) -> tuple[bytes, ...]:
-    secrets = tuple(item.strip().encode() for item in text.split(",") if item.strip())
+    # Any byte may stand in a secret; those that are no UTF-8 reach us as lone surrogates.
+    secrets = tuple(item.encode("utf-8", "surrogateescape") for item in text.split(",") if item.strip())
     if not secrets:
         raise ValueError("it holds no secret: give the webhook's secret, or leave the variable out to poll only")
     return secrets
@@ -161,7 +169,7 @@ def _url_template(text: str) -> str:
         raise ValueError("a URL must not hold a user or password; put access tokens into DATAFILE_ACCESS_TOKENS_PATH")
     if "{sdk_key}" not in template.partition("://")[2].partition("/")[2]:
         raise ValueError("{sdk_key} must stand in the URL's path")
-    return template
+    return Sources(template).template
 
 
 def _split(url: str) -> urllib.parse.SplitResult | None:
@@ -176,9 +184,10 @@ def _split(url: str) -> urllib.parse.SplitResult | None:
 
 def _address(text: str) -> Address:
     host, colon, port = text.strip().rpartition(":")
-    host = host[1:-1] if host.startswith("[") and host.endswith("]") else host
-    bare_v6 = ":" in host and not text.strip().startswith("[")
-    if not colon or bare_v6 or not (port.isascii() and port.isdecimal()) or int(port) > 65535:
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    well_formed = bool(colon) and (":" in host) == bracketed and not any(c in "[]" or c.isspace() for c in host)
+    if not well_formed or not (port.isascii() and port.isdecimal() and len(port) <= 5) or int(port) > 65535:
         raise ValueError(f"{text.strip()[:60]!r} is no address: write :PORT, HOST:PORT or [IPV6]:PORT")
     return Address(host, int(port))
 
