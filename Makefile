@@ -23,14 +23,24 @@ demo: $(READY) ## Watch a flag flip in a running app a moment after a signed web
 
 .PHONY: check
 check: $(READY) ## Format, lint, types and layers
-	$(BIN)/ruff format --check --quiet .
-	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet --output-format concise .
+	$(BIN)/ruff check --quiet --output-format concise .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
 .PHONY: test
 test: check ## Everything that must pass, without root or system packages
 	$(BIN)/python -m pytest -m 'not system'
+
+# What tests need of the machine beyond pip. As root they are installed; else the tests that want them say what is missing.
+SYSTEM_PACKAGES := strace
+.PHONY: system-packages
+system-packages: ## Install the Debian packages that test-system wants (needs root)
+	@dpkg --status $(SYSTEM_PACKAGES) >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq $(SYSTEM_PACKAGES); }
+
+.PHONY: test-system
+test-system: $(READY) ## What needs root, a server or a system package; `make system-packages` first
+	$(BIN)/python -m pytest -m system
 
 .PHONY: format
 format: $(READY) ## Format the code and mend what the linter can
