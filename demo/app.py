@@ -14,14 +14,16 @@ import time
 from multiprocessing.connection import wait
 
 from optimizely.decision.optimizely_decide_option import OptimizelyDecideOption
+from optimizely.decision.optimizely_decision import OptimizelyDecision
+from optimizely.optimizely import Optimizely
 
 from datafile_client import OptimizelyWatcher
 
 FLAG = "checkout"
 """Its variable `revision` names the revision of its datafile, so that one decision tells all."""
 
-# Nothing goes to Optimizely from here: no impression is sent.
-OPTIONS = {"default_decide_options": [OptimizelyDecideOption.DISABLE_DECISION_EVENT]}
+NO_EVENTS = [OptimizelyDecideOption.DISABLE_DECISION_EVENT]
+"""Decide options: this app has nothing to tell Optimizely."""
 
 
 def work() -> None:
@@ -30,16 +32,21 @@ def work() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends its workers
     parent = multiprocessing.parent_process()
     answer = None
-    with OptimizelyWatcher(optimizely_options=OPTIONS) as watcher:
+    with OptimizelyWatcher(optimizely_options={"default_decide_options": NO_EVENTS}) as watcher:
         while not stop.is_set() and not wait([parent.sentinel] if parent else [], 0.001):
-            user = watcher.optimizely.create_user_context("user-1")
-            assert user  # it is None only for a user id that is no string
-            decision = user.decide(FLAG)
+            decision = decide(watcher.optimizely)
             if (decision.enabled, decision.variables) != answer:
                 answer = decision.enabled, decision.variables
                 decided = time.time()
                 loaded_at = watcher.status().loaded_at
-                report(decision.enabled, decision.variables, loaded_at.timestamp() if loaded_at else decided, decided)
+                report(*answer, loaded_at.timestamp() if loaded_at else decided, decided)
+
+
+def decide(optimizely: Optimizely) -> OptimizelyDecision:
+    """What a request does. Neither instance nor user outlives it."""
+    user = optimizely.create_user_context("user-1")
+    assert user  # it is None only for a user id that is no string
+    return user.decide(FLAG)
 
 
 def report(on: bool, variables: dict[str, str], loaded: float, decided: float) -> None:
