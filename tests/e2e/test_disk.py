@@ -10,6 +10,7 @@ import sys
 import textwrap
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.datafiles import realistic
@@ -25,6 +26,7 @@ pytestmark = [
     pytest.mark.skipif(not shutil.which("strace"), reason="needs strace: apt-get install strace"),
 ]
 KEY = "KEY1"
+SETTINGS: dict[str, Any] = {"sdk_keys": KEY, "webhook_secrets": "s", "poll_interval_s": 3600}
 
 
 @pytest.fixture
@@ -52,7 +54,12 @@ async def until(volume: Path, revision: int) -> None:
 
 async def test_a_full_volume_keeps_the_old_file_and_heals_itself(tmpfs: Path, simulator: Simulator) -> None:
     """ENOSPC: no half file, the cause in words, and once there is room the update arrives without help."""
-    settings = {"sdk_keys": KEY, "url_template": simulator.template, "webhook_secrets": "s", "poll_interval_s": 3600}
+    settings: dict[str, Any] = {
+        "sdk_keys": KEY,
+        "url_template": simulator.template,
+        "webhook_secrets": "s",
+        "poll_interval_s": 3600,
+    }
     async with RunningSidecar(tmpfs, **settings) as sidecar:
         simulator.webhook_urls = [sidecar.webhook_url]
         before = (tmpfs / f"{KEY}.json").read_bytes()
@@ -74,7 +81,12 @@ async def test_a_full_volume_keeps_the_old_file_and_heals_itself(tmpfs: Path, si
 
 async def test_a_volume_that_turned_read_only_heals_itself(tmpfs: Path, simulator: Simulator) -> None:
     """EROFS: the old file stays readable, and the update arrives when the mount is mended."""
-    settings = {"sdk_keys": KEY, "url_template": simulator.template, "webhook_secrets": "s", "poll_interval_s": 3600}
+    settings: dict[str, Any] = {
+        "sdk_keys": KEY,
+        "url_template": simulator.template,
+        "webhook_secrets": "s",
+        "poll_interval_s": 3600,
+    }
     async with RunningSidecar(tmpfs, **settings) as sidecar:
         simulator.webhook_urls = [sidecar.webhook_url]
         subprocess.run(["mount", "-o", "remount,ro", tmpfs], check=True)
@@ -200,4 +212,3 @@ def test_an_error_at_any_system_call_leaves_the_old_or_the_new_file(tmp_path: Pa
             assert scene.check() == 2
         else:
             assert scene.check() in {1, 2}
-

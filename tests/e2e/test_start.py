@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import ClientSession
@@ -80,7 +81,7 @@ async def test_a_kept_file_that_is_no_good_is_replaced(tmp_path: Path, simulator
 async def test_with_nothing_it_is_alive_not_ready_and_says_why(tmp_path: Path) -> None:
     """No datafile anywhere: probes answer at once, nothing restarts, and the end of the outage is the end of it."""
     async with wire(head(500, "Content-Length: 0")) as upstream:
-        settings = {"sdk_keys": KEY, "url_template": upstream.template}
+        settings: dict[str, Any] = {"sdk_keys": KEY, "url_template": upstream.template}
         async with RunningSidecar(tmp_path, ready=False, **settings) as sidecar:
             await sidecar.logged("fetch.failed")
             status, words = await readiness(sidecar)
@@ -101,7 +102,7 @@ async def test_the_bootstrap_file_steps_in_and_steps_back(tmp_path: Path) -> Non
         await asyncio.sleep(30)
 
     async with wire(silence) as upstream:
-        settings = {
+        settings: dict[str, Any] = {
             "sdk_keys": KEY,
             "url_template": upstream.template,
             "bootstrap_dir": packed,
@@ -122,7 +123,11 @@ async def test_the_bootstrap_file_never_replaces_anything_newer(tmp_path: Path) 
     (packed / f"{KEY}.json").write_bytes(minimal(40))
     (volume := tmp_path / "volume").mkdir()
     (volume / f"{KEY}.json").write_bytes(minimal(41))
-    settings = {"bootstrap_dir": packed, "bootstrap_after_s": 0, "url_template": "http://127.0.0.1:9/{sdk_key}.json"}
+    settings: dict[str, Any] = {
+        "bootstrap_dir": packed,
+        "bootstrap_after_s": 0,
+        "url_template": "http://127.0.0.1:9/{sdk_key}.json",
+    }
     async with RunningSidecar(volume, sdk_keys=KEY, **settings) as sidecar:
         await sidecar.logged("fetch.failed")
         assert revision(volume) == 41
@@ -162,7 +167,11 @@ async def test_several_keys_with_tokens_live_in_one_sidecar(tmp_path: Path) -> N
     bodies = {KEY: minimal(42), "KEY2": minimal(7, "KEY2")}
     async with Simulator(bodies, secret=SECRET.encode()) as simulator:
         simulator.access_tokens = {"KEY2": "token-two"}
-        settings = {"url_template": simulator.template, "access_tokens_path": tokens, "poll_interval_s": 3600}
+        settings: dict[str, Any] = {
+            "url_template": simulator.template,
+            "access_tokens_path": tokens,
+            "poll_interval_s": 3600,
+        }
         async with RunningSidecar(volume, sdk_keys="KEY1,KEY2", webhook_secrets=SECRET, **settings) as sidecar:
             simulator.webhook_urls = [sidecar.webhook_url]
             assert (revision(volume), revision(volume, "KEY2")) == (42, 7)
@@ -207,7 +216,7 @@ def mount(directory: Path, version: str, files: dict[str, str]) -> None:
 
 async def test_the_event_of_an_old_project_is_a_reason_to_look(tmp_path: Path, simulator: Simulator) -> None:
     """Empty URLs, no environment, a revision that does not compare: what changed is found, and the target is not raised."""
-    settings = {"url_template": simulator.template, "webhook_secrets": SECRET, "poll_interval_s": 3600}
+    settings: dict[str, Any] = {"url_template": simulator.template, "webhook_secrets": SECRET, "poll_interval_s": 3600}
     async with RunningSidecar(tmp_path, sdk_keys=KEY, **settings) as sidecar:
         simulator.put(KEY, minimal(43))
         data = {"revision": 9000, "origin_url": "", "cdn_url": ""}

@@ -6,7 +6,11 @@ Work for threads is done at once, in the loop's own thread, so that nothing happ
 import asyncio
 import selectors
 from collections.abc import Callable
-from typing import Any
+from concurrent.futures import Executor
+from typing import TypeVar, TypeVarTuple
+
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
 
 
 class _Jumping(selectors.SelectSelector):
@@ -36,9 +40,11 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Seconds on the clock that jumps."""
         return self._jumping.now
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> asyncio.Future[Any]:
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[*Arguments], Result], *args: *Arguments
+    ) -> asyncio.Future[Result]:
         """Do it now; its result is there when it is awaited."""
-        future = self.create_future()
+        future: asyncio.Future[Result] = self.create_future()
         try:
             future.set_result(func(*args))
         except Exception as problem:  # handed to whoever awaits it, as a thread would
