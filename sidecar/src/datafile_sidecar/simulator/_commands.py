@@ -25,13 +25,14 @@ async def send_webhook(
 ) -> int:
     """Sign and post a test event for one SDK key, and say what the answer means. Exit status: 0 for 2xx, else 1.
 
-    A `project_id` of None is left out of the event, so that it is right for any project.
+    The event's URL has no host, so that the sidecar fetches where it is set up to, a stand-in or the real CDN. A
+    `project_id` of None is left out of the event, so that it is right for any project.
     """
     body = webhook_body(
         revision,
         project_id=project_id,
         timestamp=int(time.time()),
-        cdn_url=f"https://cdn.optimizely.com/datafiles/{sdk_key}.json",
+        cdn_url=f"/datafiles/{sdk_key}.json",
         environment=environment,
     )
     async with ClientSession(timeout=TIMEOUT) as session:
