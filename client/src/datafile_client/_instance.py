@@ -169,6 +169,11 @@ def collection_paused() -> Iterator[None]:
         try:
             yield
         finally:
+            # All that was built would be traversed as young, twice, although none of it is garbage: thawing what was frozen
+            # puts it straight among the old. Not where the app has frozen something itself.
+            if not gc.get_freeze_count():
+                gc.freeze()
+                gc.unfreeze()
             gc.enable()
             _paused_by.clear()
 

@@ -18,6 +18,7 @@ from optimizely.optimizely import Optimizely
 from datafile_client._instance import Builder, Loaded, resume_collection_in_child
 from datafile_client._options import check_options
 from datafile_client._process import PerProcess, stop_at_exit
+from datafile_client._report import Report
 from datafile_client._source import Found, Source, is_mount_of_its_own, read_datafile
 from datafile_client.errors import DatafileUnavailableError, InvalidDatafileError, InvalidOptionError
 
@@ -65,8 +66,9 @@ class _Listener:
 class _Engine:
     """What lives and dies with one process: the thread and its locks."""
 
-    def __init__(self, source: Source) -> None:
+    def __init__(self, source: Source, report: Report) -> None:
         self.source = source
+        self.report = report
         self.lock = threading.Lock()
         self.changed = threading.Condition()
         self.wake = threading.Event()
@@ -88,6 +90,7 @@ class _Engine:
             self.changed.notify_all()
         if self.thread is not None and self.thread is not threading.current_thread():
             self.thread.join(_JOIN_S)
+        self.report.close()
 
 
 class OptimizelyWatcher:
@@ -269,10 +272,12 @@ class OptimizelyWatcher:
 
     # In each process: an engine, made and started at its first use there.
 
-    def _make_engine(self, _inherited: _Engine | None) -> _Engine:
+    def _make_engine(self, inherited: _Engine | None) -> _Engine:
+        if inherited is not None:
+            inherited.report.close()  # as long as a copy is open, the parent would count as alive
         resume_collection_in_child()
         stop_at_exit(self)
-        return _Engine(Source(self._directory, self._sdk_key))
+        return _Engine(Source(self._directory, self._sdk_key), Report(self._directory, self._sdk_key))
 
     def _attend(self) -> _Engine | None:
         """Make sure that somebody looks; runs at every use and costs a microsecond."""
@@ -301,6 +306,8 @@ class OptimizelyWatcher:
                     look_at = engine.ran_at + self._rescan_interval_s
                     self._look(engine)
                 self._tell()
+                if self._current is not None:
+                    engine.report.keep_up(self._current.revision, engine.ran_at)
             except Exception:  # whatever it is, flags that freeze without a word would be worse
                 _log.exception("Unexpected trouble with %s; still watching", self._path)
 

@@ -1,0 +1,246 @@
+"""Forks and endings: no process loses an event, sends another's, or hangs."""
+
+import gc
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.client.conftest import MakeWatcher
+from tests.client.helpers import LocalDispatcher, Receiver, publish, running, wait_until
+
+from datafile_client import OptimizelyWatcher
+from datafile_client._instance import collection_paused
+from datafile_client._process import PerProcess
+
+ROOT = Path(__file__).parents[2]
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Fork; do the work in the child and leave as a server's worker does, through the exit handlers."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        work()
+        status = 0
+        import atexit
+
+        atexit._run_exitfuncs()
+    finally:
+        os._exit(status)
+
+
+def reap(children: list[int], timeout: float = 20) -> list[int]:
+    """Wait for all; kill what hangs. Return the exit codes."""
+    codes = []
+    deadline = time.monotonic() + timeout
+    for child in children:
+        while True:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                codes.append(os.waitstatus_to_exitcode(status))
+                break
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+            time.sleep(0.01)
+    return codes
+
+
+def test_forked_children_follow_and_send_their_own_events(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user of a preloading server gets new flags and every event once from each child, forked amid swaps (trap 43)."""
+    publish(directory, 1)
+    with Receiver() as receiver:
+        watcher = make_watcher(optimizely_options={"event_dispatcher": LocalDispatcher(receiver.port)})
+        watcher.start()
+        watcher.optimizely.track("bought", "parent")
+        busy = threading.Event()
+
+        def swap() -> None:
+            revision = 2
+            while not busy.is_set():
+                publish(directory, revision)
+                revision += 1
+                time.sleep(0.01)
+            publish(directory, 10_000)
+
+        def work() -> None:
+            name = os.getpid()
+            watcher.optimizely.track("bought", f"{name}-first")
+            assert watcher.wait_for_revision(10_000, timeout=10)
+            for number in range(9):
+                watcher.optimizely.track("bought", f"{name}-{number}")
+
+        children = []
+        with running([threading.Thread(target=swap)]):
+            for _ in range(12):
+                children.append(in_child(work))
+                watcher.optimizely.track("bought", f"parent-{len(children)}")
+            busy.set()
+        assert reap(children) == [0] * 12
+        assert watcher.wait_for_revision(10_000)
+        watcher.stop()
+        assert set(receiver.users.values()) == {1}
+        assert len(receiver.users) == 1 + 12 + 12 * 10
+
+
+def test_a_child_does_not_send_what_its_parent_has_queued(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user's queued events are sent by the process that made them, although a fork copies the queue."""
+    publish(directory, 1)
+    with Receiver() as receiver:
+        options = {
+            "event_dispatcher": LocalDispatcher(receiver.port),
+            "event_processor_options": {"batch_size": 50, "flush_interval": 60},
+        }
+        watcher = make_watcher(optimizely_options=options)
+        watcher.start()
+        watcher.optimizely.track("bought", "parent")
+        instance = watcher.optimizely  # a child may also have kept the instance and never ask the watcher
+        assert reap([in_child(lambda: instance.track("bought", "child"))]) == [0]
+        assert list(receiver.users) == ["child"]
+        watcher.stop()
+        assert receiver.users == {"child": 1, "parent": 1}
+
+
+def test_a_forked_child_sees_what_changed_before_its_first_use(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user's child decides by the newest datafile at its very first use, however late that is."""
+    publish(directory, 1)
+    watcher = make_watcher()
+    watcher.start()
+
+    def work() -> None:
+        wait_until(lambda: b'"revision": "2"' in (directory / "KEY1.json").read_bytes())
+        assert watcher.revision == 2
+
+    child = in_child(work)
+    publish(directory, 2)
+    assert reap([child]) == [0]
+
+
+def test_a_child_of_a_paused_parent_collects_garbage() -> None:
+    """A user's child that was forked in the midst of a build has its garbage collector on."""
+
+    def work() -> None:
+        assert gc.isenabled()
+
+    with collection_paused():
+        child = in_child(work)
+    assert reap([child]) == [0]
+    assert gc.isenabled()
+
+
+def test_an_inherited_lock_holds_no_child() -> None:
+    """A user's child makes its own value even if the fork came while the parent was making one."""
+    entered, leave = threading.Event(), threading.Event()
+
+    def make(_: int | None) -> int:
+        if os.getpid() == parent:
+            entered.set()
+            leave.wait(10)
+        return os.getpid()
+
+    parent = os.getpid()
+    value = PerProcess(make)
+    with running([threading.Thread(target=value.get)]):
+        assert entered.wait(5)
+
+        def work() -> None:
+            assert value.get() == os.getpid()
+
+        assert reap([in_child(work)], timeout=5) == [0]
+        leave.set()
+    assert value.get() == parent
+
+
+SCRIPT = """
+import sys
+from datafile_client import OptimizelyWatcher
+from tests.client.helpers import LocalDispatcher
+watcher = OptimizelyWatcher(
+    sdk_key="KEY1", directory=sys.argv[1], optimizely_options={"event_dispatcher": LocalDispatcher(int(sys.argv[2]))}
+)
+watcher.start()
+for number in range(50):
+    watcher.optimizely.track("bought", str(number))
+"""
+
+
+@pytest.mark.parametrize("ending", ["", "sys.exit(3)", "raise ValueError('oops')"])
+def test_events_are_sent_at_exit_without_stop(ending: str, directory: Path) -> None:
+    """A user's script that just ends, in whatever way, has sent its events; its exit code and output are its own."""
+    publish(directory, 1)
+    with Receiver() as receiver:
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", SCRIPT + ending, directory, str(receiver.port)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            timeout=20,
+            check=False,
+        )
+        assert receiver.users == {str(number): 1 for number in range(50)}
+    assert done.returncode == {"": 0, "sys.exit(3)": 3}.get(ending, 1)
+    assert ("oops" in done.stderr) == ("oops" in ending)
+    assert "Fatal" not in done.stderr
+    assert done.stderr == "" or "oops" in ending
+
+
+def test_signals_are_the_apps(directory: Path) -> None:
+    """A user's own handlers run exactly once, and nothing of ours delays the exit (trap 49)."""
+    publish(directory, 1)
+    code = SCRIPT + (
+        "import signal, time, os\n"
+        "def leave(number, _): print('handled', number); sys.exit(7)\n"
+        "signal.signal(signal.SIGTERM, leave)\n"
+        "print('up', flush=True)\n"
+        "time.sleep(30)\n"
+    )
+    with (
+        Receiver() as receiver,
+        subprocess.Popen(
+            [sys.executable, "-c", code, directory, str(receiver.port)], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        ) as app,
+    ):
+        assert app.stdout is not None
+        assert app.stdout.readline() == "up\n"
+        started = time.monotonic()
+        app.send_signal(signal.SIGTERM)
+        assert app.stdout.read() == "handled 15\n"
+        assert app.wait(5) == 7
+        assert time.monotonic() - started < 2
+        assert len(receiver.users) == 50
+
+
+def _track(directory: Path, port: int, name: str) -> None:
+    watcher = OptimizelyWatcher(
+        sdk_key="KEY1", directory=directory, optimizely_options={"event_dispatcher": LocalDispatcher(port)}
+    )
+    watcher.start()
+    for number in range(10):
+        watcher.optimizely.track("bought", f"{name}-{number}")
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_children_of_multiprocessing_send_their_events(method: str, directory: Path) -> None:
+    """A user's multiprocessing children, which leave without exit handlers, have sent all that they tracked."""
+    publish(directory, 1)
+    context: Any = multiprocessing.get_context(method)
+    with Receiver() as receiver:
+        children = [
+            context.Process(target=_track, args=(directory, receiver.port, f"child{number}")) for number in range(2)
+        ]
+        for child in children:
+            child.start()
+        for child in children:
+            child.join(20)
+            assert child.exitcode == 0
+        assert len(receiver.users) == 20
+        assert set(receiver.users.values()) == {1}

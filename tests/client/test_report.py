@@ -1,0 +1,149 @@
+"""What the sidecar hears from each process."""
+
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.client.conftest import MakeWatcher
+from tests.client.helpers import publish, wait_until
+
+from datafile_client import OptimizelyWatcher
+from datafile_client._report import Report
+
+
+@contextmanager
+def listening(directory: Path) -> Iterator[socket.socket]:
+    """Listen where the sidecar would."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as server:
+        here = os.open(directory, os.O_PATH)
+        server.bind(f"/proc/self/fd/{here}/sidecar.sock")
+        os.close(here)
+        server.listen()
+        server.settimeout(5)
+        yield server
+    (directory / "sidecar.sock").unlink()
+
+
+def hear(connection: socket.socket) -> dict[str, Any]:
+    """Read one line."""
+    connection.settimeout(5)
+    with connection.makefile("rb", buffering=0) as lines:
+        return dict(json.loads(lines.readline(512)))
+
+
+def test_the_sidecar_hears_of_each_swap_and_of_the_end(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user can ask the sidecar who decides by what: a line on connecting, one after each swap, an end at stop()."""
+    publish(directory, 1)
+    with listening(directory) as server:
+        watcher = make_watcher()
+        watcher.start()
+        connection, _ = server.accept()
+        with connection:
+            first = hear(connection)
+            assert len(first.pop("id")) == 8
+            assert first == {"v": 1, "sdk_key": "KEY1", "pid": os.getpid(), "host": socket.gethostname(), "revision": 1}
+            publish(directory, 2)
+            assert hear(connection)["revision"] == 2
+            watcher.stop()
+            assert connection.recv(1) == b""
+
+
+def test_a_restarted_sidecar_hears_of_everybody(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user's workers are counted by the next sidecar, too, and nobody minds that there was none."""
+    publish(directory, 1)
+    watcher = make_watcher(rescan_interval_s=0.1)
+    watcher.start()
+    time.sleep(0.2)
+    for _ in range(2):
+        with listening(directory) as server:
+            connection, _ = server.accept()
+            with connection:
+                assert hear(connection)["revision"] == 1
+    assert watcher.revision == 1
+
+
+def test_a_long_path_is_no_hindrance(tmp_path: Path) -> None:
+    """A user whose directory's name is longer than a socket's address is counted all the same."""
+    directory = tmp_path / ("x" * 100) / ("y" * 100)
+    directory.mkdir(parents=True)
+    report = Report(directory, "KEY1")
+    with listening(directory) as server:
+        report.keep_up(5, now=0.0)
+        connection, _ = server.accept()
+        with connection:
+            assert hear(connection)["revision"] == 5
+            descriptors = len(os.listdir("/proc/self/fd"))
+            report.close()
+            assert len(os.listdir("/proc/self/fd")) == descriptors - 1
+
+
+def test_a_sidecar_that_accepts_nobody_blocks_nobody(directory: Path) -> None:
+    """A user's app does not wait for a sidecar that is stopped with a full backlog."""
+    with listening(directory) as server:
+        server.listen(0)
+        reports = [Report(directory, "KEY1") for _ in range(10)]
+        started = time.monotonic()
+        for report in reports:
+            report.keep_up(1, now=0.0)
+        assert time.monotonic() - started < 0.5
+        for report in reports:
+            report.close()
+
+
+def test_a_forked_child_counts_from_its_first_use(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user with a preloading server sees one worker per process that decides, and each ends with its process."""
+    publish(directory, 1)
+    with listening(directory) as server:
+        watcher = make_watcher()
+        watcher.start()
+        parent, _ = server.accept()
+        with parent:
+            own = hear(parent)
+            child = os.fork()
+            if not child:
+                _use_and_wait(watcher)
+            try:
+                connection, _ = server.accept()
+                with connection:
+                    line = hear(connection)
+                    assert (line["pid"], line["revision"]) == (child, 1)
+                    assert line["id"] != own["id"]
+                    watcher.stop()
+                    assert parent.recv(1) == b""  # the child holds no copy of its parent's connection
+            finally:
+                os.kill(child, 9)
+                os.waitpid(child, 0)
+
+
+def test_a_child_that_uses_nothing_keeps_no_parent_alive(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user's helper process, forked by the way, neither counts as a worker nor keeps a dead one in the count."""
+    publish(directory, 1)
+    with listening(directory) as server:
+        watcher = make_watcher()
+        watcher.start()
+        connection, _ = server.accept()
+        with connection:
+            hear(connection)
+            child = os.fork()
+            if not child:
+                time.sleep(20)
+                os._exit(1)
+            try:
+                watcher.stop()
+                assert connection.recv(1) == b""
+            finally:
+                os.kill(child, 9)
+                os.waitpid(child, 0)
+
+
+def _use_and_wait(watcher: OptimizelyWatcher) -> None:
+    try:
+        assert watcher.revision == 1
+        wait_until(lambda: False, 20)
+    finally:
+        os._exit(1)
