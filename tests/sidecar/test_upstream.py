@@ -235,6 +235,16 @@ def test_a_template_that_is_no_url_is_refused(template: str) -> None:
     assert "p@host" not in str(caught.value)
 
 
+async def test_the_template_is_asked_as_it_is_written() -> None:
+    """The user whose mirror wants a signature in the URL gets it through unchanged, and does not find it in errors."""
+    query = "sig=a%2Fb%20c+d%3D&x=%7Ey"
+    async with wire(ok()) as cdn, Upstream(template=f"{cdn.template}?{query}") as upstream:
+        await fetch(upstream)
+        assert cdn.requests[0].line == f"GET /datafiles/{KEY}.json?{query} HTTP/1.1"
+        cdn.answer = head(500, "Content-Length: 0")
+        assert "sig" not in (await refusal(upstream)).reason
+
+
 async def test_using_it_outside_its_context_is_a_plain_error() -> None:
     """The user of the class is told what is wrong with the call."""
     upstream = Upstream(template="http://127.0.0.1:1/{sdk_key}.json")

@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import contextlib
+import gc
 import socket
 import subprocess
 import sys
@@ -277,6 +278,23 @@ async def test_a_name_service_that_hangs_holds_nobody_up_and_heals() -> None:
             assert len(calls) == 4
             release.set()
             assert await body(upstream) == DATAFILE
+
+
+async def test_a_lookup_that_fails_too_late_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
+    """The user's log holds no traceback of a lookup that nobody waits for any more."""
+    release = threading.Event()
+
+    def failing(*_: object, **__: object) -> list[tuple[Any, ...]]:
+        release.wait(30)
+        raise socket.gaierror(socket.EAI_AGAIN, "Temporary failure in name resolution")
+
+    resolver = DaemonResolver(failing)
+    async with Upstream(template=f"http://{NAME}/{{sdk_key}}.json", timeout_s=0.1, resolver=resolver) as upstream:
+        assert (await refusal(upstream)).outcome == "timeout"
+        release.set()
+        assert (await refusal(upstream)).outcome == "unreachable"
+    gc.collect()
+    assert caplog.records == []
 
 
 def test_a_hanging_lookup_does_not_delay_the_exit() -> None:

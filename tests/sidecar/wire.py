@@ -4,7 +4,9 @@ import asyncio
 import contextlib
 import gzip
 import json
+import socket
 import ssl
+import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +39,7 @@ class Wire:
     requests: list[Request] = field(default_factory=list)
     connections: int = 0
     _tasks: set[asyncio.Task[None]] = field(default_factory=set)
+    _writers: list[asyncio.StreamWriter] = field(default_factory=list)
 
     @property
     def origin(self) -> str:
@@ -55,6 +58,7 @@ class Wire:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        self._writers.append(writer)
         with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
             while await self._serve_one(reader, writer):
                 pass
@@ -74,6 +78,12 @@ class Wire:
         await writer.drain()
         body = self.answer.partition(b"\r\n\r\n")[2]
         return b"Content-Length: %d\r\n" % len(body) in self.answer or b" 304 " in self.answer[:20]
+
+    async def reset(self) -> None:
+        """Break every open connection, as a rude server does."""
+        for writer in self._writers:
+            reset(writer)
+        await asyncio.sleep(0.05)
 
     async def stop(self) -> None:
         """End every open connection."""
@@ -104,10 +114,16 @@ def server_tls() -> ssl.SSLContext:
     return context
 
 
+def reset(writer: asyncio.StreamWriter) -> None:
+    """End a connection by RST instead of FIN."""
+    writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    writer.transport.abort()
+
+
 def ok(body: bytes = DATAFILE, *headers: str, compress: bool = False) -> bytes:
     """A good answer with its Content-Length."""
     if compress:
-        body, headers = gzip.compress(body), (*headers, "Content-Encoding: gzip")
+        body, headers = gzip.compress(body, mtime=0), (*headers, "Content-Encoding: gzip")
     return head(200, *headers, f"Content-Length: {len(body)}") + body
 
 

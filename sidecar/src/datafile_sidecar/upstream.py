@@ -209,10 +209,8 @@ class _Response(aiohttp.ClientResponse):
         return self
 
     @property
-    def broke_off(self) -> bool:
-        """Whether a body that only the end of its connection delimits was ended by an error, not by a clean close."""
-        if "Content-Length" in self.headers or "Transfer-Encoding" in self.headers:
-            return False
+    def was_reset(self) -> bool:
+        """Whether the connection has ended, and not by a clean close."""
         ending = self._ending
         return ending is not None and ending.done() and not ending.cancelled() and ending.exception() is not None
 
@@ -260,7 +258,7 @@ async def _received(response: aiohttp.ClientResponse) -> bytes:
             body.feed(chunk)
     except (aiohttp.ClientError, OSError) as error:
         raise answer.BodyError("truncated", _BROKEN) from error
-    if isinstance(response, _Response) and response.broke_off:
+    if isinstance(response, _Response) and response.was_reset:
         raise answer.BodyError("truncated", _BROKEN)
     return body.complete()
 

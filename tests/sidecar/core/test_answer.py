@@ -137,6 +137,8 @@ def test_a_wrong_checksum_is_found_out() -> None:
         ("Wed, 21 Oct 2015 07:28:10 GMT", "Wed, 21 Oct 2015 07:28:00 GMT", 10.0),
         ("Mon, 21 Sep 2026 14:14:20 GMT", "garbage", 60.0),
         ("Wed, 99 Oct 2015 99:99:99 GMT", None, None),
+        ("Wed, 21 Oct 99999999999999999999999 07:28:00 GMT", None, None),
+        ("Wed, 21 Oct 2099 07:28:00 +99999999999999999999", None, None),
     ],
 )
 def test_retry_after_is_sane_or_ignored(value: str | None, answered: str | None, expected: float | None) -> None:

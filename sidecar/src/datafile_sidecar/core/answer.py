@@ -102,5 +102,5 @@ def _unix_time(text: str) -> float | None:
     try:
         when = parsedate_to_datetime(text)
         return (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
+    except (ValueError, OverflowError):  # the latter for a year or an offset of twenty digits
         return None
