@@ -113,4 +113,4 @@ def _between(name: str) -> re.Pattern[str]:
 if __name__ == "__main__":
     if sys.argv[1:] != ["--write"]:
         sys.exit(f"usage: python -m tests.contract.generated --write\n\n{__doc__}")
-    print(*write() or ["nothing has changed"], sep="\n")  # noqa: T201
+    print(*write() or ["nothing has changed"], sep="\n")
