@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from datafile_sidecar.upstream import Fetched, FetchError, Upstream
+
 CA_FILE = Path(__file__).parent / "tls" / "ca.pem"
 SERVER_FILE = Path(__file__).parent / "tls" / "server.pem"
 KEY = "KEY1"
@@ -130,6 +132,16 @@ def ok(body: bytes = DATAFILE, *headers: str, compress: bool = False) -> bytes:
 def head(status: int, *headers: str) -> bytes:
     """A status line, headers and the empty line."""
     return "\r\n".join([f"HTTP/1.1 {status} Whatever", *headers, "", ""]).encode()
+
+
+async def body_in_the_end(upstream: Upstream) -> bytes:
+    """The body from the template's URL; a machine under load may need some tries where the time-out is short."""
+    for _ in range(20):
+        with contextlib.suppress(FetchError):
+            found = await upstream.fetch(upstream.url(KEY), sdk_key=KEY)
+            assert isinstance(found, Fetched)
+            return found.body
+    raise AssertionError("it did not heal within 20 tries")
 
 
 @contextlib.asynccontextmanager

@@ -99,6 +99,7 @@ def test_a_useless_setting_is_an_error_that_hides_it(setting: str) -> None:
     with pytest.raises(ProxyError, match="HTTPS_PROXY or ALL_PROXY") as caught:
         Proxies.from_environ({"HTTPS_PROXY": setting}).proxy_for(URL)
     assert caught.value.__suppress_context__
+    assert caught.value.__cause__ is None
     assert "hunter2" not in str(caught.value)
 
 
