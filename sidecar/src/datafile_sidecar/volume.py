@@ -3,6 +3,7 @@
 Everything here blocks; callers on an event loop use a thread.
 """
 
+import contextlib
 import fcntl
 import os
 import re
@@ -10,15 +11,19 @@ import stat
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
+
+from datafile_sidecar.core.times import rfc3339 as rfc3339
 
 SCHEMA = 1
 _TEMPORARY = re.compile(r"\.datafile-sidecar\..+\.tmp")
 _TIMES = ("webhook", "fetched", "published", "checked")
 _MAX_STATUS_BYTES = 65536
 _MODE = 0o644
+_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
+_Word = Annotated[str, msgspec.Meta(max_length=64)]
 
 
 class VolumeError(Exception):
@@ -33,11 +38,11 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     """What `<sdk_key>.status.json` says of the datafile beside it. Times are Unix seconds, None where it never happened."""
 
     sdk_key: str
-    revision: int
-    sha256: str
-    size: int
-    trigger: str
-    generation: int
+    revision: _Count
+    sha256: _Word
+    size: _Count
+    trigger: _Word
+    generation: _Count
     webhook: float | None = None
     fetched: float | None = None
     published: float | None = None
@@ -69,13 +74,6 @@ class Kept:
     status: Status | None
 
 
-def rfc3339(moment: float | None) -> str | None:
-    """Seconds since the epoch as RFC 3339 in UTC, to the millisecond."""
-    if moment is None:
-        return None
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
 class Volume:
     """One directory, held by a lock on the directory itself until `close`."""
 
@@ -83,7 +81,7 @@ class Volume:
         """Take the directory, making it where it is missing. Raises VolumeError, VolumeBusyError if it is taken."""
         self._directory = directory
         self._known: dict[str, tuple[int, int, int]] = {}
-        self.created = not directory.exists()
+        self.created = not os.path.exists(directory)
         try:
             if self.created:
                 directory.mkdir(parents=True, exist_ok=True)
@@ -96,9 +94,11 @@ class Volume:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as problem:
             os.close(self._lock)
-            raise VolumeBusyError(
-                f"another sidecar publishes into {directory}: stop it, or use a directory of its own"
-            ) from problem
+            if isinstance(problem, BlockingIOError):
+                raise VolumeBusyError(
+                    f"another sidecar publishes into {directory}: stop it, or use a directory of its own"
+                ) from problem
+            raise VolumeError(f"{directory} can't be locked: {problem.strerror}") from problem
 
     def close(self) -> None:
         """Let the directory go."""
@@ -148,8 +148,10 @@ class Volume:
         ):
             beside.rename()
             datafile.rename()
-            os.fsync(self._lock)
             self._remember(status.sdk_key)
+            # Readers have it already, and some mounts know no sync of a directory.
+            with contextlib.suppress(OSError):
+                os.fsync(self._lock)
 
     def refresh(self, status: Status) -> None:
         """Replace a key's status file alone. Raises VolumeError."""
@@ -226,10 +228,13 @@ class _explained:  # noqa: N801
 
 def _read(path: Path, max_bytes: int) -> bytes:
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    with open(descriptor, "rb") as file:
+    try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise OSError(None, "not a regular file")
-        body = file.read(max_bytes + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            body = file.read(max_bytes + 1)
+    finally:
+        os.close(descriptor)
     if len(body) > max_bytes:
         raise OSError(None, f"larger than {max_bytes} bytes")
     return body
@@ -241,7 +246,10 @@ def _identity(path: Path) -> tuple[int, int, int]:
 
 
 def _moment(text: Any) -> float | None:
+    """The time that a status file gives, None where it gives none that can be written again."""
     try:
-        return datetime.fromisoformat(text).timestamp()
-    except (TypeError, ValueError):
+        moment = datetime.fromisoformat(text).timestamp()
+        datetime.fromtimestamp(moment, UTC)
+    except (TypeError, ValueError, OverflowError):
         return None
+    return moment
