@@ -38,6 +38,37 @@ def realistic(size_kib: int, revision: int, sdk_key: str = "KEY1") -> bytes:
     return _bytes(datafile)
 
 
+def hostile(kind: str, size: int) -> bytes:
+    """A body of at most `size` bytes, hardly less: a datafile in which one field is stuffed. `kind` is in HOSTILE."""
+    before, filling, after = HOSTILE[kind]
+    frame = _frame(43, "KEY1")
+    frame.pop(before.split(b'"')[1].decode(), None)
+    rest = b"," + _bytes(frame)[1:]
+    room = size - len(before) - len(after) - len(rest) - 1
+    return b"{" + before + filling * (room // len(filling)) + after + rest
+
+
+_OLD_AUDIENCE = b'"audiences":[{"id":"1","name":"a","conditions":'
+_TYPED_AUDIENCE = b'"typedAudiences":[{"id":"1","name":"a","conditions":'
+
+HOSTILE: dict[str, tuple[bytes, bytes, bytes]] = {
+    "empty lists": (b'"featureFlags":[', b"[],", b"[]]"),
+    "empty objects": (b'"experiments":[', b"{},", b"{}]"),
+    "empty objects in an unknown field": (b'"x":[', b"{},", b"{}]"),
+    "small objects": (b'"x":[', b'{"a":1},', b"{}]"),
+    "short strings": (b'"events":[{"id":"1","key":"a","experimentIds":[', b'"ab",', b'"ab"]}]'),
+    "lists in conditions": (_TYPED_AUDIENCE + b"[", b"[],", b"[]]}]"),
+    "lists in the text of conditions": (_OLD_AUDIENCE + b'"[{},', b"[],", b'[]]"}]'),
+    "deep lists": (b'"x":', b"[", b"1"),
+    "deep objects": (b'"x":', b'{"a":', b"1"),
+    "strings of brackets": (b'"x":[', b'"[",[],', b"0]"),
+    "backslashes": (b'"x":"', b"\\\\", b'"'),
+    "escaped quotes": (b'"x":"', b'\\"', b'"'),
+    "a long number": (b'"x":', b"9", b""),
+    "quotes": (b'"x":', b'"', b""),
+}
+
+
 def _bytes(value: Json) -> bytes:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()
 

@@ -6,6 +6,7 @@ exceptions that docs/decisions/0101 lists with their reasons. The bytes are neve
 
 import hashlib
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import msgspec
@@ -21,6 +22,7 @@ MAX_BYTES = 8 * 1024 * 1024
 
 _VERSIONS = ("2", "3", "4")
 _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+_HEAD = msgspec.json.Decoder(schema.Head)
 _DOCUMENT = msgspec.json.Decoder(schema.Document)
 
 
@@ -51,6 +53,7 @@ def parse(body: bytes, sdk_key: str) -> Datafile:
         _check_head(document, sdk_key)
         check_loading(document)
     except msgspec.ValidationError as error:
+        _check_version(body)
         raise in_words(error) from error
     except msgspec.DecodeError as error:
         raise InvalidDatafileError(f"not strict JSON ({error})") from error
@@ -71,9 +74,19 @@ def _check_text(body: bytes) -> None:
     check_shape(body)
 
 
+def _check_version(body: bytes) -> None:
+    """Of a datafile from the future, say that it is from the future, and not in what shape it is."""
+    with suppress(msgspec.DecodeError):
+        _check_supported(_HEAD.decode(body).version)
+
+
+def _check_supported(version: str) -> None:
+    if version not in _VERSIONS:
+        raise InvalidDatafileError(f"{quoted(version)} is not supported, only 2, 3 and 4 are", "version")
+
+
 def _check_head(document: schema.Document, sdk_key: str) -> None:
-    if document.version not in _VERSIONS:
-        raise InvalidDatafileError(f"{quoted(document.version)} is not supported, only 2, 3 and 4 are", "version")
+    _check_supported(document.version)
     if not re.fullmatch("[0-9]{1,15}", document.revision):
         raise InvalidDatafileError(f"{quoted(document.revision)} is not a decimal number of 1 to 15 digits", "revision")
     if document.sdk_key and document.sdk_key != sdk_key:

@@ -19,6 +19,7 @@ _T = TypeVar("_T")
 _HOLDOUT = msgspec.json.Decoder(schema.Holdout)
 _LOCAL_HOLDOUT = msgspec.json.Decoder(schema.LocalHoldout)
 _IDS = msgspec.json.Decoder(list[schema.Scalar])
+_RUNNING = b'"Running"'
 _NOTHING = (b"", b"null", b"false", b"0", b'""', b"[]", b"{}")
 
 
@@ -125,25 +126,30 @@ def _check_flag(flag: schema.FeatureFlag, links: _Links) -> None:
         raise InvalidDatafileError(f"no rollout has the id {quoted(flag.rollout_id)}", "rolloutId")
 
 
+def _check_holdout(holdout: schema.Holdout) -> None:
+    """SDKs before 5.5 sort running holdouts by the flags that they include or else exclude."""
+    if bytes(holdout.status) != _RUNNING:
+        return
+    if bytes(holdout.included_flags) not in _NOTHING:
+        _check_ids(holdout.included_flags, "includedFlags")
+    elif bytes(holdout.excluded_flags) != b"":
+        _check_ids(holdout.excluded_flags, "excludedFlags")
+
+
 def _check_local_holdout(raw: Raw) -> None:
-    """The SDK leaves out, and says so, local holdouts that are local to nothing."""
+    """Only SDKs since 5.6 know these, and they leave out, and say so, one that is local to nothing."""
     try:
-        if bytes(_LOCAL_HOLDOUT.decode(raw).included_rules) not in (b"", b"null"):
-            _check_holdout(_HOLDOUT.decode(raw))
+        if bytes(_LOCAL_HOLDOUT.decode(raw).included_rules) in (b"", b"null"):
+            return
+        holdout = _HOLDOUT.decode(raw)
     except msgspec.ValidationError as error:
         raise in_words(error) from error
-
-
-def _check_holdout(holdout: schema.Holdout) -> None:
-    if bytes(holdout.status) == b'"Running"':
-        _check_ids(holdout.included_flags, "includedFlags")
-        _check_ids(holdout.excluded_flags, "excludedFlags")
+    if bytes(holdout.status) == _RUNNING and bytes(holdout.included_rules) not in _NOTHING:
         _check_ids(holdout.included_rules, "includedRules")
 
 
 def _check_ids(ids: Raw, place: str) -> None:
     try:
-        if bytes(ids) not in _NOTHING:
-            _IDS.decode(ids)
+        _IDS.decode(ids)
     except msgspec.ValidationError as error:
-        raise InvalidDatafileError("neither a list of plain values nor null", place) from error
+        raise InvalidDatafileError("not a list of plain values", place) from error

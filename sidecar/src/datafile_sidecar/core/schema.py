@@ -168,7 +168,7 @@ class HoldoutVariation(Struct, gc=False):
 
 
 class Holdout(Entity, gc=False, kw_only=True, rename="camel"):
-    """A holdout; `included_flags` and `excluded_flags` are read by SDKs before 5.7, `included_rules` since."""
+    """A holdout; SDKs before 5.5 read its `included_flags` and `excluded_flags`, those since 5.6 `included_rules`."""
 
     id: Scalar
     key: Scalar
@@ -185,6 +185,12 @@ class LocalHoldout(Struct, gc=False, rename="camel"):
     """What decides whether the SDK looks at a local holdout at all."""
 
     included_rules: Raw = ABSENT
+
+
+class Head(Struct, gc=False):
+    """What tells a datafile that is newer than we are from one that is broken."""
+
+    version: str
 
 
 class Document(Struct, gc=False, kw_only=True, rename="camel"):
