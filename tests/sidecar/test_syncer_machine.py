@@ -19,6 +19,7 @@ from tests.sidecar.virtual_time import VirtualTimeLoop
 from datafile_sidecar import logs
 from datafile_sidecar.core.reconcile import Trigger
 from datafile_sidecar.core.turns import CDN
+from datafile_sidecar.inquiry import Inquiry
 from datafile_sidecar.publication import Publication
 from datafile_sidecar.syncer import Pace, Syncer
 from datafile_sidecar.telemetry import Telemetry
@@ -90,9 +91,16 @@ class House:
         self.volume = WatchedVolume(self.directory)
         self.volume.published = self.publications
         telemetry = Telemetry(logs.configure("info", "json", self.log), self.loop.time)
+        inquiry = Inquiry(
+            KEY,
+            source=lambda: (self.optimizely, None),  # type: ignore[arg-type, return-value]
+            poll_interval_s=POLL_S,
+            random=Random(1),
+            telemetry=telemetry,
+        )
         self.syncer = Syncer(
             Publication(KEY, self.volume, self.loop.time),
-            source=lambda: (self.optimizely, None),  # type: ignore[arg-type, return-value]
+            inquiry,
             bootstrap=lambda: None,
             pace=Pace(POLL_S, ROLLBACK_S, 5.0, 0.5, Random(1)),
             telemetry=telemetry,
@@ -210,6 +218,18 @@ def test_a_restored_project_is_believed_when_upstream_insists(house: House) -> N
     assert "older than 10" in house.syncer.status()["last_error"]
     house.wait(3 * POLL_S)
     assert (house.published, house.syncer.status()["generation"]) == (7, 1)
+
+
+def test_what_vouched_for_replaced_bytes_vouches_for_nothing(house: House) -> None:
+    """A CDN that goes on to say "not modified" of an old revision is not taken for one that confirms the new one."""
+    house.optimizely.history[ORIGIN].append((0, 11))
+    house.announce(11)
+    house.wait(1)
+    assert house.published == 11
+    house.wait(2 * POLL_S)
+    assert "older than 11" in house.syncer.status()["last_error"]
+    house.wait(ROLLBACK_S + POLL_S)
+    assert house.published == 10
 
 
 def test_a_webhook_ends_a_rest_once(house: House) -> None:

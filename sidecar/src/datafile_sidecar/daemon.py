@@ -17,7 +17,9 @@ from datafile_sidecar.admin import Admin
 from datafile_sidecar.core import datafile
 from datafile_sidecar.core.reconcile import Trigger
 from datafile_sidecar.credentials import CredentialsError, Secrets, Tokens
+from datafile_sidecar.inquiry import Inquiry
 from datafile_sidecar.listening import bind, serving
+from datafile_sidecar.peers import Peers
 from datafile_sidecar.publication import Publication
 from datafile_sidecar.receiver import Receiver
 from datafile_sidecar.settings import Settings
@@ -118,9 +120,16 @@ class Daemon:
             _offset(self._pod, sdk_key),
             random.Random(),
         )
+        inquiry = Inquiry(
+            sdk_key,
+            source=functools.partial(self._source, sdk_key),
+            poll_interval_s=pace.poll_interval_s,
+            random=pace.random,
+            telemetry=self._telemetry,
+        )
         return Syncer(
             Publication(sdk_key, self._volume),
-            source=functools.partial(self._source, sdk_key),
+            inquiry,
             bootstrap=functools.partial(self._bootstrap, sdk_key),
             pace=pace,
             telemetry=self._telemetry,

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from datafile_sidecar.core import backoff, datafile, reconcile, webhook
+from datafile_sidecar.core import backoff, reconcile, webhook
 from datafile_sidecar.core.datafile import Datafile, InvalidDatafileError
 from datafile_sidecar.core.reconcile import Trigger, Verdict, Version
-from datafile_sidecar.core.turns import CDN, Turns
 from datafile_sidecar.core.webhook import DatafileUpdated
+from datafile_sidecar.inquiry import Answer, Inquiry, parsed
 from datafile_sidecar.publication import Publication
 from datafile_sidecar.telemetry import Telemetry
-from datafile_sidecar.upstream import Fetched, FetchError, Upstream, Validators
+from datafile_sidecar.upstream import FetchError
 from datafile_sidecar.volume import VolumeError
 
 _STUCK_AFTER_S = 90.0
@@ -40,22 +40,20 @@ class Syncer:
     def __init__(
         self,
         publication: Publication,
+        inquiry: Inquiry,
         *,
-        source: Callable[[], tuple[Upstream, str | None]],
         bootstrap: Callable[[], bytes | None],
         pace: Pace,
         telemetry: Telemetry,
     ) -> None:
-        """`source` gives the upstream to ask now and the access token; `bootstrap` the bytes to begin with in an outage."""
+        """`bootstrap` gives the bytes to begin with in an outage."""
         self.sdk_key = publication.sdk_key
         self._publication = publication
-        self._source = source
+        self._inquiry = inquiry
         self._bootstrap = bootstrap
         self._pace = pace
         self._telemetry = telemetry
         self._state = reconcile.State()
-        self._turns = Turns()
-        self._validators: dict[str, Validators] = {}
         self._publishing = asyncio.Lock()
         self._write_failures = 0
         self._last_error: str | None = None
@@ -105,10 +103,8 @@ class Syncer:
         self._publication.note_webhook()
         self._state = reconcile.announce(before, revision, _now(), trigger)
         if self._state.announced != before.announced:
-            upstream, _ = self._source()
-            own = upstream.url(self.sdk_key)
-            self._turns.add(url for url in urls if url != own and upstream.permitted(url, self.sdk_key))
-            self._turns.wake()
+            self._inquiry.name(urls)
+            self._inquiry.wake()
             self._telemetry.target_changed(self.sdk_key, self._state.target or 0)
             self._rouse()
         return any(a.revision == revision for a in self._state.announced)
@@ -116,7 +112,7 @@ class Syncer:
     def nudge(self, trigger: Trigger) -> None:
         """A webhook came that may mean this key: wake the loop to look."""
         if self._state.nudged is None:
-            self._turns.wake()
+            self._inquiry.wake()
         self._publication.note_webhook()
         self._state = reconcile.nudge(self._state, _now(), trigger)
         self._rouse()
@@ -153,7 +149,7 @@ class Syncer:
 
     def _next_at(self) -> float:
         wanted = 0.0 if self._state.due else min(self._chase_at, self._retry_at, self._poll_at)
-        return max(wanted, self._turns.available_at())
+        return max(wanted, self._inquiry.available_at())
 
     async def _turn(self) -> None:
         """Ask one source once, and arrange for the next turn whatever came of it."""
@@ -162,11 +158,7 @@ class Syncer:
         self._expire()
         self._look_after_file()
         self._retry_at = math.inf
-        place = self._turns.take(_now())
-        if place is not None:
-            trigger = self._state.trigger
-            self._state = reconcile.begin(self._state)
-            await self._ask(place, trigger)
+        await self._ask()
         self._plan()
 
     def _expire(self) -> None:
@@ -179,7 +171,7 @@ class Syncer:
     def _look_after_file(self) -> None:
         if self._state.observed and not self._publication.is_intact:
             self._state = reconcile.missing(self._state)
-            self._validators.clear()
+            self._inquiry.forget()
             self._telemetry.datafile_lost(self.sdk_key)
 
     def _plan(self) -> None:
@@ -187,7 +179,7 @@ class Syncer:
         chase_s = reconcile.chase_in(self._state, now, pace.random.random())
         self._chase_at = math.inf if chase_s is None else now + chase_s
         if not self._state.announced:
-            self._turns.only_cdn()
+            self._inquiry.only_cdn()
         if pace.poll_interval_s and not now < self._poll_at < math.inf:
             self._poll_at = backoff.next_poll(now, pace.poll_interval_s, pace.offset, pace.random.random())
 
@@ -197,39 +189,19 @@ class Syncer:
 
     # One fetch
 
-    async def _ask(self, place: str, trigger: Trigger) -> None:
-        upstream, token = self._source()
-        url = upstream.url(self.sdk_key) if place == CDN else place
-        started = _now()
+    async def _ask(self) -> None:
+        trigger = self._state.trigger
+        self._state = reconcile.begin(self._state)
         try:
-            answer = await upstream.fetch(url, sdk_key=self.sdk_key, validators=self._validators.get(url), token=token)
-            found = await self._parse(answer.body) if isinstance(answer, Fetched) else None
+            answer = await self._inquiry.ask()
         except FetchError as error:
-            return self._failed(place, error)
-        except InvalidDatafileError as error:
-            return self._failed(place, FetchError("invalid", f"{url} served no valid datafile: {error}"))
-        self._turns.answered(place)
-        took_s = _now() - started
-        self._telemetry.fetch_succeeded(self.sdk_key, _label(place), "ok" if found else "not_modified", took_s)
-        accepted = await self._written(self._accept(found, trigger, place) if found else self._confirm())
-        if accepted and isinstance(answer, Fetched) and answer.validators:
-            self._validators[url] = answer.validators
-        return None
-
-    async def _parse(self, body: bytes) -> Datafile:
-        return await asyncio.to_thread(datafile.parse, body, self.sdk_key)
-
-    def _failed(self, place: str, error: FetchError) -> None:
-        now = _now()
-        failures = self._turns.failed(place)
-        if error.outcome in {"client_error", "throttled"}:
-            wait_s = backoff.refusal_pause(self._pace.poll_interval_s, error.retry_after_s)
-        else:
-            wait_s = backoff.failure_pause(failures, self._pace.random.random())
-        self._turns.rest(place, now + wait_s)
-        self._retry_at = now
-        self._last_error = error.reason
-        self._telemetry.fetch_failed(self.sdk_key, _label(place), error.outcome, error.reason, wait_s)
+            self._retry_at = _now()
+            self._last_error = error.reason
+            return
+        if answer is not None:
+            before = self._state.observed
+            if await self._written(self._judge(answer, trigger)):
+                self._inquiry.remember(answer, replaced=self._state.observed != before)
 
     # The volume
 
@@ -248,14 +220,17 @@ class Syncer:
         self._write_failures = 0
         return accepted
 
-    async def _accept(self, found: Datafile, trigger: Trigger, place: str) -> bool:
+    async def _judge(self, answer: Answer, trigger: Trigger) -> bool:
+        return await (self._accept(answer.found, trigger, answer.source) if answer.found else self._confirm())
+
+    async def _accept(self, found: Datafile, trigger: Trigger, source: str) -> bool:
         """Do with a valid datafile what it deserves; whether it is what is on the volume now. Raises VolumeError."""
         now, version = _now(), Version(found.revision, found.sha256)
         match reconcile.decide(self._state, version, now, self._pace.rollback_after_s):
             case Verdict.KEEP:
                 return await self._confirm()
             case Verdict.REFUSE:
-                return self._refuse(version, now, place)
+                return self._refuse(version, now, source)
             case Verdict.ROLL_BACK:
                 self._telemetry.datafile_rolled_back(self.sdk_key, found.revision, self._have)
             case Verdict.PUBLISH:
@@ -282,12 +257,12 @@ class Syncer:
         self._telemetry.datafile_checked(self.sdk_key)
         return True
 
-    def _refuse(self, served: Version, now: float, place: str) -> bool:
+    def _refuse(self, served: Version, now: float, source: str) -> bool:
         self._state = reconcile.refuse(self._state, now)
         self._last_error = (
             f"upstream serves revision {served.revision}, older than {self._have}, which is on the volume"
         )
-        self._telemetry.datafile_refused(self.sdk_key, _label(place), served.revision, self._have)
+        self._telemetry.datafile_refused(self.sdk_key, source, served.revision, self._have)
         return False
 
     async def _load(self) -> None:
@@ -306,7 +281,7 @@ class Syncer:
         await asyncio.sleep(self._pace.bootstrap_after_s)
         if self._state.observed is None and (body := await asyncio.to_thread(self._bootstrap)) is not None:
             try:
-                await self._written(self._start_from(await self._parse(body)))
+                await self._written(self._start_from(await parsed(body, self.sdk_key)))
             except InvalidDatafileError as problem:
                 self._telemetry.datafile_unusable(self.sdk_key, "bootstrap", str(problem))
 
@@ -343,7 +318,3 @@ def notify(syncers: Mapping[str, Syncer], event: DatafileUpdated, trigger: Trigg
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _label(place: str) -> str:
-    return "cdn" if place == CDN else "origin"
