@@ -1,10 +1,10 @@
 """The admin port: what probes, Prometheus and people ask. It only shows; nothing can be changed here."""
 
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import msgspec
 from aiohttp import web
 
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
@@ -35,15 +35,12 @@ class Admin:
     async def livez(self, _: web.Request) -> web.Response:
         """200 while every loop turns, whatever upstream does; else 503 and which does not."""
         stuck = self.stuck()
-        return web.Response(
-            status=503 if stuck else 200, text="".join(f"{name} is stuck\n" for name in stuck) or "ok\n"
-        )
+        return _probe("".join(f"{name} is stuck\n" for name in stuck))
 
     async def readyz(self, _: web.Request) -> web.Response:
         """200 when there is a valid file for every key; else 503 and which is missing, and why."""
         unready = self.unready()
-        text = "".join(f"{name}: {reason}\n" for name, reason in unready.items())
-        return web.Response(status=503 if unready else 200, text=text or "ok\n")
+        return _probe("".join(f"{name}: {reason}\n" for name, reason in unready.items()))
 
     async def get_metrics(self, _: web.Request) -> web.Response:
         """Prometheus' text format."""
@@ -51,4 +48,10 @@ class Admin:
 
     async def get_status(self, _: web.Request) -> web.Response:
         """JSON; `docs/contract.md` describes it."""
-        return web.Response(body=msgspec.json.encode(self.status()), content_type="application/json")
+        return web.Response(body=json.dumps(self.status()).encode(), content_type="application/json")
+
+
+def _probe(complaint: str) -> web.Response:
+    # Paths may hold bytes that are no UTF-8; a probe must not fail over them.
+    text = (complaint or "ok\n").encode(errors="backslashreplace")
+    return web.Response(status=503 if complaint else 200, body=text, content_type="text/plain", charset="utf-8")

@@ -26,7 +26,7 @@ from datafile_sidecar.settings import Settings
 from datafile_sidecar.syncer import Pace, Syncer
 from datafile_sidecar.telemetry import Telemetry
 from datafile_sidecar.upstream import Upstream
-from datafile_sidecar.volume import Volume
+from datafile_sidecar.volume import Volume, VolumeError
 
 PUBLIC_TEMPLATE = "https://cdn.optimizely.com/datafiles/{sdk_key}.json"
 PRIVATE_TEMPLATE = "https://config.optimizely.com/datafiles/auth/{sdk_key}.json"
@@ -101,6 +101,7 @@ class Daemon:
         settings, tell = self._settings, self._telemetry
         triggers = [str(trigger) for trigger in Trigger]
         tell.prepare(version("datafile-sidecar"), settings.sdk_keys, triggers, upstream.OUTCOMES)
+        self._clean()
         tell.sidecar_started(version("datafile-sidecar"), settings.sdk_keys, str(settings.directory))
         tell.admin_listening(*self._admin_socket.getsockname()[:2])
         tell.webhook_listening(*self._webhook_socket.getsockname()[:2])
@@ -108,6 +109,16 @@ class Daemon:
             tell.webhook_disabled()
         for name in self._secrets.untrimmed:
             tell.secret_trimmed(name)
+
+    def _clean(self) -> None:
+        try:
+            leftovers = self._volume.clean()
+        except VolumeError as problem:
+            # Not worth dying for: a volume that can't be written to still serves what it holds.
+            self._telemetry.cleaning_failed(str(problem))
+        else:
+            if leftovers:
+                self._telemetry.volume_cleaned(leftovers)
 
     # What the rooms are given
 
@@ -175,7 +186,7 @@ class Daemon:
             await asyncio.sleep(HOUSEKEEPING_S)
             self._telemetry.summarise()
             self._reread("webhook secrets", self._secrets.reread, lambda: len(self._secrets.active))
-            self._reread("access tokens", self._tokens.reread, lambda: len(self._settings.sdk_keys))
+            self._reread("access tokens", self._tokens.reread, lambda: len(self._tokens))
 
     def _reread_secrets(self) -> bool:
         return self._reread("webhook secrets", self._secrets.reread_soon, lambda: len(self._secrets.active))

@@ -1,12 +1,23 @@
 """Sockets to serve HTTP on, and servers that let nobody hold them up."""
 
+import logging
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 _BACKLOG = 512
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+# What is no HTTP is answered with 400 and no word: anybody can send it, as often as they like.
+_LOGGER = logging.getLogger("datafile_sidecar.http")
+_LOGGER.addFilter(_is_news)
 
 
 class ListenError(Exception):
@@ -20,10 +31,9 @@ def bind(host: str, port: int, setting: str) -> socket.socket:
             family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
             return socket.create_server((host, port), family=family, backlog=_BACKLOG)
         return _bind_all(port)
-    except OSError as problem:
-        raise ListenError(
-            f"can't listen on {host}:{port} ({problem.strerror or problem}): choose another address in {setting}"
-        ) from problem
+    except (OSError, UnicodeError) as problem:
+        cause = problem.strerror if isinstance(problem, OSError) and problem.strerror else problem
+        raise ListenError(f"can't listen on {host}:{port} ({cause}): choose another address in {setting}") from problem
 
 
 def _bind_all(port: int) -> socket.socket:
@@ -45,6 +55,7 @@ async def serving(app: web.Application, listener: socket.socket) -> AsyncIterato
     runner = web.AppRunner(
         app,
         access_log=None,
+        logger=_LOGGER,
         auto_decompress=False,
         handle_signals=False,
         keepalive_timeout=5.0,
@@ -53,7 +64,7 @@ async def serving(app: web.Application, listener: socket.socket) -> AsyncIterato
     )
     await runner.setup()
     try:
-        await web.SockSite(runner, listener).start()
+        await web.SockSite(runner, listener, backlog=_BACKLOG).start()
         yield
     finally:
         await runner.cleanup()

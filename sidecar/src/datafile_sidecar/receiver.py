@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from aiohttp import web
+from aiohttp.http import HttpProcessingError
 
 from datafile_sidecar.core import webhook
 from datafile_sidecar.core.webhook import DatafileUpdated, MalformedWebhookError
@@ -43,6 +44,8 @@ class Receiver:
                 body = await _read(request)
         except TimeoutError:
             return self._reject("too_slow", 408, "the body did not arrive in time")
+        except (OSError, HttpProcessingError):
+            return self._reject("broken_off", 400, "the connection broke before the whole body had come")
         if body is None:
             return self._reject("too_large", 413, f"a webhook has at most {MAX_BODY_BYTES} bytes")
         if not self.secrets():
@@ -77,7 +80,7 @@ class Receiver:
     def _reject(self, outcome: str, status: int, reason: str) -> web.Response:
         self.telemetry.webhook_rejected(outcome, reason)
         response = web.Response(status=status, text=f"{reason}\n")
-        if outcome in {"too_large", "too_slow"}:
+        if outcome in {"too_large", "too_slow", "broken_off"}:
             response.force_close()
         return response
 
