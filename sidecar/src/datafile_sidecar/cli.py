@@ -5,6 +5,7 @@ Settings come from the environment; each command's --help names those that it re
 
 import argparse
 import asyncio
+import math
 import os
 import signal
 import sys
@@ -94,6 +95,28 @@ def send_webhook(options: argparse.Namespace, environ: Mapping[str, str]) -> int
     )
 
 
+def status(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Ask this sidecar and every one that DATAFILE_PEERS leads to, and show which revision each, and each worker, decides by.
+
+    With --wait-for-revision the exit status is 0 only when every worker of every pod has applied that revision or a newer
+    one. Else it is 1, and who has not is named: a pod that can't be asked, a name that does not resolve and a pod
+    without workers are not known to have.
+    """
+    from datafile_sidecar import fleet
+
+    keys, admin, peers = settings.fleet(environ)
+    if not options.url and not admin.port:
+        return _complain("DATAFILE_ADMIN_LISTEN lets the system pick a port: name the one that was picked with --url")
+    places = fleet.Places(tuple(options.url)) if options.url else fleet.Places.around(admin.host, admin.port, peers)
+    wish = None
+    if options.wait_for_revision is not None:
+        sdk_key = options.sdk_key or next(iter(keys), None)
+        if sdk_key is None or (not options.sdk_key and len(keys) > 1):
+            return _complain(f"which key shall have the revision? Name one with --sdk-key{_of(keys)}")
+        wish = fleet.Wish(sdk_key, options.wait_for_revision, workers_needed=not options.allow_no_workers)
+    return _complete(fleet.show(places, wish, options.sdk_key, options.timeout, options.json))
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="datafile-sidecar", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -135,7 +158,45 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--environment", default="Production", metavar="NAME", help="the environment's name (%(default)s)"
     )
+
+    command = _add(commands, "status", status, "which revision every pod and every worker decides by")
+    command.epilog = (
+        "Reads DATAFILE_ADMIN_LISTEN, DATAFILE_PEERS and DATAFILE_SDK_KEYS: run it in a sidecar's container. All sidecars are\n"
+        "asked at this one's admin port. `latest` is the newest revision that any of them has or waits for."
+    )
+    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    command.add_argument("--sdk-key", metavar="KEY", help="only this SDK key; needed to wait when there are several")
+    command.add_argument(
+        "--url", action="append", default=[], metavar="URL", help="ask this admin port instead; may be given again"
+    )
+    command.add_argument(
+        "--wait-for-revision", type=_revision, metavar="N|latest", help="wait until everybody has applied it"
+    )
+    command.add_argument(
+        "--timeout", type=_seconds, default=30.0, metavar="S", help="for how many seconds to wait (%(default)g)"
+    )
+    command.add_argument("--allow-no-workers", action="store_true", help="let a pod without workers count as done")
     return parser
+
+
+def _revision(text: str) -> int | str:
+    if text == "latest" or (text.isascii() and text.isdecimal() and len(text) < 19):
+        return text if text == "latest" else int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is neither a revision, a decimal number, nor 'latest'")
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
+    return value
+
+
+def _of(keys: Sequence[str]) -> str:
+    return f": {', '.join(keys)}" if keys else ""
 
 
 def _add(commands: Any, name: str, command: Any, summary: str) -> argparse.ArgumentParser:

@@ -4,6 +4,7 @@ import asyncio
 import functools
 import hashlib
 import random
+import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -27,6 +28,7 @@ from datafile_sidecar.syncer import Pace, Syncer
 from datafile_sidecar.telemetry import Telemetry
 from datafile_sidecar.upstream import Upstream
 from datafile_sidecar.volume import Volume, VolumeError
+from datafile_sidecar.workers import Workers
 
 PUBLIC_TEMPLATE = "https://cdn.optimizely.com/datafiles/{sdk_key}.json"
 PRIVATE_TEMPLATE = "https://config.optimizely.com/datafiles/auth/{sdk_key}.json"
@@ -49,6 +51,7 @@ class Daemon:
         self._volume = volume
         self._pod = environ.get("HOSTNAME") or socket.gethostname()
         self._started = datetime.now(UTC)
+        self._instance = secrets.token_hex(8)
         self._is_stopping = False
         self._secrets = Secrets(settings.webhook_secrets_path, settings.webhook_secrets, time.monotonic)
         self._tokens = Tokens(settings.access_tokens_path)
@@ -63,6 +66,10 @@ class Daemon:
             for template in ([settings.url_template] if settings.url_template else [PUBLIC_TEMPLATE, PRIVATE_TEMPLATE])
         }
         self._syncers = {key: self._syncer(key) for key in settings.sdk_keys}
+        self._workers = Workers(
+            settings.directory, settings.sdk_keys, lambda key: self._syncers[key].published, telemetry
+        )
+        self._peers = Peers(settings.peers, self._webhook_socket.getsockname()[:2], telemetry)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then end in phases: not ready, accepted work, servers, connections."""
@@ -73,6 +80,8 @@ class Daemon:
                 for key, one in self._syncers.items():
                     tasks.create_task(_forever(one.run, f"the loop of {key}"), name=key)
                 tasks.create_task(_forever(self._keep_house, "housekeeping"))
+                tasks.create_task(_forever(self._workers.run, "the socket for workers"))
+                tasks.create_task(_forever(self._peers.run, "the relay to peers"))
                 await self._end(stop)
         except* Stopping:
             self._telemetry.sidecar_stopped()
@@ -82,8 +91,10 @@ class Daemon:
             await rooms.enter_async_context(one)
         admin = Admin(self._stuck, self._unready, self._status, self._telemetry.exposition)
         await rooms.enter_async_context(serving(admin.app(), self._admin_socket))
-        notify = functools.partial(syncer.notify, self._syncers, trigger=Trigger.WEBHOOK)
-        receiver = Receiver(lambda: self._secrets.active, self._reread_secrets, notify, self._telemetry)
+        notify = functools.partial(syncer.notify, self._syncers)
+        receiver = Receiver(
+            lambda: self._secrets.active, self._reread_secrets, notify, self._peers.relay, self._telemetry
+        )
         await rooms.enter_async_context(serving(receiver.app(), self._webhook_socket))
 
     async def _end(self, stop: asyncio.Event) -> NoReturn:
@@ -92,7 +103,7 @@ class Daemon:
         self._is_stopping = True
         try:
             async with asyncio.timeout(SETTLE_S):
-                await asyncio.gather(*(one.settle() for one in self._syncers.values()))
+                await asyncio.gather(self._peers.settle(), *(one.settle() for one in self._syncers.values()))
         except TimeoutError:
             raise Stopping from None
         raise Stopping
@@ -172,11 +183,13 @@ class Daemon:
         return {
             "version": version("datafile-sidecar"),
             "pod": self._pod,
+            "instance": self._instance,
             "started": self._started.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
             "ready": not self._unready(),
-            "keys": {key: one.status() for key, one in self._syncers.items()},
+            "keys": {key: one.status() | {"workers": self._workers.of(key)} for key, one in self._syncers.items()},
+            "workers": self._workers.status(),
             "bus": {"state": "off"},
-            "peers": {"state": "off"},
+            "peers": self._peers.status(),
         }
 
     # Credentials that change

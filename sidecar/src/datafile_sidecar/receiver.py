@@ -9,13 +9,13 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from datafile_sidecar.core import webhook
-from datafile_sidecar.core.webhook import DatafileUpdated, MalformedWebhookError
+from datafile_sidecar.core.reconcile import Trigger
+from datafile_sidecar.core.webhook import PATH, RELAYED_HEADER, SIGNATURE_HEADER, DatafileUpdated, MalformedWebhookError
 from datafile_sidecar.telemetry import Telemetry
 
-PATH: Final = "/webhooks/optimizely"
 MAX_BODY_BYTES: Final = 64 * 1024
 BODY_TIMEOUT_S: Final = 5.0
-SIGNATURE: Final = b"x-hub-signature"
+SIGNATURE: Final = SIGNATURE_HEADER.lower().encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +23,14 @@ class Receiver:
     """The webhook endpoint.
 
     `secrets` gives the secrets that may sign now; `reread` looks for new ones after a bad signature, and is true where there
-    are; `notify` wakes the loops that an event concerns and gives their keys.
+    are; `notify` wakes the loops that an event concerns and gives their keys; `relay` tells other sidecars of a webhook, by
+    its body and its signature, once this one has been answered.
     """
 
     secrets: Callable[[], tuple[bytes, ...]]
     reread: Callable[[], bool]
-    notify: Callable[[DatafileUpdated], tuple[str, ...]]
+    notify: Callable[[DatafileUpdated, Trigger], tuple[str, ...]]
+    relay: Callable[[bytes, bytes], None]
     telemetry: Telemetry
 
     def app(self) -> web.Application:
@@ -52,27 +54,31 @@ class Receiver:
             return self._reject(
                 "no_secret", 503, "no webhook secret is configured here; set DATAFILE_WEBHOOK_SECRETS_PATH"
             )
-        if not self._is_signed(request, body):
+        if (signature := self._signature(request, body)) is None:
             return self._reject("unverified", 401, "the signature is missing or wrong")
         try:
             event = webhook.parse(body)
         except MalformedWebhookError as problem:
             return self._reject("malformed", 400, str(problem))
-        return self._take(event)
+        is_relayed = RELAYED_HEADER in request.headers
+        if isinstance(event, DatafileUpdated) and not is_relayed:
+            self.relay(body, signature)
+        return self._take(event, Trigger.PEER if is_relayed else Trigger.WEBHOOK)
 
-    def _is_signed(self, request: web.Request, body: bytes) -> bool:
+    def _signature(self, request: web.Request, body: bytes) -> bytes | None:
+        """The header that signs the body, None where none does."""
         headers = [value for name, value in request.raw_headers if name.lower() == SIGNATURE]
         header = headers[0] if len(headers) == 1 else None
         if webhook.verify(body, header, self.secrets()):
-            return True
-        return header is not None and self.reread() and webhook.verify(body, header, self.secrets())
+            return header
+        return header if header is not None and self.reread() and webhook.verify(body, header, self.secrets()) else None
 
-    def _take(self, event: DatafileUpdated | webhook.OtherEvent) -> web.Response:
+    def _take(self, event: DatafileUpdated | webhook.OtherEvent, trigger: Trigger) -> web.Response:
         if not isinstance(event, DatafileUpdated):
             self.telemetry.webhook_ignored("another event")
             return web.Response(status=204)
-        if awake := self.notify(event):
-            self.telemetry.webhook_accepted(awake, event.revision, event.environment)
+        if awake := self.notify(event, trigger):
+            self.telemetry.webhook_accepted(awake, trigger, event.revision, event.environment)
             return web.Response(status=202, text="accepted\n")
         self.telemetry.webhook_ignored("another environment or project, or nothing newer than what is on the volume")
         return web.Response(status=204)

@@ -7,6 +7,7 @@ few, and end with the process.
 
 import asyncio
 import contextlib
+import ipaddress
 import socket
 import threading
 from collections.abc import Callable
@@ -68,6 +69,15 @@ class DaemonResolver(AbstractResolver):
         flags = socket.AI_ADDRCONFIG
         infos = self._getaddrinfo(host, None, family=family, type=socket.SOCK_STREAM, flags=flags)
         return [_result(host, info) for info in infos]
+
+
+async def addresses(resolver: AbstractResolver, host: str, timeout_s: float) -> list[str]:
+    """The addresses of a host that may be one itself, each once. Raises OSError, also when there is no answer in time."""
+    try:
+        return [str(ipaddress.ip_address(host))]
+    except ValueError:
+        async with asyncio.timeout(timeout_s):
+            return list(dict.fromkeys(found["host"] for found in await resolver.resolve(host)))
 
 
 def _settle(

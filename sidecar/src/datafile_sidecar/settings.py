@@ -40,6 +40,7 @@ class Settings:
     bootstrap_dir: Path | None = None
     bootstrap_after_s: float = 5.0
     rollback_after_s: float = 900.0
+    peers: tuple[tuple[str, int], ...] = ()
     webhook_listen: Address = Address("", 8089)
     admin_listen: Address = Address("", 8088)
     log_level: str = "info"
@@ -77,12 +78,15 @@ def load(environ: Mapping[str, str]) -> Settings:
 
 def secrets(environ: Mapping[str, str]) -> tuple[tuple[bytes, ...], Path | None]:
     """The webhook secrets alone, and where more are mounted, for commands that need no more. Raises SettingsError."""
-    wanted: dict[str, Any] = {"webhook_secrets": (), "webhook_secrets_path": None}
-    values, problems = _read([variable for variable in VARIABLES if variable.field in wanted], environ)
-    if problems:
-        raise SettingsError(problems)
-    found = wanted | values
+    found = _some(environ, {"webhook_secrets": (), "webhook_secrets_path": None})
     return found["webhook_secrets"], found["webhook_secrets_path"]
+
+
+def fleet(environ: Mapping[str, str]) -> tuple[tuple[str, ...], Address, tuple[str, ...]]:
+    """What it takes to find the fleet: the SDK keys, where this sidecar can be asked, its peers' hosts. Raises SettingsError."""
+    wanted: dict[str, Any] = {"sdk_keys": (), "admin_listen": Address("", 8088), "peers": ()}
+    found = _some(environ, wanted)
+    return found["sdk_keys"], found["admin_listen"], tuple(host for host, _ in found["peers"])
 
 
 def unknown(environ: Mapping[str, str]) -> dict[str, str | None]:
@@ -113,6 +117,13 @@ def _read(variables: Iterable[Variable], environ: Mapping[str, str]) -> tuple[di
         except ValueError as problem:
             problems.append(f"{variable.name}: {problem}")
     return values, problems
+
+
+def _some(environ: Mapping[str, str], defaults: dict[str, Any]) -> dict[str, Any]:
+    values, problems = _read([variable for variable in VARIABLES if variable.field in defaults], environ)
+    if problems:
+        raise SettingsError(problems)
+    return defaults | values
 
 
 def _sdk_keys(text: str) -> tuple[str, ...]:
@@ -192,6 +203,21 @@ def _address(text: str) -> Address:
     return Address(host, int(port))
 
 
+def _peers(text: str) -> tuple[tuple[str, int], ...]:
+    peers = []
+    for item in text.split(","):
+        try:
+            peer = _address(item)
+        except ValueError:
+            peer = Address("", 0)
+        if not peer.host or not peer.port or "/" in peer.host:
+            raise ValueError(
+                f"{item.strip()[:60]!r} is no peer: write HOST:PORT or [IPV6]:PORT, with commas in between"
+            )
+        peers.append((peer.host, peer.port))
+    return tuple(dict.fromkeys(peers))
+
+
 def _one_of(*choices: str) -> Callable[[str], str]:
     def read(text: str) -> str:
         if (value := text.strip().lower()) not in choices:
@@ -254,6 +280,14 @@ VARIABLES = (
         _seconds(0),
         "`900`",
         "for how many seconds upstream must insist on an older revision before it is believed",
+    ),
+    Variable(
+        "DATAFILE_PEERS",
+        "peers",
+        _peers,
+        "–",
+        "the webhook ports of the other sidecars, `host:port`, separated by commas: names of headless Services, resolved "
+        "anew for each webhook, or addresses. Each webhook is passed on to all of them",
     ),
     Variable(
         "DATAFILE_WEBHOOK_LISTEN",

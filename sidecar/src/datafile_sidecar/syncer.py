@@ -70,6 +70,11 @@ class Syncer:
         return self._publication.project_id
 
     @property
+    def published(self) -> tuple[int | None, float | None]:
+        """The revision on the volume, and when it was renamed into place, in Unix seconds."""
+        return self._have, self._publication.moments.published
+
+    @property
     def is_alive(self) -> bool:
         """Whether the loop turns as it should. What upstream does has no part in it."""
         return _now() < self._turns_by
@@ -87,13 +92,7 @@ class Syncer:
         if error is None and self._state.overdue:
             error = f"revision {self._state.overdue} was announced, and upstream did not serve it within 10 minutes"
         view = self._publication.view()
-        return {
-            "revision": view.pop("revision"),
-            "target_revision": self._state.target,
-            **view,
-            "last_error": error,
-            "workers": [],
-        }
+        return {"revision": view.pop("revision"), "target_revision": self._state.target, **view, "last_error": error}
 
     # What a webhook said
 

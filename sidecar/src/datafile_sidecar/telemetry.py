@@ -4,8 +4,9 @@ Events are `noun.past_participle`. No method takes a secret, a token or a body. 
 once and then summed up.
 """
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import prometheus_client as prometheus
@@ -21,10 +22,13 @@ WEBHOOK_OUTCOMES: Final = (
     "broken_off",
     "no_secret",
 )
-FETCH_OUTCOMES: Final = ("ok", "not_modified", "invalid", "older")
+RELAY_OUTCOMES: Final = ("delivered", "rejected", "timeout", "unreachable", "unresolved", "dropped")
+WORKER_REFUSALS: Final = ("too_many", "malformed", "silent", "unknown_key")
+FETCH_OUTCOMES: Final = ("ok", "not_modified", "invalid")
 SOURCES: Final = ("cdn", "origin")
 _LATENCIES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600)
 _SUMMARY_S = 10.0
+_REPEAT_S = 60.0
 
 
 class Telemetry:
@@ -37,6 +41,7 @@ class Telemetry:
         self._metrics = _Metrics()
         self._rejected: Counter[str] = Counter()
         self._rejected_at = float("-inf")
+        self._worker_refused_at: dict[str, float] = {}
 
     def prepare(self, version: str, sdk_keys: Iterable[str], triggers: Iterable[str], failures: Sequence[str]) -> None:
         """Show every series from the first scrape on, at zero, so that a rate over the first event is one."""
@@ -100,9 +105,17 @@ class Telemetry:
 
     # Webhooks
 
-    def webhook_accepted(self, sdk_keys: Sequence[str], revision: int | None, environment: str | None) -> None:
+    def webhook_accepted(
+        self, sdk_keys: Sequence[str], trigger: str, revision: int | None, environment: str | None
+    ) -> None:
         self._metrics.webhooks.labels("accepted").inc()
-        self._log.info("webhook.accepted", sdk_keys=list(sdk_keys), revision=revision, environment=_short(environment))
+        self._log.info(
+            "webhook.accepted",
+            sdk_keys=list(sdk_keys),
+            trigger=trigger,
+            revision=revision,
+            environment=_short(environment),
+        )
 
     def webhook_ignored(self, reason: str) -> None:
         self._metrics.webhooks.labels("ignored").inc()
@@ -124,6 +137,13 @@ class Telemetry:
             self._log.warning("webhook.rejected", more=dict(self._rejected))
             self._rejected.clear()
 
+    def webhook_relayed(self, outcomes: Mapping[str, int]) -> None:
+        """`outcomes` says how many peers were told, and how it went with those that were not."""
+        for outcome, count in outcomes.items():
+            self._metrics.relays.labels(outcome).inc(count)
+        log = self._log.info if set(outcomes) <= {"delivered"} else self._log.warning
+        log("webhook.relayed", outcomes=dict(outcomes))
+
     def target_changed(self, sdk_key: str, revision: int) -> None:
         self._metrics.target_revision.labels(sdk_key).set(revision)
 
@@ -133,6 +153,33 @@ class Telemetry:
     def webhook_missed(self, sdk_key: str, revision: int) -> None:
         self._metrics.missed_webhooks.labels(sdk_key).inc()
         self._log.warning("webhook.missed", sdk_key=sdk_key, revision=revision, reason="a poll found it first")
+
+    # Workers
+
+    def workers_unheard(self, reason: str) -> None:
+        self._log.warning(
+            "workers.unheard",
+            reason=reason,
+            consequence="datafiles are published all the same, but nobody can tell which process decides by what",
+        )
+
+    def worker_refused(self, reason: str) -> None:
+        """A process of the app can cause these without end: each reason is logged once in a while."""
+        self._metrics.refused_workers.labels(reason).inc()
+        now = self._clock()
+        if now - self._worker_refused_at.get(reason, float("-inf")) >= _REPEAT_S:
+            self._worker_refused_at[reason] = now
+            self._log.warning("worker.refused", reason=reason)
+
+    def workers_counted(self, sdk_key: str, count: int, oldest: int | None) -> None:
+        """`oldest` is the lowest revision that one decides by, None where there are no workers."""
+        self._metrics.workers.labels(sdk_key).set(count)
+        self._metrics.worker_revision_min.labels(sdk_key).set(math.nan if oldest is None else oldest)
+
+    def datafile_applied(self, sdk_key: str, worker: Mapping[str, object], apply_s: float) -> None:
+        """`worker` names the process that decides by the published revision now, `apply_s` after it was published."""
+        self._metrics.apply.labels(sdk_key).observe(apply_s)
+        self._log.info("datafile.applied", sdk_key=sdk_key, **worker, apply_s=round(apply_s, 4))
 
     # Fetches
 
@@ -238,13 +285,31 @@ class _Metrics:
 
     def prepare(self, version: str, sdk_keys: Sequence[str], triggers: Sequence[str], outcomes: Sequence[str]) -> None:
         self.build_info.labels(version).set(1)
+        self.relays = self._counter("relays", "Webhooks posted to a peer, or that should have been", "outcome")
+        self.workers = self._gauge("workers", "Processes of the app that say which revision they decide by")
+        self.worker_revision_min = self._gauge(
+            "worker_revision_min", "Lowest revision that a worker decides by; NaN while there is none"
+        )
+        self.refused_workers = self._counter("refused_workers", "Connections of workers that were refused", "reason")
+        self.apply = prometheus.Histogram(
+            "datafile_sidecar_apply_seconds",
+            "Datafile renamed into place until a worker decides by it",
+            ("sdk_key",),
+            buckets=_LATENCIES_S,
+            registry=self.registry,
+        )
         for outcome in WEBHOOK_OUTCOMES:
             self.webhooks.labels(outcome)
         for key in sdk_keys:
             for metric in (
                 self.revision,
                 self.target_revision,
+        for outcome in RELAY_OUTCOMES:
+            self.relays.labels(outcome)
+        for reason in WORKER_REFUSALS:
+            self.refused_workers.labels(reason)
                 self.publish_failures,
+            self.worker_revision_min.labels(key).set(math.nan)
                 self.missed_webhooks,
                 self.propagation,
             ):
@@ -252,6 +317,8 @@ class _Metrics:
             for trigger in triggers:
                 self.publishes.labels(key, trigger)
             for source in SOURCES:
+                self.workers,
+                self.apply,
                 for outcome in outcomes:
                     self.fetches.labels(key, source, outcome)
 

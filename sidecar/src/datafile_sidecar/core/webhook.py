@@ -13,6 +13,11 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+PATH = "/webhooks/optimizely"
+SIGNATURE_HEADER = "X-Hub-Signature"
+RELAYED_HEADER = "X-Datafile-Relayed"
+"""On a webhook that comes from another sidecar, and is told to nobody else. Anybody may set it: it gives no right."""
+
 DATAFILE_UPDATED = "project.datafile_updated"
 _MAX_REVISION = 2**63 - 1
 
