@@ -10,6 +10,7 @@ import json
 import os
 import platform
 import random
+import signal
 import statistics
 import sys
 import tempfile
@@ -168,4 +169,5 @@ if __name__ == "__main__":
     if sys.argv[1:2] == ["--poll"]:
         poll(sys.argv[2])
     else:
+        signal.signal(signal.SIGTERM, signal.default_int_handler)  # what this process started ends with it
         sys.exit(asyncio.run(main()))

@@ -1,7 +1,9 @@
 """A flag flips at Optimizely, and the workers of a running app decide by it a moment later. Real processes, ends by itself."""
 
 import asyncio
+import functools
 import os
+import signal
 import statistics
 import sys
 import tempfile
@@ -21,6 +23,8 @@ FLIPS = 6
 WORKERS = 2
 LATE_S = 1.0
 GREEN, RED, DIM = 32, 31, 2
+
+say = functools.partial(print, flush=True)
 
 
 class DemoError(Exception):
@@ -42,13 +46,11 @@ class Stage:
     async def begin(self) -> None:
         """Wait until every worker decides, and say who they are."""
         workers = sorted(made.worker for made in await self._app.decided_by(1, WORKERS))
-        print(f"Optimizely's stand-in at {self.optimizely.url}, sidecar (process {self._sidecar.pid}),")
-        print(
-            f"an app with the workers {' and '.join(map(str, workers))}, which decide all the time. The flag is off.\n"
-        )
+        say(f"Optimizely's stand-in at {self.optimizely.url}, sidecar (process {self._sidecar.pid}),")
+        say(f"an app with the workers {' and '.join(map(str, workers))}, which decide all the time. The flag is off.\n")
         columns = ["webhook answered", "file published", *(f"worker {worker} decides" for worker in workers)]
-        print("Milliseconds after the webhook was sent:")
-        print(_coloured(DIM, f"{'flag':>6}" + "".join(f"{column:>24}" for column in columns)))
+        say("Milliseconds after the webhook was sent:")
+        say(_coloured(DIM, f"{'flag':>6}" + "".join(f"{column:>24}" for column in columns)))
 
     async def flip(self) -> list[float]:
         """Flip the flag and print when what happened; for each worker, the ms from the webhook to its decision."""
@@ -68,7 +70,7 @@ class Stage:
         decided = [1000 * (decision.decided - sent) for decision in made]
         times = [1000 * (answered - sent), 1000 * (published - sent), *decided]
         flag = _coloured(GREEN if on else RED, f"{'on' if on else 'off':>6}")
-        print(flag + "".join(f"{ms:>24.1f}" for ms in times))
+        say(flag + "".join(f"{ms:>24.1f}" for ms in times))
         return decided
 
     async def end(self) -> None:
@@ -96,14 +98,14 @@ async def play(stage: Stage) -> None:
     for _ in range(FLIPS):
         decided += await stage.flip()
         await asyncio.sleep(0.5)
-    print(f"\nFrom the webhook to decide(): p50 {statistics.median(decided):.0f} ms, slowest {max(decided):.0f} ms.")
-    print(f"\nOnce more, with a CDN that gets the new datafile {LATE_S:g} s after the webhook:")
+    say(f"\nFrom the webhook to decide(): p50 {statistics.median(decided):.0f} ms, slowest {max(decided):.0f} ms.")
+    say(f"\nOnce more, with a CDN that gets the new datafile {LATE_S:g} s after the webhook:")
     stage.optimizely.cdn_lag_s = stage.optimizely.origin_lag_s = LATE_S
     late = await stage.flip()
     await stage.end()
     after = max(late) - 1000 * LATE_S
-    print(f"\nThe sidecar asked until it was there; both workers decided within {after:.0f} ms of it.")
-    print(f"All {WORKERS * (FLIPS + 1)} decisions were right, and every process ended cleanly.")
+    say(f"\nThe sidecar asked until it was there; both workers decided within {after:.0f} ms of it.")
+    say(f"All {WORKERS * (FLIPS + 1)} decisions were right, and every process ended cleanly.")
 
 
 async def main() -> int:
@@ -120,7 +122,7 @@ async def main() -> int:
                 optimizely.webhook_urls = [sidecar.webhook_url]
                 await _with_app(optimizely, sidecar)
         except FAILURES as error:
-            print(f"The demo failed: {error!s}", file=sys.stderr)
+            say(f"The demo failed: {str(error) or 'it took longer than a minute'}", file=sys.stderr)
             return 1
     return 0
 
@@ -131,7 +133,7 @@ async def _with_app(optimizely: Simulator, sidecar: RunningSidecar) -> None:
         async with asyncio.timeout(60), RunningApp(f"--workers={WORKERS}", **environment) as app:
             await play(Stage(optimizely, sidecar, app))
     except FAILURES:
-        print(f"\nThe sidecar's log:\n{sidecar.output}", file=sys.stderr)
+        say(f"\nThe sidecar's log:\n{sidecar.output}", file=sys.stderr)
         raise
 
 
@@ -140,6 +142,7 @@ def _coloured(code: int, text: str) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what this process started ends with it
     try:
         sys.exit(asyncio.run(main()))
     except KeyboardInterrupt:

@@ -14,7 +14,7 @@ from typing import Any, Self
 from aiohttp import ClientError, ClientSession
 
 _ROOT = Path(__file__).parents[1]
-_PATIENCE_S = 10
+_PATIENCE_S = 20
 
 
 class RunningSidecar:
@@ -66,13 +66,16 @@ class RunningSidecar:
 
     async def logged(self, event: str, **fields: object) -> dict[str, Any]:
         """Wait for a line of the log; the first one with this event and these fields."""
-        wanted = {"event": event, **fields}.items()
-        async with asyncio.timeout(_PATIENCE_S):
-            while True:
-                for line in self.logs:
-                    if all(line.get(name) == value for name, value in wanted):
-                        return line
-                await asyncio.sleep(0.005)
+        wanted = {"event": event, **fields}
+        try:
+            async with asyncio.timeout(_PATIENCE_S):
+                while True:
+                    for line in self.logs:
+                        if wanted.items() <= line.items():
+                            return line
+                    await asyncio.sleep(0.005)
+        except TimeoutError:
+            raise TimeoutError(f"nothing like {wanted} within {_PATIENCE_S} s in the log:\n{self.output}") from None
 
     async def stop(self) -> int:
         """Ask it to end (SIGTERM); its exit status. Raises TimeoutError when it does not."""
@@ -147,7 +150,7 @@ class RunningApp:
     async def decided_by(self, revision: int, workers: int = 2) -> list[Decision]:
         """Wait until so many workers have decided by this revision; their first decisions by it.
 
-        Raises RuntimeError with what the app has printed when it ends instead, or when they have not within 10 s.
+        Raises RuntimeError with what the app has printed when it ends instead, or when they have not within 20 s.
         """
         try:
             async with asyncio.timeout(_PATIENCE_S):
@@ -198,5 +201,8 @@ class RunningApp:
 async def _end(process: asyncio.subprocess.Process, number: signal.Signals) -> int:
     if process.returncode is None:
         process.send_signal(number)
-    async with asyncio.timeout(_PATIENCE_S):
-        return await process.wait()
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            return await process.wait()
+    except TimeoutError:
+        raise TimeoutError(f"process {process.pid} has not ended {_PATIENCE_S} s after {number.name}") from None

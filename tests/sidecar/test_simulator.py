@@ -35,9 +35,12 @@ class Receiver:
     def __init__(self) -> None:
         self.status = 202
         self.got: list[tuple[bytes, dict[str, str]]] = []
+        self.peers: list[object] = []
         self.url = ""
 
     async def take(self, request: web.Request) -> web.Response:
+        assert request.transport
+        self.peers.append(request.transport.get_extra_info("peername"))
         self.got.append((await request.read(), dict(request.headers)))
         return web.Response(status=self.status)
 
@@ -232,6 +235,12 @@ class TestAnnouncing:
             await simulator.announce(KEY, 43)
         assert not webhook.verify(receiver.got[0][0], receiver.got[0][1]["X-Hub-Signature"].encode(), [SECRET])
         assert "X-Hub-Signature" not in receiver.got[1][1]
+
+    async def test_connection_of_its_own(self, simulator: Simulator, receiver: Receiver) -> None:
+        """No webhook is lost because a connection that was kept has just been closed by the other end."""
+        for _ in range(2):
+            await simulator.announce(KEY, 43)
+        assert len(set(receiver.peers)) == 2
 
     async def test_every_url(self, simulator: Simulator, receiver: Receiver) -> None:
         """Each webhook URL is told, and the worst answer is the answer."""

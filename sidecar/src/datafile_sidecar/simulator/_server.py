@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import Literal, Self, Unpack
 
-from aiohttp import ClientSession, ETag, web
+from aiohttp import ClientSession, ETag, TCPConnector, web
 
 from ._events import TIMEOUT, EventFields, post, webhook_body
 
@@ -143,7 +143,9 @@ class Simulator:
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(runner.cleanup)
-            self._session = await stack.enter_async_context(ClientSession(timeout=TIMEOUT))
+            # A connection for each webhook: one that is kept can be closed by the other end at the very moment of the next.
+            session = ClientSession(connector=TCPConnector(force_close=True), timeout=TIMEOUT)
+            self._session = await stack.enter_async_context(session)
             await runner.setup()
             host, port = self._listen
             await web.TCPSite(runner, host, port).start()
