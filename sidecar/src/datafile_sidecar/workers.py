@@ -6,18 +6,16 @@ parsed strictly, and moves nothing but this list.
 
 import asyncio
 import contextlib
-import errno
 import math
-import os
-import socket
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NoReturn
 
 from datafile_sidecar.core import worker
 from datafile_sidecar.core.times import rfc3339
 from datafile_sidecar.core.worker import MalformedLineError, Worker
+from datafile_sidecar.local_socket import inode, listen
 from datafile_sidecar.telemetry import Telemetry
 
 NAME = "sidecar.sock"
@@ -25,12 +23,9 @@ MAX_WORKERS = 256
 SETTLE_S = 10.0
 """How long workers get to come back to a new sidecar. They try every 2 s."""
 
-_TEMPORARY = ".sidecar.tmp"  # as long as the name, so that what fits one fits the other
-_MAX_ADDRESS_BYTES = 107
 _LOOK_S = 2.0
 _FIRST_LINE_WITHIN_S = 5.0
 _BREATH_S = 0.01  # between two reads of one connection, so that a process gone mad costs next to nothing
-_BACKLOG = MAX_WORKERS
 
 Published = Callable[[str], tuple[int | None, float | None]]
 
@@ -40,7 +35,7 @@ class Workers:
 
     def __init__(self, directory: Path, sdk_keys: Iterable[str], published: Published, telemetry: Telemetry) -> None:
         """`published` gives for an SDK key the revision on the volume and when it was renamed into place, in Unix seconds."""
-        self._directory = directory
+        self._path = directory / NAME
         self._published = published
         self._telemetry = telemetry
         self._connections: dict[str, set[_Connection]] = {key: set() for key in sdk_keys}
@@ -75,21 +70,21 @@ class Workers:
     # The socket
 
     async def _look_after_socket(self) -> None:
-        if self._server is not None and _inode(self._directory / NAME) == self._inode:
+        if self._server is not None and inode(self._path) == self._inode:
             return
         self._close()
         try:
-            listener = await asyncio.to_thread(_listen, self._directory)
+            listener = await asyncio.to_thread(listen, self._path, MAX_WORKERS)
         except OSError as problem:
-            words = f"{self._directory / NAME} can't be listened on: {problem.strerror or problem}"
+            words = f"{self._path} can't be listened on: {problem.strerror or problem}"
             if words != self._problem:
                 self._telemetry.workers_unheard(words)
             self._problem = words
             return
         self._problem = None
-        self._inode = _inode(self._directory / NAME)
+        self._inode = inode(self._path)
         self._server = await asyncio.get_running_loop().create_unix_server(
-            lambda: _Connection(self), sock=listener, backlog=_BACKLOG
+            lambda: _Connection(self), sock=listener, backlog=MAX_WORKERS
         )
         self._wait_for_workers()
 
@@ -98,10 +93,9 @@ class Workers:
             return
         self._server.close()
         self._server = None
-        path = self._directory / NAME
-        if _inode(path) == self._inode:
+        if inode(self._path) == self._inode:
             with contextlib.suppress(OSError):
-                path.unlink()
+                self._path.unlink()
         for connection in [*self._strangers, *(one for some in self._connections.values() for one in some)]:
             connection.close()
 
@@ -225,46 +219,6 @@ class _Connection(asyncio.Protocol):
         if self.said is None and self._transport and not self._transport.is_closing():
             self._workers.refuse("silent")
             self.close()
-
-
-def _listen(directory: Path) -> socket.socket:
-    """A listening socket that anybody may connect to, put in its place whole by a rename. Raises OSError."""
-    with _within_reach(directory) as place:
-        path, temporary = place / NAME, place / _TEMPORARY
-        if os.path.lexists(path) and not path.is_socket():
-            raise FileExistsError(errno.EEXIST, "there is something of that name which is no socket")
-        temporary.unlink(missing_ok=True)
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            listener.setblocking(False)
-            listener.bind(os.fsencode(temporary))
-            temporary.chmod(0o666)
-            listener.listen(_BACKLOG)
-            temporary.rename(path)
-        except BaseException:
-            listener.close()
-            raise
-    return listener
-
-
-@contextlib.contextmanager
-def _within_reach(directory: Path) -> Iterator[Path]:
-    """The directory by a name that leaves room for a socket's in it: the system takes no long ones."""
-    if len(os.fsencode(directory / NAME)) <= _MAX_ADDRESS_BYTES:
-        yield directory
-        return
-    descriptor = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield Path(f"/proc/self/fd/{descriptor}")
-    finally:
-        os.close(descriptor)
-
-
-def _inode(path: Path) -> int | None:
-    try:
-        return path.lstat().st_ino
-    except OSError:
-        return None
 
 
 def _now() -> float:
