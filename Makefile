@@ -42,6 +42,10 @@ system-packages: ## Install the Debian packages that test-system wants (needs ro
 test-system: $(READY) ## What needs root, a server or a system package; `make system-packages` first
 	$(BIN)/python -m pytest -m system
 
+.PHONY: screenshots
+screenshots: $(READY) ## Photograph the status page into build/screenshots (needs Chromium)
+	$(BIN)/python -m tests.page.shoot build/screenshots
+
 .PHONY: format
 format: $(READY) ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .

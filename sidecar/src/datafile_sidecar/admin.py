@@ -7,6 +7,8 @@ from typing import Any
 
 from aiohttp import web
 
+from datafile_sidecar.page import page
+
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 
@@ -30,6 +32,7 @@ class Admin:
         app.router.add_get("/readyz", self.readyz)
         app.router.add_get("/metrics", self.get_metrics)
         app.router.add_get("/status", self.get_status)
+        app.router.add_get("/", self.get_page)
         return app
 
     async def livez(self, _: web.Request) -> web.Response:
@@ -49,6 +52,11 @@ class Admin:
     async def get_status(self, _: web.Request) -> web.Response:
         """JSON; `docs/contract.md` describes it."""
         return web.Response(body=json.dumps(self.status()).encode(), content_type="application/json")
+
+    async def get_page(self, _: web.Request) -> web.Response:
+        """The same as `/status`, for a person; it refreshes itself."""
+        body, headers = page()
+        return web.Response(body=body, headers=headers)
 
 
 def _probe(complaint: str) -> web.Response:

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,7 @@ from datafile_sidecar.core.datafile import Datafile
 from datafile_sidecar.volume import Status, Volume, rfc3339
 
 _REFRESH_S = 1.0
+_KEPT_CHANGES = 10
 
 
 @dataclass(slots=True)
@@ -36,6 +38,7 @@ class Publication:
         self._volume = volume
         self._now = now
         self._status: Status | None = None
+        self._changes: deque[dict[str, Any]] = deque(maxlen=_KEPT_CHANGES)
 
     @property
     def is_intact(self) -> bool:
@@ -55,6 +58,7 @@ class Publication:
             "fetched": rfc3339(moments.fetched),
             "published": rfc3339(moments.published),
             "checked": rfc3339(moments.checked),
+            "changes": list(self._changes),
         }
 
     async def load(self) -> tuple[Datafile, int] | None:
@@ -85,6 +89,13 @@ class Publication:
         await asyncio.to_thread(self._volume.publish, found.body, status)
         webhook = self.moments.webhook
         self._status, self.moments, self.project_id = status, replace(moments, webhook=webhook), found.project_id
+
+    def note_change(self, propagation_s: float | None) -> None:
+        """Keep in mind what was just published, and how long after the webhook that announced it, if one did."""
+        if self._status is not None:
+            took_s = None if propagation_s is None else round(propagation_s, 4)
+            what = {"revision": self._status.revision, "trigger": self._status.trigger}
+            self._changes.append({**what, "published": rfc3339(self._status.published), "propagation_s": took_s})
 
     def note_webhook(self) -> None:
         """A webhook came for this key."""

@@ -1,0 +1,152 @@
+"""Photographs of the page in headless Chromium: `python -m tests.page.shoot DIRECTORY` (or `make screenshots`).
+
+Each state is served by the real admin app, at one moment in time, so that the pictures of two runs can be compared.
+"""
+
+import asyncio
+import copy
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from datafile_sidecar.admin import Admin
+from datafile_sidecar.listening import bind, serving
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+FLAGS = (
+    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
+    "--disable-component-update --disable-sync --hide-scrollbars --virtual-time-budget=3000"
+).split()
+LOOKS = {
+    "light": ["--window-size=1000,1250"],
+    "dark": ["--window-size=1000,1250", "--force-dark-mode", "--blink-settings=preferredColorScheme=0"],
+    "narrow": ["--window-size=500,1500"],
+}
+
+
+def _change(revision: int, minute: int, trigger: str, took_s: float | None) -> dict[str, Any]:
+    return {
+        "revision": revision,
+        "trigger": trigger,
+        "published": f"2026-03-02T10:{minute:02}:00.000Z",
+        "propagation_s": took_s,
+    }
+
+
+def _worker(number: int, revision: int) -> dict[str, Any]:
+    return {
+        "id": f"a1b2c3d{number}",
+        "pid": 40 + number,
+        "host": "shop-7d4b9c",
+        "revision": revision,
+        "seen": "2026-03-02T10:41:00.120Z",
+    }
+
+
+HEALTHY: dict[str, Any] = {
+    "version": "0.1.0",
+    "pod": "shop-7d4b9c6f5-x2x8q",
+    "now": "2026-03-02T10:41:30.000Z",
+    "started": "2026-03-01T22:05:00.000Z",
+    "ready": True,
+    "keys": {
+        "Wm3oPRODuction9xk": {
+            "revision": 43,
+            "target_revision": 43,
+            "sha256": "5f3c" * 16,
+            "size": 84_210,
+            "trigger": "webhook",
+            "generation": 0,
+            "webhook": "2026-03-02T10:41:00.000Z",
+            "fetched": "2026-03-02T10:41:00.060Z",
+            "published": "2026-03-02T10:41:00.071Z",
+            "checked": "2026-03-02T10:41:20.000Z",
+            "changes": [
+                _change(40, 2, "poll", None),
+                _change(41, 17, "webhook", 0.044),
+                _change(42, 33, "peer", 0.113),
+                _change(43, 41, "webhook", 0.071),
+            ],
+            "last_error": None,
+            "workers": [_worker(1, 43), _worker(2, 43)],
+        }
+    },
+    "bus": {"state": "connected"},
+    "peers": {"state": "on", "last_relay": "2026-03-02T10:41:00.010Z"},
+}
+
+
+def _state(ready: bool = True, **fields: Any) -> dict[str, Any]:
+    state = copy.deepcopy(HEALTHY) | {"ready": ready}
+    next(iter(state["keys"].values())).update(fields)
+    return state
+
+
+STATES = {
+    "healthy": HEALTHY,
+    "lagging": _state(target_revision=44, webhook="2026-03-02T10:41:24.000Z"),
+    "outage": _state(
+        checked="2026-03-02T09:12:00.000Z",
+        last_error="https://cdn.optimizely.com/datafiles/Wm3oPRODuction9xk.json: no complete answer within 10 s",
+    ),
+    "nothing": _state(
+        ready=False,
+        revision=None,
+        sha256=None,
+        size=None,
+        trigger=None,
+        published=None,
+        checked=None,
+        fetched=None,
+        webhook=None,
+        changes=[],
+        workers=[],
+        target_revision=None,
+        last_error="https://cdn.optimizely.com/datafiles/Wm3oPRODuction9xk.json: answered 403; look at the SDK key, its access token "
+        "and DATAFILE_URL_TEMPLATE",
+    ),
+    "worker-behind": _state(workers=[_worker(1, 43), _worker(2, 42)]),
+}
+
+
+async def shoot(target: Path) -> list[Path]:
+    """Photograph every state in every look; the pictures' paths. Needs Debian's chromium."""
+    if CHROMIUM is None:
+        raise SystemExit("needs Chromium: apt-get install chromium")
+    shown: dict[str, Any] = {}
+    admin = Admin(list, dict, lambda: shown, bytes)
+    listener = bind("127.0.0.1", 0, "")
+    pictures = []
+    async with serving(admin.app(), listener):
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
+        for name, state in STATES.items():
+            shown.clear()
+            shown.update(state)
+            for look, flags in LOOKS.items():
+                pictures.append(await _photograph(url, target / f"{name}-{look}.png", flags))
+    return pictures
+
+
+async def _photograph(url: str, picture: Path, flags: list[str]) -> Path:
+    with tempfile.TemporaryDirectory() as profile:
+        command = [str(CHROMIUM), *FLAGS, *flags, f"--user-data-dir={profile}", f"--screenshot={picture}", url]
+        process = await asyncio.create_subprocess_exec(
+            *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
+        )
+        try:
+            async with asyncio.timeout(60):
+                await process.wait()
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+    return picture
+
+
+if __name__ == "__main__":
+    directory = Path(sys.argv[1])
+    directory.mkdir(parents=True, exist_ok=True)
+    for path in asyncio.run(shoot(directory)):
+        print(path)
