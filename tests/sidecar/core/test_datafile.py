@@ -26,6 +26,21 @@ BASE: dict[str, Any] = json.loads(realistic(18, 43))
 EMPTY: dict[str, Any] = json.loads(minimal(43))
 ABSENT = object()
 
+FLAG = {"id": "1", "key": "f", "experimentIds": [], "rolloutId": "", "variables": []}
+EXPERIMENT = {
+    "id": "e1",
+    "key": "e",
+    "layerId": "l",
+    "status": "Running",
+    "variations": [{"id": "v1", "key": "v"}],
+    "trafficAllocation": [],
+    "audienceIds": [],
+    "forcedVariations": {},
+}
+QUALIFIED_LIST = {"match": "qualified", "name": "odp", "type": "third_party_dimension", "value": ["a"]}
+HOLDOUT = {"id": "h", "key": "h", "status": "Running", "variations": [], "trafficAllocation": [], "audienceIds": []}
+AUDIENCE = {"id": "a", "name": "A", "conditions": []}
+
 
 def test_a_good_datafile_comes_back_as_served() -> None:
     """The app reads the very bytes that Optimizely served, with the digest by which it knows them."""
@@ -63,6 +78,9 @@ def test_the_datafiles_of_these_tests_are_real_ones(size_kib: int) -> None:
         {"region": None, "botFiltering": 5, "anonymizeIP": "perhaps", "environmentKey": []},
         {"featureFlags": [{"id": 7, "key": None, "experimentIds": [], "rolloutId": "", "variables": []}]},
         {"localHoldouts": [{}, {"includedRules": None}]},
+        {"experiments": [EXPERIMENT | {"audienceConditions": ["or", None, "1"]}]},
+        {"experiments": [EXPERIMENT | {"audienceConditions": ["a"]}], "typedAudiences": [AUDIENCE | {"name": None}]},
+        {"experiments": [EXPERIMENT | {"audienceConditions": ["b"]}], "typedAudiences": [AUDIENCE | {"name": 5}]},
     ],
     ids=lambda change: ",".join(change),
 )
@@ -79,21 +97,6 @@ def test_text_beyond_ascii_is_taken() -> None:
         body = minimal(43).replace(b'"variables":[]', b'"variables":[],"note":"' + name.encode() + b'"')
         assert sdk_takes(body)
         parse(body, "KEY1")
-
-
-FLAG = {"id": "1", "key": "f", "experimentIds": [], "rolloutId": "", "variables": []}
-EXPERIMENT = {
-    "id": "e1",
-    "key": "e",
-    "layerId": "l",
-    "status": "Running",
-    "variations": [{"id": "v1", "key": "v"}],
-    "trafficAllocation": [],
-    "audienceIds": [],
-    "forcedVariations": {},
-}
-QUALIFIED_LIST = {"match": "qualified", "name": "odp", "type": "third_party_dimension", "value": ["a"]}
-HOLDOUT = {"id": "h", "key": "h", "status": "Running", "variations": [], "trafficAllocation": [], "audienceIds": []}
 
 
 def without(entry: dict[str, Any], key: str) -> dict[str, Any]:
@@ -136,6 +139,13 @@ SILENTLY_NO_CONFIG: list[tuple[dict[str, Any], str]] = [
     (
         {"experiments": [{**EXPERIMENT, "audienceConditions": ["or", {"id": "1"}]}]},
         "experiments[0].audienceConditions: an object where an audience id belongs",
+    ),
+    (
+        {
+            "experiments": [EXPERIMENT | {"audienceConditions": ["or", "a", "b"]}],
+            "typedAudiences": [AUDIENCE | {"name": 5}],
+        },
+        "experiments[0].audienceConditions: no audience can be called 'a'",
     ),
     (
         {"experiments": [{**EXPERIMENT, "audienceConditions": 7}]},
@@ -244,6 +254,40 @@ STRICTER: list[tuple[bytes, str]] = [
 def test_garbage_and_other_keys_are_refused_with_a_reason(body: bytes, reason: str) -> None:
     """A captive portal, a wrong key or a broken encoding leaves the last good file in place, and says what came."""
     assert reason_against(body) == reason
+
+
+# Texts that look like the end of a string, or like nesting, to a reader that does not keep strings and escapes apart.
+TEXTS = [
+    "[" * 200,
+    "{" * 200,
+    "]" * 200,
+    '"',
+    '"' + "[" * 200,
+    "\\",
+    "\\\\",
+    '\\"' + "{" * 200,
+    "\n",
+    "a,b",
+    "[" * 70_000,
+]
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: ascii(text[:5]))
+def test_brackets_in_texts_are_no_nesting(text: str) -> None:
+    """What a team writes into names and variables, code and JSON included, never blocks its datafile."""
+    body = with_change(EMPTY, {"note": [text, [text, "x", text]], "more": {text: text}})
+    assert sdk_takes(body)
+    parse(body, "KEY1")
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: ascii(text[:5]))
+def test_nesting_is_found_between_texts(text: str) -> None:
+    """A datafile that would exhaust some app's stack is refused, whatever texts hide its depth."""
+    tree: list[Any] = []
+    for _ in range(99):
+        tree = [text, tree] if len(text) < 1000 else [tree]
+    assert reason_against(with_change(EMPTY, {"note": text, "tree": tree})) == "nested more than 100 deep"
+    assert reason_against(with_change(EMPTY, {"note": text, "tree": tree[-1]})) == ""
 
 
 @pytest.mark.parametrize(
