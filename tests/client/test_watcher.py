@@ -227,6 +227,23 @@ def test_a_listener_may_stop_the_watcher(directory: Path, make_watcher: MakeWatc
     assert done.wait(3)
 
 
+def test_a_thread_that_is_held_up_is_stood_in_for(
+    directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user whose watching thread gets no time still decides by the newest flags, and reads one warning (trap 43)."""
+    publish(directory, 1)
+    watcher = make_watcher()
+    watcher.start()
+    release = threading.Event()
+    watcher.on_update(lambda _: release.wait(10))
+    publish(directory, 2)
+    wait_until(lambda: watcher.revision == 2, 3)
+    publish(directory, 3)
+    wait_until(lambda: watcher.revision == 3, 3)
+    release.set()
+    assert caplog.text.count("The watching thread is held up") == 1
+
+
 def test_wait_for_revision_gives_up(directory: Path, make_watcher: MakeWatcher) -> None:
     """A user who waits for a revision that does not come is told False in time."""
     publish(directory, 1)

@@ -199,7 +199,8 @@ class SharedOdp(Shared):
     def update_odp_config(self, api_key: str | None, api_host: str | None, segments: list[str]) -> None:
         """Follow the datafile: its ODP account and the segments that its audiences ask for."""
         self._config = (api_key, api_host, segments)
-        self._own.get().update_odp_config(*self._config)
+        if (manager := self._own.peek()) is not None:  # its thread need not start before somebody uses it
+            manager.update_odp_config(*self._config)
 
     def end(self, deadline: float) -> None:
         """Send what is queued, until the deadline on the monotonic clock."""

