@@ -281,10 +281,6 @@ class _Metrics:
             buckets=_LATENCIES_S,
             registry=self.registry,
         )
-        self.build_info = self._gauge("build_info", "Version of the sidecar", "version")
-
-    def prepare(self, version: str, sdk_keys: Sequence[str], triggers: Sequence[str], outcomes: Sequence[str]) -> None:
-        self.build_info.labels(version).set(1)
         self.relays = self._counter("relays", "Webhooks posted to a peer, or that should have been", "outcome")
         self.workers = self._gauge("workers", "Processes of the app that say which revision they decide by")
         self.worker_revision_min = self._gauge(
@@ -298,27 +294,31 @@ class _Metrics:
             buckets=_LATENCIES_S,
             registry=self.registry,
         )
+        self.build_info = self._gauge("build_info", "Version of the sidecar", "version")
+
+    def prepare(self, version: str, sdk_keys: Sequence[str], triggers: Sequence[str], outcomes: Sequence[str]) -> None:
+        self.build_info.labels(version).set(1)
         for outcome in WEBHOOK_OUTCOMES:
             self.webhooks.labels(outcome)
-        for key in sdk_keys:
-            for metric in (
-                self.revision,
-                self.target_revision,
         for outcome in RELAY_OUTCOMES:
             self.relays.labels(outcome)
         for reason in WORKER_REFUSALS:
             self.refused_workers.labels(reason)
-                self.publish_failures,
+        for key in sdk_keys:
             self.worker_revision_min.labels(key).set(math.nan)
+            for metric in (
+                self.revision,
+                self.target_revision,
+                self.publish_failures,
                 self.missed_webhooks,
                 self.propagation,
+                self.workers,
+                self.apply,
             ):
                 metric.labels(key)
             for trigger in triggers:
                 self.publishes.labels(key, trigger)
             for source in SOURCES:
-                self.workers,
-                self.apply,
                 for outcome in outcomes:
                     self.fetches.labels(key, source, outcome)
 
