@@ -29,6 +29,7 @@ _RESOLVE_S = 2.0
 _POST_S = 2.0
 _RELAY_S = 6.0
 _MOST_RELAYS = 64
+_MOST_POSTS = 64  # in each lane
 _MOST_REMEMBERED = 1024
 _MOST_FAILING_SHOWN = 10
 
@@ -55,9 +56,9 @@ class Peers:
         self._running: deque[asyncio.Task[None]] = deque()
         self._idle = asyncio.Event()
         self._idle.set()
-        # A peer that failed last time waits in a lane of its own, so that a dozen dead ones take no place from those alive.
-        self._doubtful: set[Address] = set()
-        self._lanes = asyncio.Semaphore(64), asyncio.Semaphore(16)
+        # Peers that answered last time have a lane of their own, so that no number of dead ones takes a place from them.
+        self._proven: set[Address] = set()
+        self._fast_lane, self._lane = asyncio.Semaphore(_MOST_POSTS), asyncio.Semaphore(_MOST_POSTS)
         self._last: tuple[float, dict[Address, str]] | None = None
 
     def relay(self, body: bytes, signature: bytes) -> None:
@@ -123,7 +124,7 @@ class Peers:
         except TimeoutError:
             pass  # those whose turn never came stand in `told` as dropped
         finally:
-            self._doubtful &= told.keys()
+            self._proven &= told.keys()
             self._last = time.time(), told
             self._telemetry.webhook_relayed(Counter(told.values()))
 
@@ -136,10 +137,11 @@ class Peers:
             return
         fresh = [(address, port) for address in found if (address, port) not in told]
         told |= dict.fromkeys(fresh, "dropped")
-        sound, doubtful = self._lanes
+        proven = [one for one in fresh if one in self._proven]
+        others = [one for one in fresh if one not in self._proven]
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._tell_each([one for one in fresh if one not in self._doubtful], sound, post, told))
-            tasks.create_task(self._tell_each([one for one in fresh if one in self._doubtful], doubtful, post, told))
+            tasks.create_task(self._tell_each(proven, self._fast_lane, post, told))
+            tasks.create_task(self._tell_each(others, self._lane, post, told))
 
     async def _tell_each(
         self, some: list[Address], lane: asyncio.Semaphore, post: "_Post", told: dict[Address, str]
@@ -156,9 +158,9 @@ class Peers:
             return
         outcome = told[address] = await post.to(address)
         if outcome in {"timeout", "unreachable"}:
-            self._doubtful.add(address)
+            self._proven.discard(address)
         else:
-            self._doubtful.discard(address)
+            self._proven.add(address)
 
     def _is_own(self, address: Address) -> bool:
         """Whether it is certainly ours. To tell ourselves by mistake does no harm."""

@@ -12,7 +12,7 @@ import msgspec
 
 _Revision = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Text = Annotated[str, msgspec.Meta(max_length=4096)]
-_MOST_SHOWN = 60
+_MOST_SHOWN = 120
 
 
 class MalformedReportError(ValueError):
@@ -123,7 +123,8 @@ def _lagging(answer: Answer, sdk_key: str, wanted: int | None, workers_needed: b
         yield f"{pod}: does not serve this SDK key"
         return
     if not _has(key.revision, wanted):
-        yield f"{pod}: has {_at(key.revision)} on its volume"
+        why = f": {printable(key.last_error)}" if key.last_error else ""
+        yield f"{pod}: has {_at(key.revision)} on its volume{why}"
     for worker in key.workers:
         if not _has(worker.revision, wanted):
             yield f"{pod}: {worker} decides by {_at(worker.revision)}"
