@@ -55,6 +55,8 @@ def run(_: argparse.Namespace, environ: Mapping[str, str]) -> int:
     except (VolumeError, ListenError) as error:
         _complain(str(error))
         return 1
+    except CredentialsError:
+        raise
     except Exception as error:
         telemetry.sidecar_failed(error)
         return 1
