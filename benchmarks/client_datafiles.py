@@ -27,7 +27,8 @@ def _datafile(flags: int, revision: int) -> dict[str, Any]:
         "featureFlags": [_flag(number) for number in numbers],
         "groups": [],
         "rollouts": [
-            {"id": f"l{number}", "experiments": [_rule(f"r{number}-{rule}", number) for rule in range(2)]} for number in numbers
+            {"id": f"l{number}", "experiments": [_rule(f"r{number}-{rule}", number) for rule in range(2)]}
+            for number in numbers
         ],
         "typedAudiences": [_audience(number) for number in numbers],
         "variables": [],

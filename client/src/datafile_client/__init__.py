@@ -9,7 +9,8 @@ user = watcher.optimizely.create_user_context("user-1")
 ```
 """
 
-from datafile_client._watcher import OptimizelyWatcher, WatcherStatus
+from datafile_client._status import WatcherStatus
+from datafile_client._watcher import OptimizelyWatcher
 from datafile_client.errors import (
     DatafileClientError,
     DatafileUnavailableError,

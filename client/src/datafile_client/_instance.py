@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from optimizely.config_manager import BaseConfigManager
 from optimizely.exceptions import UnsupportedDatafileVersionException
@@ -133,10 +133,10 @@ class Builder:
             event_processor=parts.events,
             default_decide_options=options.get("default_decide_options"),
             settings=OptimizelySdkSettings(odp_disabled=True),
-            cmab_service=parts.cmab,  # type: ignore[arg-type]
+            cmab_service=parts.cmab,
         )
         # With ODP enabled, the constructor would enter the instance into the registry that never lets go.
-        instance.odp_manager = parts.odp  # type: ignore[assignment]
+        instance.odp_manager = cast("Any", parts.odp)
         instance.sdk_settings = parts.settings
         instance.decision_service.forced_variation_map = parts.forced_variations
         instance.logger = instance.decision_service.logger = parts.logger

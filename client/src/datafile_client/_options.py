@@ -5,6 +5,7 @@ The SDK itself answers a wrong option with a dead instance and a log line, and a
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,6 +22,7 @@ _OURS = {
     "config_manager": "the watcher brings its own",
     "datafile_access_token": "the sidecar fetches the datafile",
 }
+_Checks = dict[str, tuple[Callable[[Any], bool], str]]
 _DECIDE_OPTIONS = {value for name, value in vars(OptimizelyDecideOption).items() if name.isupper()}
 
 
@@ -28,7 +30,7 @@ def _has(*methods: str) -> Callable[[Any], bool]:
     return lambda value: all(callable(getattr(value, method, None)) for method in methods)
 
 
-_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+_CHECKS: _Checks = {
     "cmab_service": (_has("get_decision"), "it needs a method get_decision"),
     "default_decide_options": (
         lambda value: isinstance(value, list) and set(value) <= _DECIDE_OPTIONS,
@@ -53,7 +55,7 @@ def _is_seconds(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
 
-_PROCESSOR_CHECKS: dict[str, tuple[Callable[[Any], bool], str]] = {
+_PROCESSOR_CHECKS: _Checks = {
     "batch_size": (lambda value: _is_seconds(value) and isinstance(value, int), "it must be a positive whole number"),
     "event_queue": (_has("get", "put", "put_nowait", "full", "qsize"), "it must be a queue.Queue"),
     "flush_interval": (_is_seconds, "it must be a positive number of seconds"),
@@ -85,7 +87,35 @@ def check_options(options: Mapping[str, Any]) -> None:
     _check("event_processor_options", processor_options, _PROCESSOR_CHECKS)
 
 
-def _check(where: str, values: Mapping[str, Any], checks: Mapping[str, tuple[Callable[[Any], bool], str]]) -> None:
+def _check(where: str, values: Mapping[str, Any], checks: _Checks) -> None:
     for name, (is_valid, need) in checks.items():
         if (value := values.get(name)) is not None and not is_valid(value):
             raise InvalidOptionError(f"{where}[{name!r}]", f"{need}, not {value!r}")
+
+
+def choose_sdk_key(given: str | None, environment: Mapping[str, str]) -> str:
+    """Return the one SDK key that is given or that the environment names.
+
+    Raises:
+        InvalidOptionError: none, several, or not an SDK key.
+    """
+    origin = "DATAFILE_SDK_KEYS" if given is None else "sdk_key"
+    named = environment.get(origin, "") if given is None else given
+    keys = list(dict.fromkeys(key.strip() for key in named.split(",") if key.strip()))
+    if len(keys) != 1:
+        reason = f"names several, choose by sdk_key=: {', '.join(keys)}" if keys else "names no SDK key"
+        raise InvalidOptionError(origin, reason)
+    if not re.fullmatch("[A-Za-z0-9_-]+", keys[0]):
+        raise InvalidOptionError(origin, f"{keys[0]!r} is no SDK key (letters, digits, '-' and '_')")
+    return keys[0]
+
+
+def check_seconds(option: str, value: float | None) -> float | None:
+    """Return a positive number of seconds, or None.
+
+    Raises:
+        InvalidOptionError: it is neither.
+    """
+    if value is not None and not _is_seconds(value):
+        raise InvalidOptionError(option, f"must be a positive number of seconds, not {value!r}")
+    return value

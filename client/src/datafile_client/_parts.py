@@ -14,13 +14,8 @@ from collections.abc import Callable, Mapping
 from datetime import timedelta
 from typing import Any
 
+from optimizely.cmab import cmab_service
 from optimizely.cmab.cmab_client import CmabRetryConfig, DefaultCmabClient
-from optimizely.cmab.cmab_service import (
-    DEFAULT_CMAB_CACHE_SIZE,
-    DEFAULT_CMAB_CACHE_TIMEOUT,
-    CmabCacheValue,
-    DefaultCmabService,
-)
 from optimizely.event.event_processor import BaseEventProcessor, BatchEventProcessor
 from optimizely.event.user_event import UserEvent
 from optimizely.helpers.sdk_settings import OptimizelySdkSettings
@@ -45,15 +40,15 @@ class Parts:
         self.logger: Any = adapt_logger(options.get("logger") or NoOpLogger())
         self.notification_center = options.get("notification_center") or NotificationCenter(self.logger)
         self.settings = options.get("settings") or OptimizelySdkSettings()
+        self._processor_options = {**_PROCESSOR_DEFAULTS, **(options.get("event_processor_options") or {})}
         self.forced_variations: dict[str, dict[str, str]] = {}
         self.events = SharedEvents(self._make_processor)
-        self.cmab = Shared(self._make_cmab)
+        self.cmab: Any = Shared(self._make_cmab)
         self.odp = SharedOdp(self._make_odp)
 
     def end(self) -> None:
         """Flush what is queued, within the event processor's timeout_interval (the SDK's default: 5 s) for all together."""
-        options = {**_PROCESSOR_DEFAULTS, **(self.options.get("event_processor_options") or {})}
-        deadline = time.monotonic() + options["timeout_interval"]
+        deadline = time.monotonic() + self._processor_options["timeout_interval"]
         self.events.end(deadline)
         self.odp.end(deadline)
 
@@ -62,10 +57,10 @@ class Parts:
         self.events.reopen()
         self.odp.reopen()
 
-    def _make_processor(self, inherited: BaseEventProcessor | None) -> BaseEventProcessor:
+    def _make_processor(self, inherited: Any) -> Any:
         hook_into_exit()  # a child may use an instance and never the watcher
         given = inherited or self.options.get("event_processor")
-        options = {**_PROCESSOR_DEFAULTS, **(self.options.get("event_processor_options") or {})}
+        options = self._processor_options
         if given is not None:
             # Before the first fork, and where it is of the app's own kind, the app's processor is taken as it is.
             if inherited is None or type(given) is not BatchEventProcessor:
@@ -91,33 +86,28 @@ class Parts:
     def _make_cmab(self, inherited: Any) -> Any:
         service = inherited or self.options.get("cmab_service")
         if service is None:
-            cache: LRUCache[str, CmabCacheValue] = LRUCache(DEFAULT_CMAB_CACHE_SIZE, DEFAULT_CMAB_CACHE_TIMEOUT)
+            size, timeout = cmab_service.DEFAULT_CMAB_CACHE_SIZE, cmab_service.DEFAULT_CMAB_CACHE_TIMEOUT
             endpoint = self.settings.cmab_prediction_endpoint
             client = DefaultCmabClient(retry_config=CmabRetryConfig(), logger=self.logger, prediction_endpoint=endpoint)
-            return DefaultCmabService(cache, client, self.logger)
-        if inherited is not None and type(service) is DefaultCmabService:
-            return DefaultCmabService(_unlocked(service.cmab_cache), service.cmab_client, service.logger)
+            return cmab_service.DefaultCmabService(LRUCache(size, timeout), client, self.logger)
+        if inherited is not None and type(service) is cmab_service.DefaultCmabService:
+            return cmab_service.DefaultCmabService(_unlocked(service.cmab_cache), service.cmab_client, service.logger)
         return service
 
     def _make_odp(self, inherited: OdpManager | None) -> OdpManager:
         settings = self.settings
-        segment_manager, event_manager = settings.odp_segment_manager, settings.odp_event_manager
-        cache = settings.segments_cache
-        if cache is None and segment_manager is None and not settings.odp_disabled:
-            cache = LRUCache(settings.segments_cache_size, settings.segments_cache_timeout_in_secs)
-        if inherited is not None and inherited.segment_manager is not None:
-            cache = _unlocked(inherited.segment_manager.segments_cache)
-            if segment_manager is not None:
-                segment_manager.segments_cache = cache
-        if inherited is not None and type(event_manager) is OdpEventManager:  # its thread cannot start a second time
-            event_manager = OdpEventManager(
-                event_manager.logger, event_manager.api_manager, flush_interval=event_manager.flush_interval
-            )
+        cache, events = settings.segments_cache, settings.odp_event_manager
+        if inherited is None:
+            cache = cache or LRUCache(settings.segments_cache_size, settings.segments_cache_timeout_in_secs)
+        else:
+            cache = _unlocked(getattr(inherited.segment_manager, "segments_cache", cache))
+            if type(events) is OdpEventManager:  # its thread cannot start a second time
+                events = OdpEventManager(events.logger, events.api_manager, flush_interval=events.flush_interval)
         return OdpManager(
             settings.odp_disabled,
             cache,
-            segment_manager,
-            event_manager,
+            settings.odp_segment_manager,
+            events,
             settings.fetch_segments_timeout,
             settings.odp_event_timeout,
             settings.odp_flush_interval,

@@ -5,9 +5,7 @@ import datetime
 import hashlib
 import logging
 import os
-import re
 import sys
-import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -16,83 +14,25 @@ from typing import Any, Self
 
 from optimizely.optimizely import Optimizely
 
+from datafile_client._engine import Engine
 from datafile_client._instance import Builder, Loaded, resume_collection_in_child
-from datafile_client._options import check_options
+from datafile_client._options import check_options, check_seconds, choose_sdk_key
 from datafile_client._process import PerProcess, stop_at_exit
 from datafile_client._report import Report
 from datafile_client._source import Found, Source, is_mount_of_its_own, read_datafile
-from datafile_client.errors import DatafileUnavailableError, InvalidDatafileError, InvalidOptionError
+from datafile_client._status import WatcherStatus
+from datafile_client.errors import DatafileUnavailableError, InvalidDatafileError
 
 _DEFAULT_DIRECTORY = "/var/run/datafile"
-_SDK_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _TICK_MAX_S = 2.0
-_JOIN_S = 1.0
-_POLL_S = 0.05
 
 _log = logging.getLogger("datafile_client")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WatcherStatus:
-    """What a watcher knows about itself; made for health checks and logs.
-
-    Attributes:
-        sdk_key: the SDK key.
-        path: the datafile that is watched.
-        revision: of the datafile that decides now; None before there is one.
-        sha256: of its bytes, in hexadecimal.
-        source: "file", "fallback", or None before there is a datafile.
-        loaded_at: when it began to decide, UTC.
-        checked_at: when the sidecar last found that it is the newest, UTC; None when no status file says so.
-        stale: nobody has confirmed it for `stale_after_s`. Always False without that option.
-        last_error: why the newest file is not in use, or None.
-    """
-
-    sdk_key: str
-    path: str
-    revision: int | None
-    sha256: str | None
-    source: str | None
-    loaded_at: datetime.datetime | None
-    checked_at: datetime.datetime | None
-    stale: bool
-    last_error: str | None
-
-
+@dataclass(eq=False, slots=True)
 class _Listener:
-    def __init__(self, callback: Callable[[Optimizely], object]) -> None:
-        self.callback = callback
-        self.told: Loaded | None = None
-
-
-class _Engine:
-    """What lives and dies with one process: the thread and its locks."""
-
-    def __init__(self, source: Source, report: Report) -> None:
-        self.source = source
-        self.report = report
-        self.lock = threading.Lock()
-        self.changed = threading.Condition()
-        self.wake = threading.Event()
-        self.stopping = False
-        self.thread: threading.Thread | None = None
-        self.ran_at = float("-inf")
-        self.warned = False
-
-    def launch(self, run: Callable[["_Engine"], None], name: str) -> None:
-        with self.lock:
-            if self.thread is None and not self.stopping:
-                self.thread = threading.Thread(target=run, args=(self,), name=name, daemon=True)
-                self.thread.start()
-
-    def stop(self) -> None:
-        self.stopping = True
-        self.wake.set()
-        with self.changed:
-            self.changed.notify_all()
-        if self.thread is not None and self.thread is not threading.current_thread():
-            self.thread.join(_JOIN_S)
-        self.report.close()
+    callback: Callable[[Optimizely], object]
+    told: Loaded | None = None
 
 
 class OptimizelyWatcher:
@@ -123,16 +63,16 @@ class OptimizelyWatcher:
         stale_after_s: float | None = None,
         rescan_interval_s: float = 1.0,
     ) -> None:
-        self._sdk_key = _sdk_key(sdk_key)
+        self._sdk_key = choose_sdk_key(sdk_key, os.environ)
         self._directory = Path(directory or os.environ.get("DATAFILE_DIR") or _DEFAULT_DIRECTORY).absolute()
         self._path = self._directory / f"{self._sdk_key}.json"
         self._fallback = Path(fallback).absolute() if fallback is not None else None
-        self._stale_after_s = _positive("stale_after_s", stale_after_s)
-        self._rescan_interval_s = _positive("rescan_interval_s", rescan_interval_s) or 1.0
+        self._stale_after_s = check_seconds("stale_after_s", stale_after_s)
+        self._rescan_interval_s = check_seconds("rescan_interval_s", rescan_interval_s) or 1.0
         self._tick_s = min(self._rescan_interval_s, _TICK_MAX_S)
         check_options(optimizely_options or {})
         self._builder = Builder(self._sdk_key, dict(optimizely_options or {}))
-        self._engine: PerProcess[_Engine] = PerProcess(self._make_engine)
+        self._engine: PerProcess[Engine] = PerProcess(self._make_engine)
         self._started = False
         self._current: Loaded | None = None
         self._checked_at: datetime.datetime | None = None
@@ -206,18 +146,21 @@ class OptimizelyWatcher:
     def status(self) -> WatcherStatus:
         """Say what decides now, how fresh it is, and what is wrong. Never raises, and reads one small file."""
         self._attend()
-        current = self._current
-        checked_at = self._confirmed_at(current) if current else None
-        return WatcherStatus(
-            sdk_key=self._sdk_key,
-            path=str(self._path),
-            revision=current.revision if current else None,
-            sha256=current.sha256 if current else None,
-            source=current.source if current else None,
-            loaded_at=current.loaded_at if current else None,
-            checked_at=checked_at,
-            stale=self._is_stale(checked_at or (current.loaded_at if current else None)),
-            last_error=self._last_error,
+        status = WatcherStatus(sdk_key=self._sdk_key, path=str(self._path), last_error=self._last_error)
+        if (current := self._current) is None:
+            return replace(status, stale=self._stale_after_s is not None)
+        vouched = Source(self._directory, self._sdk_key).vouched()
+        if vouched is not None and vouched.sha256 == current.sha256:
+            self._checked_at = vouched.checked
+        age = datetime.datetime.now(datetime.UTC) - (self._checked_at or current.loaded_at)
+        return replace(
+            status,
+            revision=current.revision,
+            sha256=current.sha256,
+            source=current.source,
+            loaded_at=current.loaded_at,
+            checked_at=self._checked_at,
+            stale=self._stale_after_s is not None and age.total_seconds() > self._stale_after_s,
         )
 
     def on_update(self, callback: Callable[[Optimizely], object]) -> Callable[[], None]:
@@ -275,14 +218,14 @@ class OptimizelyWatcher:
 
     # In each process: an engine, made and started at its first use there.
 
-    def _make_engine(self, inherited: _Engine | None) -> _Engine:
+    def _make_engine(self, inherited: Engine | None) -> Engine:
         if inherited is not None:
             inherited.report.close()  # as long as a copy is open, the parent would count as alive
         resume_collection_in_child()
         stop_at_exit(self)
-        return _Engine(Source(self._directory, self._sdk_key), Report(self._directory, self._sdk_key))
+        return Engine(Source(self._directory, self._sdk_key), Report(self._directory, self._sdk_key))
 
-    def _attend(self, *, launch: bool = True) -> _Engine | None:
+    def _attend(self, *, launch: bool = True) -> Engine | None:
         """Make sure that somebody looks; runs at every use and costs a microsecond."""
         if not self._started:
             return None
@@ -290,37 +233,29 @@ class OptimizelyWatcher:
         now = time.monotonic()
         if now - engine.ran_at > 3 * self._tick_s:
             self._look(engine)
+            if launch and engine.thread is None:
+                engine.launch(self._run, f"datafile {self._sdk_key}")
+            elif launch and not engine.warned:
+                engine.warned = True
+                _log.warning("The watching thread is held up (slow callback? uWSGI without threads?); looking at use")
             if launch:
                 engine.ran_at = now
-                self._launch(engine)
         return engine
 
-    def _launch(self, engine: _Engine) -> None:
-        if engine.thread is None:
-            engine.launch(self._run, f"datafile {self._sdk_key}")
-        elif not engine.warned:
-            engine.warned = True
-            _log.warning(
-                "The watching thread is held up (a slow callback? an old uWSGI without enable-threads?); looking at use"
-            )
-
-    def _run(self, engine: _Engine) -> None:
+    def _run(self, engine: Engine) -> None:
         look_at = 0.0
         for hinted in engine.source.hints(engine.wake, self._tick_s):
             if engine.stopping:
                 return
             engine.ran_at = time.monotonic()
-            try:
-                if hinted or engine.ran_at >= look_at:
-                    look_at = engine.ran_at + self._rescan_interval_s
-                    self._look(engine)
-                self._tell()
-                if self._current is not None:
-                    engine.report.keep_up(self._current.revision, engine.ran_at)
-            except Exception:  # whatever it is, flags that freeze without a word would be worse
-                _log.exception("Unexpected trouble with %s; still watching", self._path)
+            if hinted or engine.ran_at >= look_at:
+                look_at = engine.ran_at + self._rescan_interval_s
+                self._look(engine)
+            self._tell()
+            if self._current is not None:
+                engine.report.keep_up(self._current.revision, engine.ran_at)
 
-    def _look(self, engine: _Engine) -> None:
+    def _look(self, engine: Engine) -> None:
         with engine.lock:
             try:
                 found = engine.source.look()
@@ -328,11 +263,12 @@ class OptimizelyWatcher:
                     return
                 swapped = self._take(found)
                 self._last_error = None
-            except InvalidDatafileError as error:
+            except Exception as error:  # a request must not fail for it, and the thread must live
                 self._complain(error)
                 return
         if swapped:
-            self._announce(engine)
+            self._builder.announce()
+            engine.announce()
 
     def _take(self, found: Found) -> bool:
         current = self._current
@@ -344,16 +280,8 @@ class OptimizelyWatcher:
 
     def _swap(self, loaded: Loaded) -> None:
         self._builder.activate(loaded)
-        self._current = loaded
-        self._checked_at = None
+        self._current, self._checked_at = loaded, None
         _log.info("Deciding by revision %d of %s (%s)", loaded.revision, self._sdk_key, loaded.source)
-
-    def _announce(self, engine: _Engine) -> None:
-        self._builder.announce()
-        with engine.changed:
-            engine.changed.notify_all()
-        if engine.thread is not threading.current_thread():
-            engine.wake.set()  # listeners are told on the watcher's thread
 
     def _tell(self) -> None:
         for listener in self._listeners:
@@ -366,22 +294,17 @@ class OptimizelyWatcher:
             except Exception:
                 _log.exception("An on_update callback failed at revision %d", current.revision)
 
-    def _complain(self, error: InvalidDatafileError) -> None:
+    def _complain(self, error: Exception) -> None:
         if str(error) != self._last_error:  # once, not at every look
             self._last_error = str(error)
-            _log.warning("%s", error)
+            _log.warning("%s", error, exc_info=not isinstance(error, InvalidDatafileError))
 
-    def _wait(self, engine: _Engine | None, done: Callable[[], bool], timeout: float) -> bool:
-        deadline = time.monotonic() + timeout
-        while engine is not None and not done() and not engine.stopping and (left := deadline - time.monotonic()) > 0:
-            if engine.thread is None:
-                self._look(engine)
-                left = min(left, _POLL_S)
-            with engine.changed:
-                engine.changed.wait_for(lambda: engine.stopping or done(), left)
+    def _wait(self, engine: Engine | None, done: Callable[[], bool], timeout: float) -> bool:
+        if engine is not None:
+            engine.wait(done, timeout, self._look)
         return done()
 
-    def _fall_back(self, engine: _Engine | None) -> bool:
+    def _fall_back(self, engine: Engine | None) -> bool:
         if self._fallback is None or engine is None:
             return False
         try:
@@ -394,7 +317,8 @@ class OptimizelyWatcher:
         with engine.lock:
             if self._current is None:
                 self._swap(loaded)
-        self._announce(engine)
+        self._builder.announce()
+        engine.announce()
         return True
 
     def _loaded(self) -> Loaded:
@@ -406,37 +330,3 @@ class OptimizelyWatcher:
         if self._last_error is not None:
             reason = f"{reason} ({self._last_error})"
         return DatafileUnavailableError(self._sdk_key, self._path, reason)
-
-    def _is_stale(self, confirmed: datetime.datetime | None) -> bool:
-        if self._stale_after_s is None:
-            return False
-        return (
-            confirmed is None or (datetime.datetime.now(datetime.UTC) - confirmed).total_seconds() > self._stale_after_s
-        )
-
-    def _confirmed_at(self, current: Loaded) -> datetime.datetime | None:
-        vouched = Source(self._directory, self._sdk_key).vouched()
-        if vouched is not None and vouched.sha256 == current.sha256:
-            self._checked_at = vouched.checked
-        return self._checked_at
-
-
-def _sdk_key(given: str | None) -> str:
-    origin, named = (
-        ("DATAFILE_SDK_KEYS", os.environ.get("DATAFILE_SDK_KEYS", "")) if given is None else ("sdk_key", given)
-    )
-    keys = list(dict.fromkeys(key.strip() for key in named.split(",") if key.strip()))
-    if len(keys) != 1:
-        reason = (
-            f"several, say which by sdk_key=: {', '.join(keys)}" if keys else "no SDK key; set it, or pass sdk_key="
-        )
-        raise InvalidOptionError(origin, reason)
-    if not _SDK_KEY.fullmatch(keys[0]):
-        raise InvalidOptionError(origin, f"{keys[0]!r} is no SDK key (letters, digits, '-' and '_')")
-    return keys[0]
-
-
-def _positive(option: str, value: float | None) -> float | None:
-    if value is not None and not 0 < value < float("inf"):
-        raise InvalidOptionError(option, f"must be a positive number of seconds, not {value!r}")
-    return value

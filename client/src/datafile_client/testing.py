@@ -9,6 +9,8 @@ from typing import Any
 
 __all__ = ["make_datafile", "write_datafile"]
 
+_TYPES = {bool: "boolean", int: "integer", float: "double", str: "string"}
+
 
 def make_datafile(
     flags: Mapping[str, bool | Mapping[str, Any]],
@@ -95,10 +97,6 @@ def _text(value: Any) -> str:
 
 
 def _type(value: Any) -> dict[str, str]:
-    if isinstance(value, bool):
-        return {"type": "boolean"}
-    if isinstance(value, int):
-        return {"type": "integer"}
-    if isinstance(value, float):
-        return {"type": "double"}
-    return {"type": "string"} if isinstance(value, str) else {"type": "string", "subType": "json"}
+    if (name := _TYPES.get(type(value))) is not None:
+        return {"type": name}
+    return {"type": "string", "subType": "json"}
