@@ -115,11 +115,15 @@ class RunningSidecar:
         raise RuntimeError(f"the sidecar ended with status {self._process.returncode}:\n{self.output}")
 
     async def _is_up(self) -> bool:
-        ports = {line["event"]: line["port"] for line in self.logs if str(line["event"]).endswith(".listening")}
-        if not {"webhook.listening", "admin.listening"} <= ports.keys():
+        places = {
+            line["event"]: f"http://{_reachable(line['address'])}:{line['port']}"
+            for line in self.logs
+            if str(line["event"]).endswith(".listening")
+        }
+        if not {"webhook.listening", "admin.listening"} <= places.keys():
             return False
-        self.webhook_url = f"http://127.0.0.1:{ports['webhook.listening']}/webhooks/optimizely"
-        self.admin_url = f"http://127.0.0.1:{ports['admin.listening']}"
+        self.webhook_url = f"{places['webhook.listening']}/webhooks/optimizely"
+        self.admin_url = places["admin.listening"]
         try:
             async with self._session.get(f"{self.admin_url}/readyz") as answer:
                 return answer.status == 200 or not self._until_ready
@@ -196,6 +200,11 @@ class RunningApp:
         if not line:
             raise RuntimeError(f"the app ended with status {await self._process.wait()}:\n{self._log.read_text()}")
         self.decisions.append(Decision(**json.loads(line)))
+
+
+def _reachable(address: str) -> str:
+    """Where a socket that is bound there can be connected to."""
+    return {"::": "127.0.0.1", "0.0.0.0": "127.0.0.1"}.get(address, f"[{address}]" if ":" in address else address)
 
 
 async def _end(process: asyncio.subprocess.Process, number: signal.Signals) -> int:

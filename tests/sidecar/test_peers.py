@@ -18,6 +18,7 @@ from aiohttp import web
 from tests.datafiles import minimal
 from tests.running import RunningSidecar
 
+from datafile_sidecar import settings
 from datafile_sidecar.core.webhook import signature
 from datafile_sidecar.peers import Address, Peers
 from datafile_sidecar.resolver import DaemonResolver
@@ -214,6 +215,22 @@ async def test_off() -> None:
         assert relay.events == []
 
 
+def test_how_peers_are_named() -> None:
+    """Names, addresses and IPv6 are understood, twice the same is once, and what is no peer is refused in words."""
+
+    def load(peers: str) -> tuple[Address, ...]:
+        return settings.load({"DATAFILE_SDK_KEYS": "KEY1", "DATAFILE_PEERS": peers}).peers
+
+    assert load("peers:8089, 10.0.0.4:1,[2001:db8::1]:8089,peers:8089") == (
+        ("peers", 8089),
+        ("10.0.0.4", 1),
+        ("2001:db8::1", 8089),
+    )
+    for wrong in ("peers", ":8089", "peers:0", "peers:x", "http://peers:8089", "a:1,,b:1", "a/b:1", "::1:8089"):
+        with pytest.raises(settings.SettingsError, match=r"DATAFILE_PEERS.*write HOST:PORT"):
+            load(wrong)
+
+
 # Those who are not there
 
 
@@ -222,7 +239,15 @@ async def test_the_dead_hold_nobody_up() -> None:
     alive, moved = Peer("127.0.0.2"), Peer("127.0.0.3", status=307)
     async with listening(alive, moved):
         with silent("127.0.0.4") as port:
-            names = ("127.0.0.4", port), ("127.0.0.5", 1), ("gone", 9), ("hangs", 9), moved.address, alive.address
+            names = (
+                ("127.0.0.4", port),
+                ("127.0.0.5", 1),
+                ("gone", 9),
+                ("bad..name", 9),
+                ("hangs", 9),
+                moved.address,
+                alive.address,
+            )
             async with Relay(*names) as relay:
                 started = time.monotonic()
                 relay.peers.relay(BODY, SIGNATURE)
@@ -231,7 +256,7 @@ async def test_the_dead_hold_nobody_up() -> None:
                 await relay.peers.settle()
                 assert time.monotonic() - started < 5
     assert len(moved.got) == 1
-    expected = {"delivered": 1, "rejected": 1, "timeout": 1, "unreachable": 1, "unresolved": 2}
+    expected = {"delivered": 1, "rejected": 1, "timeout": 1, "unreachable": 1, "unresolved": 3}
     assert relay.counts() == expected
     assert set(expected) < set(RELAY_OUTCOMES)
     assert "127.0.0.5:1: unreachable" in relay.peers.status()["failing"]
@@ -275,9 +300,9 @@ async def test_a_burst_beside_a_hanging_pod() -> None:
 async def stage(tmp_path: Path, peers: Iterable[Peer]) -> AsyncIterator[tuple[RunningSidecar, Simulator]]:
     names = ",".join(f"{peer.host}:{peer.port}" for peer in peers)
     async with Simulator({"KEY1": minimal(42)}, secret=SECRET) as optimizely:
-        settings: dict[str, Any] = {"poll_interval_s": 0, "peers": names, "url_template": optimizely.template}
+        told: dict[str, Any] = {"poll_interval_s": 0, "peers": names, "url_template": optimizely.template}
         async with RunningSidecar(
-            tmp_path / "volume", sdk_keys="KEY1", webhook_secrets=SECRET.decode(), **settings
+            tmp_path / "volume", sdk_keys="KEY1", webhook_secrets=SECRET.decode(), **told
         ) as sidecar:
             optimizely.webhook_urls = [sidecar.webhook_url]
             yield sidecar, optimizely

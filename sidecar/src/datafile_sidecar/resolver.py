@@ -76,8 +76,11 @@ async def addresses(resolver: AbstractResolver, host: str, timeout_s: float) -> 
     try:
         return [str(ipaddress.ip_address(host))]
     except ValueError:
-        async with asyncio.timeout(timeout_s):
-            return list(dict.fromkeys(found["host"] for found in await resolver.resolve(host)))
+        try:
+            async with asyncio.timeout(timeout_s):
+                return list(dict.fromkeys(found["host"] for found in await resolver.resolve(host)))
+        except UnicodeError as problem:
+            raise OSError(f"{host[:80]!r} can't be a name") from problem
 
 
 def _settle(
