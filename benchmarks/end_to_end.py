@@ -44,10 +44,11 @@ Samples = dict[str, list[float]]
 
 
 def flags_for(size: int) -> dict[str, Any]:
-    """So many flags that their datafile has this size in bytes, or a little more."""
-    few = len(make_datafile({"flag-0000": True}))
-    many = len(make_datafile({f"flag-{number:04}": True for number in range(101)}))
-    return {f"flag-{number:04}": True for number in range(1 + 100 * (size - few) // (many - few))}
+    """So many flags, with four variables each, that their datafile has about this size in bytes."""
+    variables = {f"text-{number}": "A sentence that a product manager may change at any time." for number in range(4)}
+    flags = {f"flag-{number:04}": {"on": True, "variables": variables} for number in range(101)}
+    few, many = len(make_datafile({"flag-0000": flags["flag-0000"]})), len(make_datafile(flags))
+    return {f"flag-{number:04}": flags["flag-0000"] for number in range(1 + 100 * (size - few) // (many - few))}
 
 
 def datafile(flags: Mapping[str, Any], revision: int) -> bytes:
@@ -159,7 +160,8 @@ async def main() -> int:
     if arguments.json:
         print(json.dumps(columns, ensure_ascii=False))
         return 0
-    print(f"{arguments.flips} flips for each size, {arguments.workers} workers, {os.cpu_count()} cores,", end=" ")
+    flags = ", ".join(f"{len(flags_for(bytes_))} flags in {size}" for size, bytes_ in SIZES.items())
+    print(f"{arguments.flips} flips for each size ({flags}), {arguments.workers} workers, {os.cpu_count()} cores,")
     print(f"Python {platform.python_version()}, optimizely-sdk {version('optimizely-sdk')}\n")
     print(table(columns))
     return 0
