@@ -428,7 +428,7 @@ def documented(root: dict[str, Any], reason: str) -> bool:
     if fault.endswith("not a list of plain values"):
         return place.endswith(("includedFlags", "excludedFlags", "includedRules"))
     if fault.startswith(("expected a list", "expected an object", "expected a string, got")):
-        return is_other_container(at(root, place), fault)
+        return is_other_container(at(root, place), fault) or has_namesakes(root)
     return has_namesakes(root)
 
 
