@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests import datafiles
-from tests.contract.generated import ROOT
 
 from datafile_client import OptimizelyWatcher
 from datafile_client._source import Source
@@ -22,6 +20,8 @@ from datafile_sidecar.core import datafile
 from datafile_sidecar.core.reconcile import Trigger
 from datafile_sidecar.publication import Publication
 from datafile_sidecar.volume import Volume, VolumeError
+from tests import datafiles
+from tests.contract.generated import ROOT
 
 KEY = "KEY1"
 _CONTRACT = (ROOT / "docs/contract.md").read_text()
@@ -44,7 +44,7 @@ def publication(volume: Volume) -> Publication:
 
 async def _publish(publication: Publication, revision: int, trigger: Trigger = Trigger.WEBHOOK) -> bytes:
     body = datafiles.minimal(revision)
-    await publication.publish(datafile.parse(body, KEY), trigger, 0, from_upstream=True)
+    await publication.publish(datafile.parse(body, KEY), trigger, 0, fetched=1_700_000_000.25)
     return body
 
 

@@ -13,8 +13,6 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from tests.datafiles import minimal
-from tests.sidecar.virtual_time import VirtualTimeLoop
 
 from datafile_sidecar import logs
 from datafile_sidecar.core.reconcile import Trigger
@@ -25,6 +23,8 @@ from datafile_sidecar.syncer import Pace, Syncer
 from datafile_sidecar.telemetry import Telemetry
 from datafile_sidecar.upstream import Fetched, FetchError, NotModified, Validators
 from datafile_sidecar.volume import Status, Volume
+from tests.datafiles import minimal
+from tests.sidecar.virtual_time import VirtualTimeLoop
 
 KEY = "KEY1"
 ORIGIN = "origin"
@@ -101,6 +101,7 @@ class House:
         self.syncer = Syncer(
             Publication(KEY, self.volume, self.loop.time),
             inquiry,
+            bus=None,
             bootstrap=lambda: None,
             pace=Pace(POLL_S, ROLLBACK_S, 5.0, 0.5, Random(1)),
             telemetry=telemetry,

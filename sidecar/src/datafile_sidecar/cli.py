@@ -37,6 +37,7 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
 
 def run(_: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Receive webhooks, poll, and publish into DATAFILE_DIR, until SIGTERM or SIGINT."""
+    from datafile_sidecar.bus import BusError
     from datafile_sidecar.daemon import Daemon
     from datafile_sidecar.listening import ListenError
     from datafile_sidecar.telemetry import Telemetry
@@ -52,7 +53,7 @@ def run(_: argparse.Namespace, environ: Mapping[str, str]) -> int:
             telemetry.volume_created(str(told.directory))
         daemon = Daemon(told, environ, volume, telemetry)
         return _until_signalled(daemon.run, telemetry.sidecar_stopping)
-    except (VolumeError, ListenError) as error:
+    except (VolumeError, ListenError, BusError) as error:
         _complain(str(error))
         return 1
     except CredentialsError:

@@ -15,8 +15,10 @@ from typing import Any, NoReturn
 
 from datafile_sidecar import syncer, upstream
 from datafile_sidecar.admin import Admin
+from datafile_sidecar.bus import Bus
 from datafile_sidecar.core import datafile
 from datafile_sidecar.core.reconcile import Trigger
+from datafile_sidecar.core.times import rfc3339
 from datafile_sidecar.credentials import CredentialsError, Secrets, Tokens
 from datafile_sidecar.inquiry import Inquiry
 from datafile_sidecar.listening import bind, serving
@@ -44,7 +46,7 @@ class Daemon:
     """One sidecar. Built from settings and a volume that is held already; `run` returns when `stop` is set."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], volume: Volume, telemetry: Telemetry) -> None:
-        """Raises CredentialsError and ListenError."""
+        """Raises CredentialsError, ListenError and BusError."""
         self._settings = settings
         self._environ = environ
         self._telemetry = telemetry
@@ -65,6 +67,7 @@ class Daemon:
             )
             for template in ([settings.url_template] if settings.url_template else [PUBLIC_TEMPLATE, PRIVATE_TEMPLATE])
         }
+        self._bus = Bus(settings.bus_url, telemetry) if settings.bus_url else None
         self._syncers = {key: self._syncer(key) for key in settings.sdk_keys}
         self._workers = Workers(
             settings.directory, settings.sdk_keys, lambda key: self._syncers[key].published, telemetry
@@ -82,6 +85,8 @@ class Daemon:
                 tasks.create_task(_forever(self._keep_house, "housekeeping"))
                 tasks.create_task(_forever(self._workers.run, "the socket for workers"))
                 tasks.create_task(_forever(self._peers.run, "the relay to peers"))
+                if self._bus is not None:
+                    tasks.create_task(_forever(self._bus.run, "the bus"))
                 await self._end(stop)
         except* Stopping:
             self._telemetry.sidecar_stopped()
@@ -104,6 +109,8 @@ class Daemon:
         try:
             async with asyncio.timeout(SETTLE_S):
                 await asyncio.gather(self._peers.settle(), *(one.settle() for one in self._syncers.values()))
+                if self._bus is not None:
+                    await self._bus.settle()
         except TimeoutError:
             raise Stopping from None
         raise Stopping
@@ -152,6 +159,7 @@ class Daemon:
         return Syncer(
             Publication(sdk_key, self._volume),
             inquiry,
+            bus=self._bus,
             bootstrap=functools.partial(self._bootstrap, sdk_key),
             pace=pace,
             telemetry=self._telemetry,
@@ -188,7 +196,7 @@ class Daemon:
             "ready": not self._unready(),
             "keys": {key: one.status() | {"workers": self._workers.of(key)} for key, one in self._syncers.items()},
             "workers": self._workers.status(),
-            "bus": {"state": "off"},
+            "bus": self._bus.view() if self._bus else {"state": "off"},
             "peers": self._peers.status(),
         }
 

@@ -1,6 +1,7 @@
 """One key's datafile on the volume: what is there, since when and why, and the steps that change it."""
 
 import asyncio
+import hashlib
 import time
 from collections import deque
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import msgspec
 
 from datafile_sidecar.core import datafile
 from datafile_sidecar.core.datafile import Datafile
-from datafile_sidecar.volume import Status, Volume, rfc3339
+from datafile_sidecar.volume import Status, Volume, VolumeError, rfc3339
 
 _REFRESH_S = 1.0
 _KEPT_CHANGES = 10
@@ -36,7 +37,7 @@ class Publication:
         self.moments = Moments()
         self.project_id: str | None = None
         self._volume = volume
-        self._now = now
+        self.now = now
         self._status: Status | None = None
         self._changes: deque[dict[str, Any]] = deque(maxlen=_KEPT_CHANGES)
 
@@ -80,11 +81,9 @@ class Publication:
         self.project_id = found.project_id
         return found, self._status.generation
 
-    async def publish(self, found: Datafile, trigger: str, generation: int, *, from_upstream: bool) -> None:
-        """Rename a datafile into place. Raises VolumeError."""
-        now = self._now()
-        asked = now if from_upstream else None
-        moments = replace(self.moments, fetched=asked, checked=asked, published=now)
+    async def publish(self, found: Datafile, trigger: str, generation: int, *, fetched: float | None) -> None:
+        """Rename a datafile into place that upstream served at that time, None where it did not. Raises VolumeError."""
+        moments = replace(self.moments, fetched=fetched, checked=fetched, published=self.now())
         status = self._describe(found, trigger, generation, moments)
         await asyncio.to_thread(self._volume.publish, found.body, status)
         webhook = self.moments.webhook
@@ -99,12 +98,21 @@ class Publication:
 
     def note_webhook(self) -> None:
         """A webhook came for this key."""
-        self.moments.webhook = self._now()
+        self.moments.webhook = self.now()
 
-    async def confirm(self) -> None:
-        """Note that upstream serves what is there, on the volume at most once a second. Raises VolumeError."""
+    async def body(self, sha256: str) -> bytes | None:
+        """The bytes on the volume, None where they are not those with this digest."""
+        try:
+            body = await asyncio.to_thread(self._volume.read, self.sdk_key, datafile.MAX_BYTES)
+        except VolumeError:
+            return None
+        digest = await asyncio.to_thread(hashlib.sha256, body)
+        return body if digest.hexdigest() == sha256 else None
+
+    async def confirm(self, at: float | None = None) -> None:
+        """Note that upstream serves what is there, or did at that time, on the volume at most once a second. Raises VolumeError."""
         written = self._status.checked if self._status else None
-        self.moments.checked = self._now()
+        self.moments.checked = self.now() if at is None else at
         if self._status is not None and not 0 <= self.moments.checked - (written or 0) < _REFRESH_S:
             status = msgspec.structs.replace(self._status, checked=self.moments.checked, webhook=self.moments.webhook)
             await asyncio.to_thread(self._volume.refresh, status)

@@ -40,6 +40,8 @@ class Settings:
     bootstrap_dir: Path | None = None
     bootstrap_after_s: float = 5.0
     rollback_after_s: float = 900.0
+    bus_url: str | None = field(default=None, repr=False)
+    """With its password, if it has one."""
     peers: tuple[tuple[str, int], ...] = ()
     webhook_listen: Address = Address("", 8089)
     admin_listen: Address = Address("", 8088)
@@ -203,6 +205,25 @@ def _address(text: str) -> Address:
     return Address(host, int(port))
 
 
+def _bus_url(text: str) -> str:
+    """No error quotes the URL: it may hold a password."""
+    url = text.strip()
+    try:
+        parts = urllib.parse.urlsplit(url)
+        usable = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        raise ValueError(
+            "it is no URL; a user or password with other characters than letters and digits needs %XX"
+        ) from None
+    if parts.scheme not in {"redis", "rediss"} or not usable or any(c.isspace() for c in url):
+        raise ValueError("it is no redis:// or rediss:// URL: write redis://user:password@host:port/database")
+    if parts.query or parts.fragment or not re.fullmatch(r"(/[0-9]{0,4})?", parts.path, re.ASCII):
+        raise ValueError(
+            "after host and port, there may be the number of a database and nothing else; mask / ? # in a password as %XX"
+        )
+    return url
+
+
 def _peers(text: str) -> tuple[tuple[str, int], ...]:
     peers = []
     for item in text.split(","):
@@ -280,6 +301,14 @@ VARIABLES = (
         _seconds(0),
         "`900`",
         "for how many seconds upstream must insist on an older revision before it is believed",
+    ),
+    Variable(
+        "DATAFILE_BUS_URL",
+        "bus_url",
+        _bus_url,
+        "–",
+        "a Redis or Valkey by which the sidecars of a fleet share datafiles and polls, `redis://` or, with TLS, `rediss://`, as "
+        "`[user[:password]@]host[:port][/database]`. Needs the extra `redis`. Who can write to it can change flags",
     ),
     Variable(
         "DATAFILE_PEERS",

@@ -10,17 +10,22 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from datafile_sidecar.core import backoff, reconcile, webhook
+from datafile_sidecar.bus import Bus, Claim
+from datafile_sidecar.core import backoff, offers, reconcile, webhook
+from datafile_sidecar.core.bus_record import Check, Record
 from datafile_sidecar.core.datafile import Datafile, InvalidDatafileError
+from datafile_sidecar.core.offers import Opinion
 from datafile_sidecar.core.reconcile import Trigger, Verdict, Version
 from datafile_sidecar.core.webhook import DatafileUpdated
 from datafile_sidecar.inquiry import Answer, Inquiry, parsed
 from datafile_sidecar.publication import Publication
+from datafile_sidecar.sharing import Sharing, offered
 from datafile_sidecar.telemetry import Telemetry
 from datafile_sidecar.upstream import FetchError
 from datafile_sidecar.volume import VolumeError
 
 _STUCK_AFTER_S = 90.0
+_OFFER_STANDS_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,7 @@ class Syncer:
         publication: Publication,
         inquiry: Inquiry,
         *,
+        bus: Bus | None,
         bootstrap: Callable[[], bytes | None],
         pace: Pace,
         telemetry: Telemetry,
@@ -61,6 +67,15 @@ class Syncer:
         self._resting = asyncio.Event()
         self._chase_at = self._retry_at = self._poll_at = math.inf
         self._turns_by = math.inf
+        self._sharing = Sharing(
+            publication,
+            inquiry,
+            bus,
+            state=lambda: self._state,
+            wake=self._wake.set,
+            poll_interval_s=pace.poll_interval_s,
+            random=pace.random,
+        )
 
     # What others ask
 
@@ -105,18 +120,25 @@ class Syncer:
             self._inquiry.name(urls)
             self._inquiry.wake()
             self._telemetry.target_changed(self.sdk_key, self._state.target or 0)
-            self._rouse()
+        self._rouse(before, trigger)
         return any(a.revision == revision for a in self._state.announced)
 
     def nudge(self, trigger: Trigger) -> None:
         """A webhook came that may mean this key: wake the loop to look."""
-        if self._state.nudged is None:
+        before = self._state
+        if before.nudged is None:
             self._inquiry.wake()
         self._publication.note_webhook()
-        self._state = reconcile.nudge(self._state, _now(), trigger)
-        self._rouse()
+        self._state = reconcile.nudge(before, _now(), trigger)
+        self._rouse(before, trigger)
 
-    def _rouse(self) -> None:
+    def _rouse(self, before: reconcile.State, trigger: Trigger) -> None:
+        if not self._state.due:
+            return
+        if trigger is not Trigger.PEER:
+            self._sharing.hurry()
+        elif not before.due:
+            self._sharing.expect()
         self._resting.clear()
         self._wake.set()
 
@@ -125,6 +147,7 @@ class Syncer:
     async def run(self) -> None:
         """Load what is there, then sync for ever; beside it, wait for the moment of the bootstrap file."""
         await self._load()
+        self._sharing.begin()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._bootstrap_later())
             while True:
@@ -147,17 +170,22 @@ class Syncer:
                 continue
 
     def _next_at(self) -> float:
-        wanted = 0.0 if self._state.due else min(self._chase_at, self._retry_at, self._poll_at)
-        return max(wanted, self._inquiry.available_at())
+        if self._sharing.has_offer:
+            return 0.0
+        due_at = self._sharing.not_before if self._state.due else math.inf
+        return max(min(due_at, self._chase_at, self._retry_at, self._poll_at), self._inquiry.available_at())
 
     async def _turn(self) -> None:
-        """Ask one source once, and arrange for the next turn whatever came of it."""
+        """Look at what the bus brought, or ask one source once, and arrange for the next turn whatever came of it."""
         self._resting.clear()
         self._turns_by = _now() + _STUCK_AFTER_S
         self._expire()
         self._look_after_file()
-        self._retry_at = math.inf
-        await self._ask()
+        if (offer := self._sharing.take()) is not None:
+            await self._consider(*offer)
+        elif not await self._is_spared():
+            self._retry_at = math.inf
+            await self._ask()
         self._plan()
 
     def _expire(self) -> None:
@@ -175,7 +203,7 @@ class Syncer:
 
     def _plan(self) -> None:
         now, pace = _now(), self._pace
-        chase_s = reconcile.chase_in(self._state, now, pace.random.random())
+        chase_s = None if self._state.due else reconcile.chase_in(self._state, now, pace.random.random())
         self._chase_at = math.inf if chase_s is None else now + chase_s
         if not self._state.announced:
             self._inquiry.only_cdn()
@@ -200,7 +228,66 @@ class Syncer:
         if answer is not None:
             before = self._state.observed
             if await self._written(self._judge(answer, trigger)):
-                self._inquiry.remember(answer, replaced=self._state.observed != before)
+                replaced = self._state.observed != before
+                self._inquiry.remember(answer, replaced=replaced)
+                self._sharing.tell(replaced=replaced)
+                self._overrule()
+
+    # The bus
+
+    async def _is_spared(self) -> bool:
+        """Whether this turn's fetch is one that another pod has made or is making: a poll, or the first look at what was kept."""
+        is_poll = self._state.trigger in {Trigger.POLL, Trigger.STARTUP}
+        if self._state.observed is None or not is_poll or self._write_failures:
+            return False
+        answer = await self._sharing.consult(claim=self._retry_at > _now())
+        if answer is Claim.OURS or self._state.announced or self._state.nudged:
+            return False
+        self._state = reconcile.begin(self._state)
+        self._retry_at = math.inf
+        if isinstance(answer, Check):
+            await self._adopt(answer)
+        else:
+            self._poll_at = _now() + self._sharing.look_again_s
+        return True
+
+    async def _adopt(self, check: Check) -> None:
+        if await self._written(self._confirm(check.at)):
+            self._sharing.adopted(check)
+            self._telemetry.poll_spared(self.sdk_key)
+
+    async def _consider(self, record: Record, opinion: Opinion) -> None:
+        offer = offered(record.head, _now())
+        match opinion:
+            case Opinion.TAKE:
+                await self._written(self._publish_shared(record))
+            case Opinion.JOIN:
+                self._state = offers.join(self._state, offer)
+            case Opinion.ASK:
+                self._state = offers.ask(self._state, offer)
+                self._telemetry.bus_record_questioned(self.sdk_key, record.found.revision, self._have)
+            case Opinion.IGNORE:
+                pass
+
+    def _overrule(self) -> None:
+        """End an offer that upstream did not confirm for as long as it takes to believe a rollback."""
+        patience_s = max(self._pace.rollback_after_s, _OFFER_STANDS_S)
+        if offers.is_outvoted(self._state, _now(), patience_s):
+            self._state = offers.drop(self._state)
+            self._sharing.overrule()
+
+    async def _publish_shared(self, record: Record) -> bool:
+        found, offer = record.found, offered(record.head, _now())
+        generation = offers.take(self._state, offer).generation
+        fetched = min(record.head.fetched, self._publication.now())
+        await self._publication.publish(found, Trigger.BUS, generation, fetched=fetched)
+        fulfilled = reconcile.fulfilled(self._state, found.revision)
+        self._state = offers.take(self._state, offer)
+        self._last_error = None
+        self._sharing.taken(record)
+        self._telemetry.datafile_checked(self.sdk_key, fetched)
+        self._tell_published(found, Trigger.BUS, _now() - fulfilled.at if fulfilled else None)
+        return True
 
     # The volume
 
@@ -239,21 +326,21 @@ class Syncer:
 
     async def _publish(self, found: Datafile, trigger: Trigger) -> None:
         before, version = self._state, Version(found.revision, found.sha256)
-        await self._publication.publish(
-            found, trigger, reconcile.publish(before, version).generation, from_upstream=True
-        )
+        generation = reconcile.publish(before, version).generation
+        await self._publication.publish(found, trigger, generation, fetched=self._publication.now())
         fulfilled = reconcile.fulfilled(self._state, found.revision)
         self._state = reconcile.publish(self._state, version)
         self._last_error = None
         self._tell_published(found, trigger, _now() - fulfilled.at if fulfilled else None)
+        self._telemetry.datafile_checked(self.sdk_key)
         if reconcile.is_missed(before, found.revision, trigger):
             self._telemetry.webhook_missed(self.sdk_key, found.revision)
 
-    async def _confirm(self) -> bool:
+    async def _confirm(self, at: float | None = None) -> bool:
         self._state = reconcile.keep(self._state)
         self._last_error = None
-        await self._publication.confirm()
-        self._telemetry.datafile_checked(self.sdk_key)
+        await self._publication.confirm(at)
+        self._telemetry.datafile_checked(self.sdk_key, at)
         return True
 
     def _refuse(self, served: Version, now: float, source: str) -> bool:
@@ -286,12 +373,13 @@ class Syncer:
 
     async def _start_from(self, found: Datafile) -> bool:
         if self._state.observed is None:
-            await self._publication.publish(found, Trigger.BOOTSTRAP, self._state.generation, from_upstream=False)
+            await self._publication.publish(found, Trigger.BOOTSTRAP, self._state.generation, fetched=None)
             self._state = reconcile.adopt(self._state, Version(found.revision, found.sha256))
             self._tell_published(found, Trigger.BOOTSTRAP, None)
         return True
 
     def _tell_published(self, found: Datafile, trigger: Trigger, propagation_s: float | None) -> None:
+        self._publication.note_change(propagation_s)
         self._telemetry.datafile_published(
             self.sdk_key,
             revision=found.revision,

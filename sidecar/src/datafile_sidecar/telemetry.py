@@ -24,11 +24,13 @@ WEBHOOK_OUTCOMES: Final = (
 )
 RELAY_OUTCOMES: Final = ("delivered", "rejected", "timeout", "unreachable", "unresolved", "dropped")
 WORKER_REFUSALS: Final = ("too_many", "malformed", "silent", "unknown_key")
+BUS_OUTCOMES: Final = ("shared", "questioned", "bad", "refused")
 FETCH_OUTCOMES: Final = ("ok", "not_modified", "invalid")
 SOURCES: Final = ("cdn", "origin")
 _LATENCIES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600)
 _SUMMARY_S = 10.0
 _REPEAT_S = 60.0
+_SELDOM_S = 30.0
 
 
 class Telemetry:
@@ -42,6 +44,7 @@ class Telemetry:
         self._rejected: Counter[str] = Counter()
         self._rejected_at = float("-inf")
         self._worker_refused_at: dict[str, float] = {}
+        self._repeated: dict[str, tuple[float, int]] = {}
 
     def prepare(self, version: str, sdk_keys: Iterable[str], triggers: Iterable[str], failures: Sequence[str]) -> None:
         """Show every series from the first scrape on, at zero, so that a rate over the first event is one."""
@@ -154,6 +157,49 @@ class Telemetry:
         self._metrics.missed_webhooks.labels(sdk_key).inc()
         self._log.warning("webhook.missed", sdk_key=sdk_key, revision=revision, reason="a poll found it first")
 
+    # The bus
+
+    def bus_connected(self, address: str) -> None:
+        self._metrics.bus_connected.set(1)
+        self._repeated.pop("bus.disconnected", None)
+        self._log.info("bus.connected", address=address)
+
+    def bus_disconnected(self, reason: str, wait_s: float) -> None:
+        """`reason` names the broker. One that is gone is mentioned at once, and then twice a minute."""
+        self._metrics.bus_connected.set(0)
+        self._seldom("bus.disconnected", reason=_short(reason), wait_s=round(wait_s, 2))
+
+    def bus_refused(self, reason: str) -> None:
+        self._metrics.bus_records.labels("refused").inc()
+        self._seldom("bus.refused", reason=_short(reason))
+
+    def bus_record_shared(self, sdk_key: str, revision: int) -> None:
+        self._metrics.bus_records.labels("shared").inc()
+        self._log.info("bus_record.shared", sdk_key=sdk_key, revision=revision)
+
+    def bus_record_rejected(self, sdk_key: str, where: str, reason: str) -> None:
+        """Whoever can write to the bus can cause these without end. `where` is `message` or `value`."""
+        self._metrics.bus_records.labels("bad").inc()
+        self._seldom("bus_record.rejected", sdk_key=sdk_key, where=where, reason=_short(reason))
+
+    def bus_record_questioned(self, sdk_key: str, offered: int, have: int | None) -> None:
+        self._metrics.bus_records.labels("questioned").inc()
+        reason = "other pods say that upstream went back; it is asked"
+        self._seldom("bus_record.questioned", sdk_key=sdk_key, offered=offered, have=have, reason=reason)
+
+    def poll_spared(self, sdk_key: str) -> None:
+        self._metrics.spared_polls.labels(sdk_key).inc()
+        self._log.debug("poll.spared", sdk_key=sdk_key, reason="another pod has just made it")
+
+    def _seldom(self, event: str, **fields: object) -> None:
+        """Log what may happen all the time at most twice a minute, with how often it happened meanwhile."""
+        at, more = self._repeated.get(event, (float("-inf"), 0))
+        if self._clock() - at < _SELDOM_S:
+            self._repeated[event] = at, more + 1
+            return
+        self._repeated[event] = self._clock(), 0
+        self._log.warning(event, **fields, **({"more": more} if more else {}))
+
     # Workers
 
     def workers_unheard(self, reason: str) -> None:
@@ -217,8 +263,10 @@ class Telemetry:
     def datafile_lost(self, sdk_key: str) -> None:
         self._log.warning("datafile.lost", sdk_key=sdk_key, reason="somebody removed or replaced the published file")
 
-    def datafile_checked(self, sdk_key: str) -> None:
-        self._metrics.checked.labels(sdk_key).set_to_current_time()
+    def datafile_checked(self, sdk_key: str, at: float | None = None) -> None:
+        """`at` is when upstream confirmed what is on the volume, in Unix seconds; None where it just did."""
+        gauge = self._metrics.checked.labels(sdk_key)
+        gauge.set_to_current_time() if at is None else gauge.set(at)
 
     def datafile_published(
         self, sdk_key: str, *, revision: int, target: int, trigger: str, size: int, propagation_s: float | None
@@ -282,6 +330,13 @@ class _Metrics:
             registry=self.registry,
         )
         self.relays = self._counter("relays", "Webhooks posted to a peer, or that should have been", "outcome")
+        self.bus_connected = prometheus.Gauge(
+            "datafile_sidecar_bus_connected", "Whether news comes by the bus: 1 or 0", registry=self.registry
+        )
+        self.bus_records = self._counter(
+            "bus_records", "Datafiles told to others by the bus, or come by it and doubted", "outcome"
+        )
+        self.spared_polls = self._counter("spared_polls", "Polls that another pod made in our place", "sdk_key")
         self.workers = self._gauge("workers", "Processes of the app that say which revision they decide by")
         self.worker_revision_min = self._gauge(
             "worker_revision_min", "Lowest revision that a worker decides by; NaN while there is none"
@@ -302,6 +357,8 @@ class _Metrics:
             self.webhooks.labels(outcome)
         for outcome in RELAY_OUTCOMES:
             self.relays.labels(outcome)
+        for outcome in BUS_OUTCOMES:
+            self.bus_records.labels(outcome)
         for reason in WORKER_REFUSALS:
             self.refused_workers.labels(reason)
         for key in sdk_keys:
@@ -310,7 +367,9 @@ class _Metrics:
                 self.revision,
                 self.target_revision,
                 self.publish_failures,
+                self.refusals,
                 self.missed_webhooks,
+                self.spared_polls,
                 self.propagation,
                 self.workers,
                 self.apply,

@@ -31,6 +31,11 @@ def refusal_pause(poll_interval_s: float, retry_after_s: float | None) -> float:
     return max(60.0, poll_interval_s) if retry_after_s is None else max(1.0, retry_after_s)
 
 
+def reconnect_pause(failures: int, jitter: float) -> float:
+    """Before the bus is tried again, after so many failures in a row: soon, for it is what makes a fleet fast, and spread out."""
+    return min(8.0, 0.25 * 2.0 ** min(failures - 1, 10)) * (0.5 + 0.5 * jitter)
+
+
 def next_poll(now: float, interval_s: float, offset: float, jitter: float) -> float:
     """When to poll next, on the clock of `now`.
 

@@ -1,8 +1,9 @@
 """What is known of one SDK key, and what follows from it.
 
 Laws: a published revision never goes back, but where upstream insisted on it for long enough; an announced revision is
-wanted until it is on disk or overdue; news that comes during a fetch outlives that fetch. States are values: each function
-takes one and gives the next. Times are seconds of one monotonic clock, handed in.
+wanted until it is on disk or overdue; news that comes during a fetch outlives that fetch. Going back begins a new generation;
+what it left is not taken again for news. States are values: each function takes one and gives the next. Times are seconds of
+one monotonic clock, handed in.
 """
 
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from enum import StrEnum
 from datafile_sidecar.core import backoff
 
 _MAX_ANNOUNCEMENTS = 64
+_MAX_LEFT = 4
 
 
 class Trigger(StrEnum):
@@ -54,11 +56,29 @@ class Announcement:
 
 
 @dataclass(frozen=True, slots=True)
+class Offer:
+    """A datafile that another pod shares, by the bus, and the generation that it has there.
+
+    `left` are the digests that this generation and those before it went back from; `at` is when the offer came.
+    """
+
+    version: Version
+    generation: int
+    left: tuple[str, ...] = ()
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class State:
-    """One SDK key. `observed` is on disk, `announced` is wanted, newest first; `due` means: fetch now, whatever the pauses say."""
+    """One SDK key. `observed` is on disk, `announced` is wanted, newest first; `due` means: fetch now, whatever the pauses say.
+
+    `left` are the digests that a rollback went back from, `offer` one of a generation that only upstream can confirm.
+    """
 
     observed: Version | None = None
     generation: int = 0
+    left: tuple[str, ...] = ()
+    offer: Offer | None = None
     announced: tuple[Announcement, ...] = ()
     nudged: Announcement | None = None
     due: bool = True
@@ -81,6 +101,8 @@ class State:
             return self.announced[0].trigger
         if self.nudged:
             return self.nudged.trigger
+        if self.offer and self.due:
+            return Trigger.BUS
         return Trigger.POLL if self.checked else Trigger.STARTUP
 
 
@@ -107,12 +129,21 @@ def begin(state: State) -> State:
 
 def decide(state: State, candidate: Version, now: float, rollback_after_s: float) -> Verdict:
     """What to do with the valid datafile that a fetch brought."""
-    if state.observed is None or candidate.revision > state.observed.revision:
+    if candidate == state.observed:
+        return Verdict.KEEP
+    if not goes_back(state, candidate):
         return Verdict.PUBLISH
-    if candidate.revision == state.observed.revision:
-        return Verdict.KEEP if candidate.sha256 == state.observed.sha256 else Verdict.PUBLISH
+    if state.offer and candidate == state.offer.version:
+        return Verdict.ROLL_BACK
     insisted_s = 0.0 if state.older_since is None else now - state.older_since
     return Verdict.ROLL_BACK if insisted_s >= rollback_after_s and state.older_since is not None else Verdict.REFUSE
+
+
+def goes_back(state: State, candidate: Version) -> bool:
+    """Whether this datafile is older than what is on disk, or was there and was gone back from."""
+    if state.observed is None or candidate == state.observed:
+        return False
+    return candidate.revision < state.observed.revision or candidate.sha256 in state.left
 
 
 def adopt(state: State, version: Version, generation: int = 0) -> State:
@@ -122,24 +153,52 @@ def adopt(state: State, version: Version, generation: int = 0) -> State:
 
 def publish(state: State, version: Version) -> State:
     """A datafile from upstream was renamed into place. What it fulfils is wanted no more."""
-    went_back = state.observed is not None and version.revision < state.observed.revision
-    wanted = tuple(a for a in state.announced if a.revision > version.revision)
-    return replace(
-        state,
-        observed=version,
-        generation=state.generation + went_back,
-        announced=wanted,
-        nudged=state.nudged if state.due else None,
-        due=state.due and bool(wanted or state.nudged),
-        checked=True,
-        overdue=0,
-        older_since=None,
-    )
+    state = on_disk(_go_back(state, version) if goes_back(state, version) else _join(state, version), version)
+    return replace(state, due=state.due and bool(state.announced or state.nudged), checked=True, older_since=None)
 
 
 def keep(state: State) -> State:
     """Upstream serves what we have."""
+    if state.observed:
+        state = _join(state, state.observed)
     return replace(state, checked=True, older_since=None)
+
+
+def on_disk(state: State, version: Version) -> State:
+    """A datafile was renamed into place, whatever it is thought of: what it fulfils is wanted no more."""
+    wanted = tuple(a for a in state.announced if a.revision > version.revision)
+    nudged = state.nudged if state.due else None
+    return replace(state, observed=version, announced=wanted, nudged=nudged, overdue=0)
+
+
+def _go_back(state: State, version: Version) -> State:
+    """Begin a generation, or join the one in which others went back to the same."""
+    joined = _join(state, version)
+    generation = max(joined.generation, state.generation + (joined.generation == state.generation))
+    gone = (state.observed.sha256,) if state.observed else ()
+    return replace(joined, generation=generation, left=merged(joined.left, gone, version))
+
+
+def _join(state: State, version: Version) -> State:
+    """Come into the generation that others are in, where what upstream serves fits to it.
+
+    It fits where it is what they have or newer, and nothing that they went back from: then a stale edge is speaking.
+    """
+    offer = state.offer
+    if offer is None or (version != offer.version and not _follows(version, offer)):
+        return state
+    generation = max(state.generation, offer.generation)
+    return replace(state, generation=generation, left=merged(state.left, offer.left, version), offer=None)
+
+
+def _follows(version: Version, offer: Offer) -> bool:
+    return version.revision > offer.version.revision and version.sha256 not in offer.left
+
+
+def merged(left: tuple[str, ...], more: tuple[str, ...], version: Version) -> tuple[str, ...]:
+    """The digests that were gone back from, the latest last; what is on disk is not among them."""
+    known = dict.fromkeys((*left, *more))
+    return tuple(digest for digest in known if digest != version.sha256)[-_MAX_LEFT:]
 
 
 def refuse(state: State, now: float) -> State:

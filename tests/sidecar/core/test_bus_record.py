@@ -1,0 +1,139 @@
+"""What stands on the bus is taken for nothing that it does not prove to be."""
+
+import json
+import zlib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datafile_sidecar.core import bus_record, datafile
+from datafile_sidecar.core.bus_record import BadRecordError, Check, Condition, Head
+from datafile_sidecar.core.datafile import MAX_BYTES
+from tests.datafiles import minimal, realistic
+
+KEY = "KEY1"
+NOW = 1_700_000_000.0
+
+
+def head(body: bytes = minimal(43), **fields: object) -> Head:
+    """The true head of this datafile, but for these fields."""
+    found = datafile.parse(body, KEY)
+    true = {"generation": 0, "revision": found.revision, "sha256": found.sha256, "fetched": NOW}
+    return Head(**(true | fields))  # type: ignore[arg-type]
+
+
+def line(**fields: object) -> bytes:
+    """The head of revision 43 as JSON, with these fields whatever they are."""
+    return json.dumps(json.loads(head().encode()) | fields).encode()
+
+
+def test_a_datafile_goes_through_unchanged() -> None:
+    """Byte for byte, with its head and what makes the next request conditional."""
+    body = realistic(200, 43)
+    condition = Condition(url="https://cdn.optimizely.com/datafiles/KEY1.json", etag='"e"', last_modified="today")
+    sent = head(body, generation=2, left=("a" * 64,), condition=condition)
+    record = bus_record.decode(value := bus_record.encode(sent, body), KEY)
+    assert (record.head, record.found.body, record.line) == (sent, body, sent.encode())
+    assert len(value) < len(body) / 3
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"[]",
+        b'"x"',
+        b"\xff\xfe",
+        b"x" * 5_000_000,
+        b"[" * 8000,
+        b'{"revision":"9e9"}',
+        line(v=2),
+        line(revision="43"),
+        line(revision=-1),
+        line(revision=10**15),
+        line(generation=10**9 + 1),
+        line(fetched=1e300),
+        line(fetched=None),
+        line(sha256="A" * 64),
+        line(sha256="a" * 63),
+        line(id="x"),
+        line(left=["a" * 64] * 5),
+        line(condition={"url": "x" * 1025}),
+        line().replace(b"1700000000.0", b"NaN"),
+    ],
+)
+def test_what_is_no_head_is_refused(text: bytes) -> None:
+    """Garbage of every kind is one error, which quotes nothing of it."""
+    with pytest.raises(BadRecordError) as caught:
+        bus_record.decode_head(text)
+    assert len(str(caught.value)) < 100
+
+
+def test_what_a_later_version_adds_is_no_obstacle() -> None:
+    """A fleet that is being upgraded goes on sharing."""
+    assert bus_record.decode_head(line(colour="red")) == head()
+
+
+GOOD = zlib.compress(minimal(43))
+
+
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (line(), "decompressed|cut off"),
+        (line() + b"\n" + minimal(43), "decompressed"),
+        (line() + b"\n" + GOOD[:-4], "cut off"),
+        (line() + b"\n" + GOOD + b"x", "follows"),
+        (line() + b"\n" + zlib.compress(minimal(44)), "describes another"),
+        (line(sha256="a" * 64) + b"\n" + GOOD, "describes another"),
+        (line(revision=44) + b"\n" + GOOD, "describes another"),
+        (line() + b"\n" + zlib.compress(minimal(43, "KEY2")), "sdkKey"),
+        (line() + b"\n" + zlib.compress(b"<html>"), "not a JSON object"),
+        (line() + b"\n" + zlib.compress(bytes(100 * MAX_BYTES)), "larger"),
+        (line() + b"\n" + bytes(bus_record.MAX_VALUE_BYTES), "larger"),
+    ],
+)
+def test_what_is_no_record_is_refused_with_a_reason(value: bytes, reason: str) -> None:
+    """Cut, exchanged, foreign and hostile values are found out before anybody sees a datafile."""
+    with pytest.raises(BadRecordError, match=reason):
+        bus_record.decode(value, KEY)
+
+
+@given(st.binary(max_size=300), st.integers(0, 2000))
+def test_no_change_of_a_value_gets_through(noise: bytes, at: int) -> None:
+    """Whatever is overwritten in a value, it gives the true datafile or an error, and no other error than the one."""
+    value = bus_record.encode(head(), minimal(43))
+    changed = value[:at] + noise + value[at + len(noise) :]
+    try:
+        assert bus_record.decode(changed, KEY).found.body == minimal(43)
+    except BadRecordError:
+        assert changed != value
+    bus_record.decode_check(changed)
+
+
+def test_a_check_goes_through_and_garbage_is_none() -> None:
+    """When somebody asked upstream is known to all, or is not known."""
+    check = Check(at=NOW, sha256="a" * 64, condition=Condition(url="u"))
+    assert bus_record.decode_check(check.encode()) == check
+    for text in (b"", b"?", b"{}", b"[" * 9000, check.encode().replace(b"1700000000.0", b"1e400")):
+        assert bus_record.decode_check(text) is None
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "newer"),
+    [
+        (head(), head(), False),
+        (head(fetched=NOW - 1), head(fetched=NOW - 2), True),
+        (head(revision=44), head(revision=43, fetched=NOW), True),
+        (head(revision=9), head(revision=10), False),
+        (head(revision=7, generation=1), head(revision=43), True),
+        (head(fetched=NOW - 1), head(fetched=NOW + 3600), True),
+        (head(fetched=NOW + 3600), head(fetched=NOW - 1), False),
+    ],
+)
+def test_the_order_is_generation_revision_and_time_of_the_fetch(mine: Head, theirs: Head, newer: bool) -> None:
+    """And who claims to have fetched in the future is not the newest for ever."""
+    assert bus_record.is_newer(mine, theirs, NOW) is newer
