@@ -18,7 +18,6 @@ from datafile_sidecar.admin import Admin
 from datafile_sidecar.bus import Bus
 from datafile_sidecar.core import datafile
 from datafile_sidecar.core.reconcile import Trigger
-from datafile_sidecar.core.times import rfc3339
 from datafile_sidecar.credentials import CredentialsError, Secrets, Tokens
 from datafile_sidecar.inquiry import Inquiry
 from datafile_sidecar.listening import bind, serving

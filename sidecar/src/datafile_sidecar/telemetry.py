@@ -367,7 +367,6 @@ class _Metrics:
                 self.revision,
                 self.target_revision,
                 self.publish_failures,
-                self.refusals,
                 self.missed_webhooks,
                 self.spared_polls,
                 self.propagation,
