@@ -37,6 +37,7 @@ class Receiver:
         """An application with this one endpoint. Serve it with `auto_decompress=False`: the signature is over the wire's bytes."""
         app = web.Application()
         app.router.add_post(PATH, self.receive)
+        app.on_response_prepare.append(_close_afterwards)
         return app
 
     async def receive(self, request: web.Request) -> web.Response:
@@ -85,10 +86,13 @@ class Receiver:
 
     def _reject(self, outcome: str, status: int, reason: str) -> web.Response:
         self.telemetry.webhook_rejected(outcome, reason)
-        response = web.Response(status=status, text=f"{reason}\n")
-        if outcome in {"too_large", "too_slow", "broken_off"}:
-            response.force_close()
-        return response
+        return web.Response(status=status, text=f"{reason}\n")
+
+
+async def _close_afterwards(_: web.Request, response: web.StreamResponse) -> None:
+    # A sender that reuses a connection just as we drop it, idle, loses its webhook: a POST is not sent again by itself.
+    response.headers["Connection"] = "close"
+    response.force_close()
 
 
 async def _read(request: web.Request) -> bytes | None:
