@@ -11,10 +11,10 @@ from typing import Any
 
 from optimizely.helpers.sdk_settings import OptimizelySdkSettings
 from optimizely.optimizely import Optimizely
-from tests.client.helpers import decide, sized_datafile, vouch
 
 from datafile_client import OptimizelyWatcher
 from datafile_client.testing import write_datafile
+from tests.client.helpers import decide, sized_datafile, vouch
 
 ODP = {
     "integrations": [{"key": "odp", "publicKey": "key", "host": "http://127.0.0.1:9"}],

@@ -9,9 +9,8 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from tests.client.helpers import LocalDispatcher
-
 from datafile_client import OptimizelyWatcher
+from tests.client.helpers import LocalDispatcher
 
 watcher = OptimizelyWatcher(
     optimizely_options={"event_dispatcher": LocalDispatcher(int(os.environ["RECEIVER_PORT"]))}, rescan_interval_s=0.5

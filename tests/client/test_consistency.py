@@ -10,11 +10,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from tests.client.conftest import MakeWatcher
-from tests.client.helpers import Receiver, running
 
 from datafile_client import OptimizelyWatcher
 from datafile_client.testing import make_datafile, write_datafile
+from tests.client.conftest import MakeWatcher
+from tests.client.helpers import Receiver, running
 
 ROOT = Path(__file__).parents[2]
 FLAGS = 8

@@ -20,11 +20,11 @@ from optimizely.helpers.enums import NotificationTypes
 from optimizely.notification_center import NotificationCenter
 from optimizely.optimizely import Optimizely
 from optimizely.user_profile import UserProfileService
-from tests.client.conftest import MakeWatcher
-from tests.client.helpers import LocalDispatcher, Receiver, decide, publish, running, vouch, wait_until
 
 from datafile_client._instance import collection_paused
 from datafile_client.testing import make_datafile
+from tests.client.conftest import MakeWatcher
+from tests.client.helpers import LocalDispatcher, Receiver, decide, publish, running, vouch, wait_until
 
 ROOT = Path(__file__).parents[2]
 

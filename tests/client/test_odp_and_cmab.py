@@ -13,12 +13,12 @@ from typing import Any
 import pytest
 from optimizely.helpers.sdk_settings import OptimizelySdkSettings
 from optimizely.odp.odp_event_manager import OdpEventManager
+
+from datafile_client.testing import make_datafile, write_datafile
 from tests.client.conftest import MakeWatcher
 from tests.client.flat import ODP
 from tests.client.helpers import decide, wait_until
 from tests.client.test_process import in_child, reap
-
-from datafile_client.testing import make_datafile, write_datafile
 
 
 class Odp:

@@ -4,9 +4,9 @@ from typing import Any
 
 import pytest
 from optimizely.helpers.sdk_settings import OptimizelySdkSettings
-from tests.client.conftest import MakeWatcher
 
 from datafile_client import DatafileClientError, InvalidOptionError
+from tests.client.conftest import MakeWatcher
 
 
 def _settings(**attributes: Any) -> OptimizelySdkSettings:

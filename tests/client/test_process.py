@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.client.conftest import MakeWatcher
-from tests.client.helpers import LocalDispatcher, Receiver, publish, running, wait_until
 
 from datafile_client import OptimizelyWatcher
 from datafile_client._instance import collection_paused
 from datafile_client._process import PerProcess
+from tests.client.conftest import MakeWatcher
+from tests.client.helpers import LocalDispatcher, Receiver, publish, running, wait_until
 
 ROOT = Path(__file__).parents[2]
 

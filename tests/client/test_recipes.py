@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
 from tests.client.helpers import publish, wait_until
 from tests.client.test_servers import broker, free_port, need
 

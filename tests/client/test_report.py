@@ -9,11 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tests.client.conftest import MakeWatcher
-from tests.client.helpers import publish, wait_until
-
 from datafile_client import OptimizelyWatcher
 from datafile_client._report import Report
+from tests.client.conftest import MakeWatcher
+from tests.client.helpers import publish, wait_until
 
 
 @contextmanager

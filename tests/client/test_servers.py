@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests.client.helpers import Receiver, publish, running, wait_until
 
 ROOT = Path(__file__).parents[2]

@@ -9,12 +9,12 @@ import time
 from pathlib import Path
 
 import pytest
-from tests.client.conftest import MakeWatcher
-from tests.client.helpers import decide, publish, vouch, wait_until
 
 from datafile_client._source import MAX_BYTES, Source
 from datafile_client.errors import InvalidDatafileError
 from datafile_client.testing import make_datafile, write_datafile
+from tests.client.conftest import MakeWatcher
+from tests.client.helpers import decide, publish, vouch, wait_until
 
 ROOT = Path(__file__).parents[2]
 

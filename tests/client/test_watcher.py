@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.client.conftest import MakeWatcher
-from tests.client.helpers import decide, publish, vouch, wait_until
 
 from datafile_client import DatafileUnavailableError, InvalidOptionError, OptimizelyWatcher
 from datafile_client.testing import make_datafile, write_datafile
+from tests.client.conftest import MakeWatcher
+from tests.client.helpers import decide, publish, vouch, wait_until
 
 
 def is_on(watcher: OptimizelyWatcher, flag: str = "checkout") -> bool:
@@ -59,7 +59,7 @@ def test_start_fails_when_nothing_comes_and_goes_on_watching(directory: Path, ma
     """A user is told at once what is missing and where, and can carry on until the datafile comes."""
     watcher = make_watcher()
     started = time.monotonic()
-    with pytest.raises(DatafileUnavailableError, match=r"KEY1.*no such file.*KEY1\.json.*sidecar") as caught:
+    with pytest.raises(DatafileUnavailableError, match=r"KEY1.*No such file.*KEY1\.json.*sidecar") as caught:
         watcher.start(timeout=0.3)
     assert 0.3 <= time.monotonic() - started < 2
     assert caught.value.sdk_key == "KEY1"

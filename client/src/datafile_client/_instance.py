@@ -32,10 +32,10 @@ from datafile_client._parts import Parts
 from datafile_client._process import PerProcess
 from datafile_client.errors import InvalidDatafileError
 
+_PASSED_ON = ("default_decide_options", "event_dispatcher", "user_profile_service")
 _BOM = b"\xef\xbb\xbf"
 _silent = logging.getLogger("datafile_client.silent")
-_silent.addHandler(logging.NullHandler())
-_silent.propagate = False
+_silent.disabled = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class FixedConfigManager(BaseConfigManager):
     """Serves one ProjectConfig for ever, and derives the OptimizelyConfig when it is first asked for."""
 
     def __init__(self, config: ProjectConfig, parts: Parts) -> None:
-        super().__init__(parts.logger, parts.options.get("error_handler"), parts.notification_center)
+        super().__init__(parts.logger, parts.error_handler, parts.notification_center)
         self._config = config
 
     def get_config(self) -> ProjectConfig:
@@ -108,7 +108,7 @@ class Builder:
         if not vouched and not self.parts.options.get("skip_json_validation") and not validator.is_datafile_valid(data):
             raise InvalidDatafileError(path, _why_invalid(data))
         try:
-            config = ProjectConfig(data, self.parts.logger, self.parts.options.get("error_handler"))
+            config = ProjectConfig(data, self.parts.logger, self.parts.error_handler)
         except UnsupportedDatafileVersionException as error:
             raise InvalidDatafileError(path, str(error)) from error
         except Exception as error:
@@ -122,18 +122,16 @@ class Builder:
         return config
 
     def _instance(self, config: ProjectConfig) -> Optimizely:
-        parts, options = self.parts, self.parts.options
+        parts = self.parts
         instance = Optimizely(
-            event_dispatcher=options.get("event_dispatcher"),
             logger=_silent,  # it would log that ODP is disabled
-            error_handler=options.get("error_handler"),
-            user_profile_service=options.get("user_profile_service"),
+            error_handler=parts.error_handler,
             config_manager=FixedConfigManager(config, parts),
             notification_center=parts.notification_center,
             event_processor=parts.events,
-            default_decide_options=options.get("default_decide_options"),
             settings=OptimizelySdkSettings(odp_disabled=True),
             cmab_service=parts.cmab,
+            **{name: parts.options.get(name) for name in _PASSED_ON},
         )
         # With ODP enabled, the constructor would enter the instance into the registry that never lets go.
         instance.odp_manager = cast("Any", parts.odp)
@@ -152,9 +150,8 @@ def _why_invalid(data: bytes) -> str:
 
 
 _turns = PerProcess[threading.Lock](lambda _: threading.Lock())
-_paused_by: set[int] = (
-    set()
-)  # the process that paused it; a forked child inherits the pause, and nobody there would end it
+# The process that paused it. A forked child inherits the pause, and nobody there would end it.
+_paused_by: set[int] = set()
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from typing import Any
 
 from optimizely.cmab import cmab_service
 from optimizely.cmab.cmab_client import CmabRetryConfig, DefaultCmabClient
+from optimizely.error_handler import NoOpErrorHandler
 from optimizely.event.event_processor import BaseEventProcessor, BatchEventProcessor
 from optimizely.event.user_event import UserEvent
 from optimizely.helpers.sdk_settings import OptimizelySdkSettings
@@ -39,6 +40,7 @@ class Parts:
         self.options = options
         self.logger: Any = adapt_logger(options.get("logger") or NoOpLogger())
         self.notification_center = options.get("notification_center") or NotificationCenter(self.logger)
+        self.error_handler: Any = options.get("error_handler") or NoOpErrorHandler
         self.settings = options.get("settings") or OptimizelySdkSettings()
         self._processor_options = {**_PROCESSOR_DEFAULTS, **(options.get("event_processor_options") or {})}
         self.forced_variations: dict[str, dict[str, str]] = {}
@@ -60,24 +62,27 @@ class Parts:
     def _make_processor(self, inherited: Any) -> Any:
         hook_into_exit()  # a child may use an instance and never the watcher
         given = inherited or self.options.get("event_processor")
-        options = self._processor_options
-        if given is not None:
-            # Before the first fork, and where it is of the app's own kind, the app's processor is taken as it is.
-            if inherited is None or type(given) is not BatchEventProcessor:
-                return given
-            options = {
-                "batch_size": given.batch_size,
-                "flush_interval": given.flush_interval.total_seconds(),
-                "timeout_interval": given.timeout_interval.total_seconds(),
-                # Never the parent's: its events are the parent's to send, and its lock may be held for ever.
-                "event_queue": queue.Queue(given.event_queue.maxsize),
-            }
-        processor = BatchEventProcessor(
-            getattr(given, "event_dispatcher", self.options.get("event_dispatcher")),
-            logger=getattr(given, "logger", self.logger),
-            notification_center=getattr(given, "notification_center", self.notification_center),
-            **options,
-        )
+        if given is None:
+            dispatcher, center = self.options.get("event_dispatcher"), self.notification_center
+            processor = BatchEventProcessor(
+                dispatcher, self.logger, notification_center=center, **self._processor_options
+            )
+        elif inherited is None or type(given) is not BatchEventProcessor:
+            return given  # before the first fork, and where it is of the app's own kind, it is taken as it is
+        else:
+            # Never the parent's queue: its events are the parent's to send, and its lock may be held for ever.
+            waiting: queue.Queue[Any] = queue.Queue(given.event_queue.maxsize)
+            times = given.flush_interval.total_seconds(), given.timeout_interval.total_seconds()
+            what = (
+                given.event_dispatcher,
+                given.logger,
+                False,
+                waiting,
+                given.batch_size,
+                *times,
+                given.notification_center,
+            )
+            processor = BatchEventProcessor(*what)
         # The SDK shares one lock among all processors, and a fork can copy it held.
         vars(processor)["LOCK"] = threading.Lock()
         processor.start()
@@ -103,16 +108,9 @@ class Parts:
             cache = _unlocked(getattr(inherited.segment_manager, "segments_cache", cache))
             if type(events) is OdpEventManager:  # its thread cannot start a second time
                 events = OdpEventManager(events.logger, events.api_manager, flush_interval=events.flush_interval)
-        return OdpManager(
-            settings.odp_disabled,
-            cache,
-            settings.odp_segment_manager,
-            events,
-            settings.fetch_segments_timeout,
-            settings.odp_event_timeout,
-            settings.odp_flush_interval,
-            self.logger,
-        )
+        times = settings.fetch_segments_timeout, settings.odp_event_timeout, settings.odp_flush_interval
+        segments = settings.odp_segment_manager
+        return OdpManager(settings.odp_disabled, cache, segments, events, *times, self.logger)
 
 
 def _unlocked(cache: Any) -> Any:
@@ -129,6 +127,9 @@ class Shared:
         self._ended = False
 
     def __getattr__(self, name: str) -> Any:
+        # What copying probes for is no question to the SDK's object; `stop` is what Optimizely.close() would call.
+        if name.startswith("__") or name in ("_own", "stop"):
+            raise AttributeError(name)
         return getattr(self._own.get(), name)
 
     def reopen(self) -> None:
@@ -148,18 +149,12 @@ class SharedEvents(Shared, BaseEventProcessor):
             return
         self._own.get().process(user_event)
 
-    def __getattr__(self, name: str) -> Any:
-        if name == "stop":
-            raise AttributeError(name)
-        return super().__getattr__(name)
-
     def end(self, deadline: float) -> None:
         """Send what is queued, until the deadline on the monotonic clock; say how much was lost."""
         self._ended = True
         processor = self._own.peek()
         if not isinstance(processor, BatchEventProcessor):
-            if callable(stop := getattr(processor, "stop", None)):
-                stop()
+            getattr(processor, "stop", lambda: None)()
             return
         waiting = processor.event_queue
         while waiting.full() and time.monotonic() < deadline:  # stop() would wait for ever for room
@@ -197,8 +192,7 @@ class SharedOdp(Shared):
         self._ended = True
         events = getattr(self._own.peek(), "event_manager", None)
         if not isinstance(events, OdpEventManager):
-            if callable(stop := getattr(events, "stop", None)):
-                stop()
+            getattr(events, "stop", lambda: None)()
         elif events.is_running:
             with contextlib.suppress(queue.Full):  # its own stop() would join without a limit
                 events.event_queue.put_nowait(Signal.SHUTDOWN)

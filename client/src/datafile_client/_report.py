@@ -21,13 +21,8 @@ class Report:
 
     def __init__(self, directory: Path, sdk_key: str) -> None:
         self._path = directory / "sidecar.sock"
-        self._words = {
-            "v": 1,
-            "id": secrets.token_hex(4),
-            "sdk_key": sdk_key,
-            "pid": os.getpid(),
-            "host": socket.gethostname()[:255],
-        }
+        name = {"id": secrets.token_hex(4), "pid": os.getpid(), "host": socket.gethostname()[:255]}
+        self._words = {"v": 1, "sdk_key": sdk_key} | name
         self._socket: socket.socket | None = None
         self._said: int | None = None
         self._retry_at = float("-inf")
@@ -35,10 +30,9 @@ class Report:
 
     def keep_up(self, revision: int, now: float) -> None:
         """See that there is a connection and that the sidecar knows this revision; `now` is on the monotonic clock."""
-        if self._socket is None:
-            if now < self._retry_at:
-                return
-            self._retry_at = now + _RETRY_S
+        if self._socket is None and now < self._retry_at:
+            return
+        self._retry_at = now + _RETRY_S
         try:
             connection = self._socket or self._connect()
             if self._said != revision:

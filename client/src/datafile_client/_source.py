@@ -5,7 +5,6 @@ An event is only a hint, and so is the tick of the clock: both end in `Source.lo
 
 import contextlib
 import datetime
-import errno
 import hashlib
 import json
 import logging
@@ -15,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import watchfiles
 
@@ -22,10 +22,8 @@ from datafile_client.errors import InvalidDatafileError
 
 MAX_BYTES = 8 * 1024 * 1024
 _STATUS_MAX_BYTES = 64 * 1024
-_STATUS_SCHEMA = 1
-# watchfiles answers after some 1.5 steps: 16 ms for 0.27 % of a core. Its default debounce is 1,600 ms.
-_STEP_MS = 10
-_DEBOUNCE_MS = 50
+# A step of 10 ms means 16 ms to the event and 0.27 % of a core. Our own tick sees what watchfiles' polling misses.
+_WATCH: Any = {"step": 10, "debounce": 50, "recursive": False, "force_polling": False, "raise_interrupt": False}
 
 _log = logging.getLogger("datafile_client")
 _Mark = tuple[int, ...]
@@ -55,7 +53,6 @@ class Source:
         self.path = directory / f"{sdk_key}.json"
         self._directory = directory
         self._status_path = directory / f"{sdk_key}.status.json"
-        self._names = {self.path.name, "..data"}
         self._mark: _Mark | None = None
         self._sha256: str | None = None
         self._trouble: str | None = None
@@ -67,12 +64,13 @@ class Source:
             InvalidDatafileError: the file is missing or cannot be read.
         """
         try:
-            if _mark_of(os.stat(self.path)) == self._mark:
+            data, mark = _read(self.path, MAX_BYTES, self._mark)
+            if mark == self._mark:
                 return None
-            data, self._mark = read_datafile(self.path)
-        except (OSError, InvalidDatafileError) as error:
+        except InvalidDatafileError:
             self._mark = self._sha256 = None
-            raise InvalidDatafileError(self.path, _in_words(error)) from error
+            raise
+        self._mark = mark
         sha256 = hashlib.sha256(data).hexdigest()
         if sha256 == self._sha256:
             return None
@@ -86,10 +84,10 @@ class Source:
             data, _ = _read(self._status_path, _STATUS_MAX_BYTES)
             status = json.loads(data)
             # True == 1 in Python, and a schema that we do not know means: validate yourself.
-            if type(status["schema"]) is not int or status["schema"] != _STATUS_SCHEMA:
+            if repr(status["schema"]) != "1":
                 return None
             return Vouched(str(status["sha256"]), _time(status.get("checked")))
-        except (OSError, InvalidDatafileError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        except (InvalidDatafileError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
 
     def hints(self, wake: threading.Event, tick_s: float) -> Iterator[bool]:
@@ -105,38 +103,28 @@ class Source:
                 yield from self._watch(wake, tick_s)
             except (OSError, RuntimeError) as error:
                 self._report(error, tick_s)
-            wake.wait(0 if wake.is_set() else tick_s)
+                wake.wait(tick_s)
 
     def _watch(self, wake: threading.Event, tick_s: float) -> Iterator[bool]:
         watched = self._directory_mark()
-        changes = watchfiles.watch(
-            self._directory,
-            watch_filter=lambda _, path: os.path.basename(path) in self._names,
-            step=_STEP_MS,
-            debounce=_DEBOUNCE_MS,
-            stop_event=wake,
-            rust_timeout=round(tick_s * 1000),
-            yield_on_timeout=True,
-            raise_interrupt=False,
-            force_polling=False,  # our own tick sees what watchfiles' polling misses
-            recursive=False,
-        )
+        tick: Any = {"rust_timeout": round(tick_s * 1000), "yield_on_timeout": True, "stop_event": wake}
+        changes = watchfiles.watch(self._directory, watch_filter=self._is_ours, **_WATCH, **tick)
         with contextlib.closing(changes):
             for change in changes:
-                if self._trouble is not None:
-                    _log.info("Watching %s again", self._directory)
-                    self._trouble = None
+                self._trouble = None
                 # A replaced directory leaves a watch that is alive and deaf.
                 if self._directory_mark() != watched:
                     return
                 yield bool(change)
 
-    def _directory_mark(self) -> _Mark | None:
-        try:
+    def _is_ours(self, _: object, path: str) -> bool:
+        return os.path.basename(path) in (self.path.name, "..data")
+
+    def _directory_mark(self) -> tuple[int, int] | None:
+        with contextlib.suppress(OSError):
             found = os.stat(self._directory)
-        except OSError:
-            return None
-        return (found.st_dev, found.st_ino)
+            return found.st_dev, found.st_ino
+        return None
 
     def _report(self, error: Exception, tick_s: float) -> None:
         trouble = f"{self._directory} does not exist" if isinstance(error, FileNotFoundError) else str(error)
@@ -145,55 +133,45 @@ class Source:
             _log.warning("Cannot watch for changes (%s); looking every %g s instead", trouble, tick_s)
 
 
-def read_datafile(path: Path) -> tuple[bytes, _Mark]:
-    """Read a regular file of a bearable size, with the mark that tells this version of it from another.
+def read_file(path: Path) -> bytes:
+    """Read a regular file of a bearable size.
 
     Raises:
-        OSError: it cannot be opened or read.
-        InvalidDatafileError: it is no regular file, empty or larger than `MAX_BYTES`.
+        InvalidDatafileError: it cannot be read, is no regular file or larger than `MAX_BYTES`.
     """
-    data, mark = _read(path, MAX_BYTES)
-    if not data.strip():
-        raise InvalidDatafileError(path, "the file is empty")
-    return data, mark
+    return _read(path, MAX_BYTES)[0]
 
 
-def _read(path: Path, limit: int) -> tuple[bytes, _Mark]:
-    # Not blocking: a FIFO in the file's place would hold us for ever.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise InvalidDatafileError(path, "not a regular file")
-        if found.st_size > limit:
-            raise InvalidDatafileError(path, f"{found.st_size} bytes are more than the {limit} allowed")
-        return file.read(limit + 1), _mark_of(found)
+def _read(path: Path, limit: int, known: _Mark | None = None) -> tuple[bytes, _Mark]:
+    """Read the file and the mark of this version of it; nothing of a version that is known."""
+    try:
+        if known is not None and _mark_of(os.stat(path)) == known:
+            return b"", known
+        # Not blocking: a FIFO in the file's place would hold us for ever.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            found = os.fstat(file.fileno())
+            if not stat.S_ISREG(found.st_mode):
+                raise InvalidDatafileError(path, "not a regular file")
+            if found.st_size > limit:
+                raise InvalidDatafileError(path, f"{found.st_size} bytes are more than the {limit} allowed")
+            return file.read(limit + 1), _mark_of(found)
+    except OSError as error:
+        raise InvalidDatafileError(path, error.strerror or str(error)) from error
 
 
 def _mark_of(found: os.stat_result) -> _Mark:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def _in_words(error: OSError | InvalidDatafileError) -> str:
-    if isinstance(error, InvalidDatafileError):
-        return error.reason
-    if error.errno == errno.ENOENT:
-        return "there is no such file"
-    return os.strerror(error.errno) if error.errno else str(error)
-
-
 def _time(text: object) -> datetime.datetime | None:
-    if not isinstance(text, str):
-        return None
-    time = datetime.datetime.fromisoformat(text)
-    return time if time.tzinfo is not None else None
+    time = datetime.datetime.fromisoformat(text) if isinstance(text, str) else None
+    return time if time is not None and time.tzinfo is not None else None
 
 
 def is_mount_of_its_own(path: Path) -> bool:
     """Tell whether this single file is a mount (`subPath`): a rename beside it is never seen through such a one."""
-    try:
-        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
-    except OSError:
-        return False
     wanted = os.path.abspath(path).replace(" ", "\\040")
-    return any(line.split(" ")[4] == wanted for line in mounts.splitlines() if line.count(" ") > 4)
+    with contextlib.suppress(OSError):
+        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
+        return any(wanted in line.split(" ")[4:5] for line in mounts.splitlines())
+    return False

@@ -19,7 +19,7 @@ from datafile_client._instance import Builder, Loaded, resume_collection_in_chil
 from datafile_client._options import check_options, check_seconds, choose_sdk_key
 from datafile_client._process import PerProcess, stop_at_exit
 from datafile_client._report import Report
-from datafile_client._source import Found, Source, is_mount_of_its_own, read_datafile
+from datafile_client._source import Found, Source, is_mount_of_its_own, read_file
 from datafile_client._status import WatcherStatus
 from datafile_client.errors import DatafileUnavailableError, InvalidDatafileError
 
@@ -32,7 +32,7 @@ _log = logging.getLogger("datafile_client")
 @dataclass(eq=False, slots=True)
 class _Listener:
     callback: Callable[[Optimizely], object]
-    told: Loaded | None = None
+    told: Optimizely | None = None
 
 
 class OptimizelyWatcher:
@@ -102,7 +102,7 @@ class OptimizelyWatcher:
         engine = self._attend(launch="uwsgi" not in sys.modules)
         if is_mount_of_its_own(self._path):
             _log.warning(
-                "%s is a mount of its own (subPath?): it will never change. Mount its directory instead.", self._path
+                "%s is a mount of its own (subPath?) and never changes. Mount its directory instead", self._path
             )
         if self._wait(engine, lambda: self._current is not None, timeout) or self._fall_back(engine):
             return
@@ -286,9 +286,9 @@ class OptimizelyWatcher:
     def _tell(self) -> None:
         for listener in self._listeners:
             current = self._current
-            if current is None or listener.told is current:
+            if current is None or listener.told is current.optimizely:
                 continue
-            listener.told = current
+            listener.told = current.optimizely
             try:
                 listener.callback(current.optimizely)
             except Exception:
@@ -308,10 +308,10 @@ class OptimizelyWatcher:
         if self._fallback is None or engine is None:
             return False
         try:
-            data, _ = read_datafile(self._fallback)
+            data = read_file(self._fallback)
             sha256 = hashlib.sha256(data).hexdigest()
             loaded = self._builder.build(data, sha256, self._fallback, vouched=False, source="fallback")
-        except (OSError, InvalidDatafileError) as error:
+        except InvalidDatafileError as error:
             _log.error("The fallback cannot be used: %s", error)
             return False
         with engine.lock:

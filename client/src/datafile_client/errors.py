@@ -23,9 +23,7 @@ class DatafileUnavailableError(DatafileClientError):
 
     def __init__(self, sdk_key: str, path: _Path, reason: str) -> None:
         super().__init__(sdk_key, os.fspath(path), reason)
-        self.sdk_key = sdk_key
-        self.path = os.fspath(path)
-        self.reason = reason
+        self.sdk_key, self.path, self.reason = sdk_key, os.fspath(path), reason
 
     def __str__(self) -> str:
         return (
@@ -39,8 +37,7 @@ class InvalidDatafileError(DatafileClientError):
 
     def __init__(self, path: _Path, reason: str) -> None:
         super().__init__(os.fspath(path), reason)
-        self.path = os.fspath(path)
-        self.reason = reason
+        self.path, self.reason = os.fspath(path), reason
 
     def __str__(self) -> str:
         return f"{self.path}: {self.reason}"
@@ -51,8 +48,7 @@ class InvalidOptionError(DatafileClientError, ValueError):
 
     def __init__(self, option: str, reason: str) -> None:
         super().__init__(option, reason)
-        self.option = option
-        self.reason = reason
+        self.option, self.reason = option, reason
 
     def __str__(self) -> str:
         return f"{self.option}: {self.reason}"
