@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
@@ -12,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.datafiles import minimal
-from tests.running import RunningSidecar
 
 from datafile_sidecar.simulator import Simulator
+from tests.datafiles import minimal
+from tests.running import RunningSidecar
 
 KEY, SECRET = "KEY1", "test-secret-1"
 HOSTS = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
@@ -34,15 +35,14 @@ class Pod:
 
 
 class Fleet:
-    """Three pods, that know each other by their addresses, and Optimizely, that calls the first of them."""
+    """Three pods, that know each other by these names, or by their addresses, and Optimizely, that calls the first of them."""
 
-    def __init__(self, directory: Path, *dead_peers: str, **settings: object) -> None:
+    def __init__(self, directory: Path, *dead_peers: str, names: tuple[str, ...] = HOSTS) -> None:
         self.directory = directory
         self.webhook_port, self.admin_port = _free_ports()
-        self.peers = ",".join((*(f"{host}:{self.webhook_port}" for host in HOSTS), *dead_peers))
+        self.peers = ",".join((*(f"{name}:{self.webhook_port}" for name in names), *dead_peers))
         self.optimizely = Simulator({KEY: minimal(1)}, secret=SECRET.encode())
         self.pods: list[Pod] = []
-        self._settings = settings
         self._stack = contextlib.AsyncExitStack()
 
     async def __aenter__(self) -> "Fleet":
@@ -70,7 +70,7 @@ class Fleet:
             "admin_listen": f"{host}:{self.admin_port}",
             "peers": self.peers,
         }
-        sidecar = RunningSidecar(self.directory / host, **{**settings, **self._settings})
+        sidecar = RunningSidecar(self.directory / host, **settings)
         sidecar.environment["HOSTNAME"] = f"pod-{host}"
         return sidecar
 
@@ -203,6 +203,32 @@ async def test_the_proof(tmp_path: Path) -> None:
             (sentence,) = await fleet.lagging("3", "--timeout", "0", "--allow-no-workers")
             assert "waits for workers" in sentence
         assert first.app.returncode is None
+
+
+@pytest.mark.system
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root: it gives the sidecars a file of host names of their own")
+async def test_a_headless_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pods that one name stands for are told and asked; one that joins is told of the next webhook, one that leaves is let go."""
+    hosts, python = tmp_path / "hosts", tmp_path / "python"
+    hosts.write_text("".join(f"{host} checkout-peers\n" for host in HOSTS[:2]))
+    inside = f'mount --bind {hosts} /etc/hosts && exec {sys.executable} "$@"'
+    python.write_text(f"#!/bin/sh\nexec unshare -m sh -c '{inside}' sh \"$@\"\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(python))
+    async with Fleet(tmp_path, names=("checkout-peers",)) as fleet:
+        third = fleet.pods.pop()
+        await fleet.optimizely.publish(KEY, minimal(2))
+        await fleet.have(2)
+        assert (await third.sidecar.status())["keys"][KEY]["revision"] == 1
+        assert {sentence.split()[0] for sentence in await fleet.lagging("2", "--timeout", "0")} == {
+            "pod-127.0.0.2", "pod-127.0.0.3"
+        }  # fmt: skip
+        hosts.write_text("".join(f"{host} checkout-peers\n" for host in HOSTS[1:]))
+        await fleet.optimizely.publish(KEY, minimal(3))
+        await third.sidecar.logged("datafile.applied", revision=3)
+        assert await fleet.lagging("3", "--timeout", "15") == []
+        fleet.pods.append(third)
+        await fleet.have(3)
 
 
 @pytest.mark.system

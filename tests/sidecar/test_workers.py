@@ -133,7 +133,7 @@ async def test_the_time_to_apply_is_measured_once_a_worker(pod: Pod) -> None:
         connection.send(line(42))
         await until(lambda: pod.revisions() == [42])
         pod.published = 43, time.time() - 0.05
-        for revision in (43, 42, 43):
+        for revision in (41, 43, 42, 43):
             connection.send(line(revision))
             await until(lambda wanted=revision: pod.revisions() == [wanted])  # type: ignore[misc]
         late.send(line(43, id="ffffffff"))
@@ -292,7 +292,10 @@ async def test_there_is_room_for_so_many(pod: Pod) -> None:
         for number, connection in enumerate(some):
             connection.send(line(43, id=f"{number:08x}", pid=number))
         await until(lambda: len(pod.revisions()) == MAX_WORKERS)
-        assert await is_dropped(stack.enter_context(connect(pod)))
+        one_more = stack.enter_context(connect(pod))
+        one_more.send(line(43, id="ffffffff"))
+        assert await is_dropped(one_more)
+        assert float(pod.metric('refused_workers_total{reason="too_many"}')) == 1
         assert not pod.workers.status()["settled"]
         some[0].close()
         await until(lambda: len(pod.revisions()) == MAX_WORKERS - 1)

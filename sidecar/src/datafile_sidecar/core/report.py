@@ -82,7 +82,7 @@ def once(answers: Iterable[Answer]) -> list[Answer]:
     kept = []
     for answer in answers:
         instance = answer.report.instance if answer.report else None
-        if instance is None or instance not in seen:
+        if instance not in seen:
             kept.append(answer)
             seen |= {instance} if instance else set()
     return kept
