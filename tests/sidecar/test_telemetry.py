@@ -202,5 +202,5 @@ def test_one_line(recorder: Recorder, event: Callable[..., None]) -> None:
     event(recorder.tell, *positional, **{p.name: sampled[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY})
     assert len(recorder.lines) <= 1
     for line in recorder.lines:
-        assert re.fullmatch(r"[a-z]+\.[a-z]+(_[a-z]+)*", line["event"])
+        assert re.fullmatch(r"[a-z]+(_[a-z]+)*\.[a-z]+(_[a-z]+)*", line["event"])
     recorder.tell.exposition()
