@@ -21,14 +21,14 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from demo.app import FLAG, NO_EVENTS, decide, report
 from optimizely.config_manager import PollingConfigManager
 from optimizely.helpers.sdk_settings import OptimizelySdkSettings
 from optimizely.optimizely import Optimizely
-from tests.running import Decision, RunningApp, RunningSidecar
 
 from datafile_client.testing import make_datafile
 from datafile_sidecar.simulator import Simulator
+from demo.app import FLAG, NO_EVENTS, decide, report
+from tests.running import Decision, RunningApp, RunningSidecar
 
 KEY, SECRET = "benchmark", "benchmark-secret"
 SIZES = {"12 KiB": 12 * 1024, "1.2 MiB": 1200 * 1024}

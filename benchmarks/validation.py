@@ -17,9 +17,9 @@ from pathlib import Path
 from optimizely.helpers.sdk_settings import OptimizelySdkSettings
 from optimizely.logger import NoOpLogger
 from optimizely.optimizely import Optimizely
-from tests.datafiles import HOSTILE, hostile, realistic
 
 from datafile_sidecar.core.datafile import MAX_BYTES, InvalidDatafileError, parse
+from tests.datafiles import HOSTILE, hostile, realistic
 
 SIZES_KIB = (12, 200, 1200, 3500, 8000)
 

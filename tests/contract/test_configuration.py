@@ -5,9 +5,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from tests.contract.generated import PARTS, ROOT, part_of
 
 from datafile_sidecar.settings import VARIABLES, Variable, load
+from tests.contract.generated import PARTS, ROOT, part_of
 
 _MEND = "out of date; run: python -m tests.contract.generated --write"
 _NAME = re.compile(r"\bDATAFILE_[A-Z_]*[A-Z]\b")

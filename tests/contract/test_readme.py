@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+
 from tests.contract.generated import ROOT
 
 _README = (ROOT / "README.md").read_text()

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.datafiles import realistic
-from tests.running import RunningSidecar
 
 from datafile_sidecar.core import datafile
 from datafile_sidecar.simulator import Simulator
 from datafile_sidecar.volume import Volume
+from tests.datafiles import realistic
+from tests.running import RunningSidecar
 
 pytestmark = [
     pytest.mark.system,

@@ -7,9 +7,9 @@ import textwrap
 from pathlib import Path
 
 import pytest
-from tests.sidecar.test_syncer_machine import House
 
 from datafile_sidecar.core.reconcile import Trigger
+from tests.sidecar.test_syncer_machine import House
 
 BREAK = textwrap.dedent("""
     import asyncio, os, sys

@@ -5,10 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from tests.running import RunningApp, RunningSidecar
 
 from datafile_client.testing import make_datafile
 from datafile_sidecar.simulator import Simulator
+from tests.running import RunningApp, RunningSidecar
 
 KEY, SECRET = "KEY1", "test-secret-1"
 WORKERS = 2

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession
-from tests.datafiles import minimal
-from tests.running import RunningSidecar
-from tests.sidecar.wire import Request, head, ok, wire
 
 from datafile_sidecar.core.webhook import signature
 from datafile_sidecar.simulator import Simulator, webhook_body
+from tests.datafiles import minimal
+from tests.running import RunningSidecar
+from tests.sidecar.wire import Request, head, ok, wire
 
 KEY = "KEY1"
 SECRET = "test-secret-1"

@@ -5,7 +5,6 @@ Each state is served by the real admin app, at one moment in time, so that the p
 
 import asyncio
 import copy
-import shutil
 import sys
 import tempfile
 from pathlib import Path
@@ -13,16 +12,12 @@ from typing import Any
 
 from datafile_sidecar.admin import Admin
 from datafile_sidecar.listening import bind, serving
+from tests.page.browser import CHROMIUM, FLAGS
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-FLAGS = (
-    "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
-    "--disable-component-update --disable-sync --hide-scrollbars --virtual-time-budget=3000"
-).split()
 LOOKS = {
-    "light": ["--window-size=1000,1250"],
-    "dark": ["--window-size=1000,1250", "--force-dark-mode", "--blink-settings=preferredColorScheme=0"],
-    "narrow": ["--window-size=500,1500"],
+    "light": ["--window-size=1000,860"],
+    "dark": ["--window-size=1000,860", "--force-dark-mode", "--blink-settings=preferredColorScheme=0"],
+    "narrow": ["--window-size=500,1150"],
 }
 
 
@@ -73,13 +68,25 @@ HEALTHY: dict[str, Any] = {
             "workers": [_worker(1, 43), _worker(2, 43)],
         }
     },
-    "bus": {"state": "connected"},
-    "peers": {"state": "on", "last_relay": "2026-03-02T10:41:00.010Z"},
+    "workers": {"state": "on", "settled": True, "last_error": None},
+    "bus": {
+        "state": "connected",
+        "address": "rediss://bus.flags.svc:6380/0",
+        "since": "2026-03-01T22:05:00.500Z",
+        "last_error": None,
+    },
+    "peers": {
+        "state": "on",
+        "names": ["datafile-peers:8089"],
+        "relayed": "2026-03-02T10:41:00.010Z",
+        "outcomes": {"delivered": 11},
+        "failing": [],
+    },
 }
 
 
-def _state(ready: bool = True, **fields: Any) -> dict[str, Any]:
-    state = copy.deepcopy(HEALTHY) | {"ready": ready}
+def _state(ready: bool = True, ways: dict[str, Any] | None = None, **fields: Any) -> dict[str, Any]:
+    state = copy.deepcopy(HEALTHY) | {"ready": ready} | (ways or {})
     next(iter(state["keys"].values())).update(fields)
     return state
 
@@ -108,6 +115,29 @@ STATES = {
         "and DATAFILE_URL_TEMPLATE",
     ),
     "worker-behind": _state(workers=[_worker(1, 43), _worker(2, 42)]),
+    "ways-down": _state(
+        ways={
+            "bus": {
+                "state": "disconnected",
+                "address": "rediss://bus.flags.svc:6380/0",
+                "since": None,
+                "last_error": "rediss://bus.flags.svc:6380/0: no answer within 5 s",
+            },
+            "peers": {
+                "state": "on",
+                "names": ["datafile-peers:8089"],
+                "relayed": "2026-03-02T10:41:00.010Z",
+                "outcomes": {"delivered": 9, "timeout": 2},
+                "failing": ["10.1.4.17:8089: timeout", "10.1.9.3:8089: timeout"],
+            },
+            "workers": {
+                "state": "off",
+                "settled": False,
+                "last_error": "/var/run/datafile/sidecar.sock can't be listened on: Permission denied",
+            },
+        },
+        workers=[],
+    ),
 }
 
 
@@ -131,7 +161,15 @@ async def shoot(target: Path) -> list[Path]:
 
 async def _photograph(url: str, picture: Path, flags: list[str]) -> Path:
     with tempfile.TemporaryDirectory() as profile:
-        command = [str(CHROMIUM), *FLAGS, *flags, f"--user-data-dir={profile}", f"--screenshot={picture}", url]
+        command = [
+            str(CHROMIUM),
+            *FLAGS,
+            "--virtual-time-budget=3000",
+            *flags,
+            f"--user-data-dir={profile}",
+            f"--screenshot={picture}",
+            url,
+        ]
         process = await asyncio.create_subprocess_exec(
             *command, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.DEVNULL
         )

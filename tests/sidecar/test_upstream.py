@@ -5,9 +5,9 @@ import re
 import time
 
 import pytest
-from tests.sidecar.wire import DATAFILE, KEY, head, ok, wire
 
 from datafile_sidecar.upstream import OUTCOMES, Fetched, FetchError, NotModified, Upstream, Validators
+from tests.sidecar.wire import DATAFILE, KEY, head, ok, wire
 
 ETAG = 'W/"abc-43"'
 DATE = "Wed, 21 Oct 2026 07:28:00 GMT"

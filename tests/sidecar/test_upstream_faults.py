@@ -12,11 +12,11 @@ from collections.abc import AsyncIterator
 from typing import NoReturn
 
 import pytest
-from tests.sidecar.wire import DATAFILE, KEY, Request, Script, Wire, body_in_the_end, head, ok, reset, wire
 
 from datafile_sidecar.core.datafile import MAX_BYTES
 from datafile_sidecar.resolver import DaemonResolver, GetAddrInfo
 from datafile_sidecar.upstream import OUTCOMES, Fetched, FetchError, Upstream
+from tests.sidecar.wire import DATAFILE, KEY, Request, Script, Wire, body_in_the_end, head, ok, reset, wire
 
 GZIPPED = gzip.compress(DATAFILE, mtime=0)
 ZEROS = bytes(1024 * 1024)

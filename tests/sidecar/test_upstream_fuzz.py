@@ -5,9 +5,9 @@ import gzip
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.sidecar.wire import DATAFILE, KEY, head, ok, wire
 
 from datafile_sidecar.upstream import OUTCOMES, Fetched, FetchError, Upstream
+from tests.sidecar.wire import DATAFILE, KEY, head, ok, wire
 
 PACKED = gzip.compress(DATAFILE, mtime=0)
 CHUNKED = head(200, "Transfer-Encoding: chunked", "Content-Encoding: gzip") + (

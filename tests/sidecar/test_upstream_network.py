@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.sidecar.wire import CA_FILE, DATAFILE, KEY, Wire, body_in_the_end, head, ok, proxy, wire
 
 from datafile_sidecar.resolver import DaemonResolver
 from datafile_sidecar.upstream import Fetched, FetchError, Upstream
+from tests.sidecar.wire import CA_FILE, DATAFILE, KEY, Wire, body_in_the_end, head, ok, proxy, wire
 
 NAME = "cdn.test"
 TRUST = {"SSL_CERT_FILE": str(CA_FILE)}

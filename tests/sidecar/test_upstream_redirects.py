@@ -3,9 +3,9 @@
 import asyncio
 
 import pytest
-from tests.sidecar.wire import CA_FILE, DATAFILE, KEY, Request, Script, head, ok, proxy, wire
 
 from datafile_sidecar.upstream import Fetched, FetchError, NotModified, Upstream, Validators
+from tests.sidecar.wire import CA_FILE, DATAFILE, KEY, Request, Script, head, ok, proxy, wire
 
 TOKEN = "sesame-9"
 

@@ -15,9 +15,9 @@ from optimizely import version as sdk_version
 from optimizely.helpers.sdk_settings import OptimizelySdkSettings
 from optimizely.logger import NoOpLogger
 from optimizely.optimizely import Optimizely
-from tests.datafiles import HOSTILE, hostile, minimal, realistic
 
 from datafile_sidecar.core.datafile import MAX_BYTES, InvalidDatafileError, parse
+from tests.datafiles import HOSTILE, hostile, minimal, realistic
 
 # Derandomized: the same examples on each run, so that a red build is never a matter of luck.
 MANY = settings(max_examples=400, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
