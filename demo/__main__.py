@@ -12,11 +12,11 @@ from datetime import datetime
 from pathlib import Path
 
 from aiohttp import ClientError
-from tests.running import RunningApp, RunningSidecar
 
 from datafile_client.testing import make_datafile
 from datafile_sidecar.simulator import Simulator
 from demo.app import FLAG
+from tests.running import RunningApp, RunningSidecar
 
 KEY, SECRET = "demo", "demo-secret"
 FLIPS = 6

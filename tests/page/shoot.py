@@ -111,8 +111,8 @@ STATES = {
         changes=[],
         workers=[],
         target_revision=None,
-        last_error="https://cdn.optimizely.com/datafiles/Wm3oPRODuction9xk.json: answered 403; look at the SDK key, its access token "
-        "and DATAFILE_URL_TEMPLATE",
+        last_error="https://cdn.optimizely.com/datafiles/Wm3oPRODuction9xk.json: answered 403; look at the SDK key, "
+        "its access token and DATAFILE_URL_TEMPLATE",
     ),
     "worker-behind": _state(workers=[_worker(1, 43), _worker(2, 42)]),
     "ways-down": _state(
