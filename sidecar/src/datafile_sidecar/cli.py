@@ -32,6 +32,8 @@ def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
         return _complain("the settings can't be used:", *error.problems, *_strange(environ))
     except CredentialsError as error:
         return _complain(str(error))
+    except BrokenPipeError:
+        return 1
     return status
 
 
@@ -61,6 +63,47 @@ def run(_: argparse.Namespace, environ: Mapping[str, str]) -> int:
     except Exception as error:
         telemetry.sidecar_failed(error)
         return 1
+
+
+def fetch(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Fetch each key's datafile, validate it, publish it into DATAFILE_DIR, and end: for an init container or a cron job.
+
+    The exit status is 0 when upstream has confirmed what is on the volume for every key, else 1, and the reason is named.
+    With --allow-stale it is 0, too, when a valid datafile is there from before or from DATAFILE_BOOTSTRAP_DIR.
+    """
+    from datafile_sidecar import fetch
+    from datafile_sidecar.telemetry import Telemetry
+    from datafile_sidecar.volume import Volume, VolumeError
+
+    told = settings.load(environ)
+    telemetry = Telemetry(logs.configure(told.log_level, told.log_format), time.monotonic)
+    for name, nearest in settings.unknown(environ).items():
+        telemetry.setting_ignored(name, nearest)
+    results: list[fetch.Result] = []
+
+    async def work() -> int:
+        patience = fetch.Patience(options.timeout, options.allow_stale)
+        results.extend(await fetch.fetch(told, environ, Volume(told.directory), telemetry, patience))
+        return int(any(one.problem and not (options.allow_stale and one.revision is not None) for one in results))
+
+    try:
+        status = _complete(work())
+    except VolumeError as error:
+        _complain(str(error))
+        return 1
+    print(*results, sep="\n")  # noqa: T201
+    return status
+
+
+def check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
+    """Look at settings, secrets, directory, upstream, bus and peers, and say what to mend. Changes nothing.
+
+    Run it where the sidecar runs, with the same environment; it may run beside it. The exit status is 0 when it
+    all works, 1 when something is to be mended, 2 when a sidecar would refuse to start.
+    """
+    from datafile_sidecar import check
+
+    return _complete(check.show(environ, options.json))
 
 
 def simulate(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -132,6 +175,20 @@ def _parser() -> argparse.ArgumentParser:
         f"  {v.name}\n      {v.meaning} (default: {v.default})" for v in settings.VARIABLES
     )
 
+    command = _add(commands, "fetch", fetch, "fetch and publish once, and end")
+    command.epilog = (
+        "Reads what `run` reads; see `datafile-sidecar run --help`. A failed fetch is tried again until the time is over, with\n"
+        "growing pauses; one that upstream refuses is not. It does not run beside a sidecar: that one holds the directory."
+    )
+    command.add_argument(
+        "--timeout", type=_seconds, default=30.0, metavar="S", help="for how many seconds to try (%(default)g)"
+    )
+    command.add_argument("--allow-stale", action="store_true", help="let an unconfirmed datafile on the volume do")
+
+    command = _add(commands, "check", check, "what works, what does not, and what to do about it")
+    command.epilog = "Takes some seconds where upstream or peers don't answer. NO_COLOR turns colours off."
+    command.add_argument("--json", action="store_true", help="print JSON instead of text")
+
     command = _add(commands, "simulate", simulate, "a stand-in for Optimizely, for local work")
     command.epilog = (
         "The webhook is signed with the first secret of DATAFILE_WEBHOOK_SECRETS or DATAFILE_WEBHOOK_SECRETS_PATH."
@@ -156,7 +213,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--sdk-key", required=True, metavar="KEY", help="the SDK key whose datafile changed")
     command.add_argument("--revision", type=int, required=True, metavar="N", help="the revision to announce")
     command.add_argument(
-        "--project-id", type=int, default=0, metavar="N", help="the datafile's projectId (%(default)s)"
+        "--project-id", type=int, metavar="N", help="the project's id; without it, the event fits any project"
     )
     command.add_argument(
         "--environment", default="Production", metavar="NAME", help="the environment's name (%(default)s)"

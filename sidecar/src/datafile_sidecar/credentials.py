@@ -32,6 +32,7 @@ class Secrets:
         self._mounted: tuple[bytes, ...] = ()
         self._read_at = clock()
         self._untrimmed: tuple[str, ...] = ()
+        self._empty: tuple[str, ...] = ()
         self.reread()
 
     @property
@@ -43,6 +44,11 @@ class Secrets:
     def untrimmed(self) -> tuple[str, ...]:
         """The places, files or a variable, where white space stood around a secret."""
         return ((_FIXED,) if self._is_fixed_untrimmed else ()) + self._untrimmed
+
+    @property
+    def empty(self) -> tuple[str, ...]:
+        """The files that hold no secret, beside others that do."""
+        return self._empty
 
     def reread(self) -> bool:
         """Read the mounted ones again; whether they changed. Raises CredentialsError and keeps the old ones."""
@@ -59,7 +65,8 @@ class Secrets:
             raise CredentialsError(
                 _MOUNTED, f"{self._path} holds no webhook secret: it is empty, and so is every file in it"
             )
-        self._untrimmed = tuple(name for name, content in files.items() if content != content.strip())
+        self._empty = tuple(name for name, content in files.items() if not content.strip())
+        self._untrimmed = tuple(name for name, content in files.items() if content.strip() not in {content, b""})
         changed = found != self._mounted
         self._mounted = found
         return changed
@@ -81,6 +88,11 @@ class Tokens:
     def get(self, sdk_key: str) -> str | None:
         """The token of this key, None where it needs none."""
         return self._tokens.get(sdk_key)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The SDK keys that files are named like."""
+        return tuple(self._tokens)
 
     def __len__(self) -> int:
         """How many there are."""

@@ -9,15 +9,16 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any, NoReturn
 
 from datafile_sidecar import syncer, upstream
 from datafile_sidecar.admin import Admin
+from datafile_sidecar.bootstrap import Bootstrap
 from datafile_sidecar.bus import Bus
-from datafile_sidecar.core import datafile
+from datafile_sidecar.core import sources
 from datafile_sidecar.core.reconcile import Trigger
+from datafile_sidecar.core.times import rfc3339
 from datafile_sidecar.credentials import CredentialsError, Secrets, Tokens
 from datafile_sidecar.inquiry import Inquiry
 from datafile_sidecar.listening import bind, serving
@@ -31,8 +32,6 @@ from datafile_sidecar.upstream import Upstream
 from datafile_sidecar.volume import Volume, VolumeError
 from datafile_sidecar.workers import Workers
 
-PUBLIC_TEMPLATE = "https://cdn.optimizely.com/datafiles/{sdk_key}.json"
-PRIVATE_TEMPLATE = "https://config.optimizely.com/datafiles/auth/{sdk_key}.json"
 HOUSEKEEPING_S = 10.0
 SETTLE_S = 1.0
 
@@ -51,7 +50,7 @@ class Daemon:
         self._telemetry = telemetry
         self._volume = volume
         self._pod = environ.get("HOSTNAME") or socket.gethostname()
-        self._started = datetime.now(UTC)
+        self._started = time.time()
         self._instance = secrets.token_hex(8)
         self._is_stopping = False
         self._secrets = Secrets(settings.webhook_secrets_path, settings.webhook_secrets, time.monotonic)
@@ -64,7 +63,7 @@ class Daemon:
             template: Upstream(
                 template=template, environ=environ, user_agent=f"datafile-sidecar/{version('datafile-sidecar')}"
             )
-            for template in ([settings.url_template] if settings.url_template else [PUBLIC_TEMPLATE, PRIVATE_TEMPLATE])
+            for template in ([settings.url_template] if settings.url_template else sources.TEMPLATES)
         }
         self._bus = Bus(settings.bus_url, telemetry) if settings.bus_url else None
         self._syncers = {key: self._syncer(key) for key in settings.sdk_keys}
@@ -159,25 +158,15 @@ class Daemon:
             Publication(sdk_key, self._volume),
             inquiry,
             bus=self._bus,
-            bootstrap=functools.partial(self._bootstrap, sdk_key),
+            bootstrap=functools.partial(Bootstrap(settings.bootstrap_dir, self._telemetry).read, sdk_key),
             pace=pace,
             telemetry=self._telemetry,
         )
 
     def _source(self, sdk_key: str) -> tuple[Upstream, str | None]:
         token = self._tokens.get(sdk_key)
-        template = self._settings.url_template or (PRIVATE_TEMPLATE if token else PUBLIC_TEMPLATE)
+        template = sources.template(self._settings.url_template, has_token=token is not None)
         return self._upstreams[template], token
-
-    def _bootstrap(self, sdk_key: str) -> bytes | None:
-        if self._settings.bootstrap_dir is None:
-            return None
-        try:
-            with (self._settings.bootstrap_dir / f"{sdk_key}.json").open("rb") as file:
-                return file.read(datafile.MAX_BYTES + 1)
-        except OSError as problem:
-            self._telemetry.datafile_unusable(sdk_key, "bootstrap", f"{problem.filename}: {problem.strerror}")
-            return None
 
     def _stuck(self) -> list[str]:
         return [f"the loop of {key}" for key, one in self._syncers.items() if not one.is_alive]
@@ -191,7 +180,8 @@ class Daemon:
             "version": version("datafile-sidecar"),
             "pod": self._pod,
             "instance": self._instance,
-            "started": self._started.isoformat(timespec="milliseconds").replace("+00:00", "Z"),
+            "now": rfc3339(time.time()),
+            "started": rfc3339(self._started),
             "ready": not self._unready(),
             "keys": {key: one.status() | {"workers": self._workers.of(key)} for key, one in self._syncers.items()},
             "workers": self._workers.status(),

@@ -12,6 +12,11 @@ from urllib.parse import urljoin
 PLACEHOLDER = "{sdk_key}"
 OPTIMIZELY_HOSTS = frozenset({"cdn.optimizely.com", "config.optimizely.com", "optimizely.s3.amazonaws.com"})
 
+_PUBLIC = "https://cdn.optimizely.com/datafiles/{sdk_key}.json"
+_PRIVATE = "https://config.optimizely.com/datafiles/auth/{sdk_key}.json"
+TEMPLATES = (_PUBLIC, _PRIVATE)
+"""Where Optimizely serves datafiles: to everybody, and to those who have an access token."""
+
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # No user information fits in here, and no percent sign, blank or non-ASCII look-alike.
 _ORIGIN = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?(?=/)", re.IGNORECASE | re.ASCII)
@@ -19,6 +24,11 @@ _ORIGIN = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5})
 _PATH = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+", re.ASCII)
 
 Origin = tuple[str, str, int]
+
+
+def template(configured: str | None, *, has_token: bool) -> str:
+    """The URL template that counts: the one that was configured, else the one of Optimizely's that suits the token."""
+    return configured or (_PRIVATE if has_token else _PUBLIC)
 
 
 def origin(url: str) -> Origin | None:

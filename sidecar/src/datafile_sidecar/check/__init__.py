@@ -1,0 +1,50 @@
+"""`datafile-sidecar check`: looks at all that a sidecar needs, before somebody needs the sidecar, and says what to mend.
+
+Nothing is changed, published or announced by it. It can be run beside a sidecar, in its container, at any time.
+"""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Mapping
+
+from ._directory import look_at_directory
+from ._finding import Finding, Verdict, as_json, as_text, exit_status, summary
+from ._peers import look_at_peers
+from ._settings import look_at_secrets, look_at_settings, look_at_tokens
+from ._upstream import look_at_upstream
+
+__all__ = ["Finding", "Verdict", "look", "show"]
+
+
+async def look(environ: Mapping[str, str]) -> AsyncIterator[Finding]:
+    """Look at one part after the other; each finding as soon as there is one. Takes as long as upstream and peers take."""
+    settings, findings = look_at_settings(environ)
+    for finding in findings:
+        yield finding
+    if settings is None:
+        return
+    for finding in look_at_secrets(settings):
+        yield finding
+    tokens, findings = look_at_tokens(settings)
+    for finding in findings:
+        yield finding
+    findings, held = await asyncio.to_thread(look_at_directory, settings, environ)
+    for finding in findings:
+        yield finding
+    if tokens is not None:
+        async for finding in look_at_upstream(settings, environ, tokens, held):
+            yield finding
+    async for finding in look_at_peers(settings.peers):
+        yield finding
+
+
+async def show(environ: Mapping[str, str], in_json: bool) -> int:
+    """Look and print; the exit status: 0 nothing to mend, 1 something, 2 a sidecar would refuse to start with this."""
+    colours = sys.stdout.isatty() and not environ.get("NO_COLOR")
+    findings = []
+    async for finding in look(environ):
+        findings.append(finding)
+        if not in_json:
+            print(as_text(finding, colours), flush=True)  # noqa: T201
+    print(as_json(findings) if in_json else summary(findings))  # noqa: T201
+    return exit_status(findings)

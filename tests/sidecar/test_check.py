@@ -1,0 +1,301 @@
+"""`datafile-sidecar check` against what people really get wrong: each has its verdict, and a mend that helps."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from datafile_sidecar.check import Finding, Verdict, look
+from datafile_sidecar.check._finding import as_text, exit_status
+from datafile_sidecar.simulator import Simulator
+from tests import datafiles
+from tests.running import RunningSidecar
+
+KEY = "KEY1"
+OK, WARNING, FAILED, REFUSED = Verdict
+
+
+@pytest.fixture
+async def optimizely() -> AsyncIterator[Simulator]:
+    async with Simulator({KEY: datafiles.minimal(43)}, secret=None) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def healthy(tmp_path: Path, optimizely: Simulator) -> dict[str, str]:
+    """An environment with nothing to mend."""
+    (tmp_path / "volume").mkdir()
+    return {
+        "DATAFILE_SDK_KEYS": KEY,
+        "DATAFILE_DIR": str(tmp_path / "volume"),
+        "DATAFILE_WEBHOOK_SECRETS": "hunter2",
+        "DATAFILE_URL_TEMPLATE": optimizely.template,
+    }
+
+
+async def findings(environment: Mapping[str, str]) -> list[Finding]:
+    return [finding async for finding in look(environment)]
+
+
+async def trouble(environment: Mapping[str, str]) -> list[Finding]:
+    """What is not well; and whatever is not well has a mend."""
+    found = [finding for finding in await findings(environment) if finding.verdict is not OK]
+    assert all(finding.mend for finding in found)
+    return found
+
+
+async def one_trouble(environment: Mapping[str, str]) -> Finding:
+    """The one thing that is not well: nothing else is blamed for it."""
+    [finding] = await trouble(environment)
+    return finding
+
+
+def run(environment: Mapping[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "datafile_sidecar", "check", *options],
+        env={"PATH": os.environ["PATH"], **environment},
+        capture_output=True,
+        text=True,
+        timeout=20,
+        check=False,
+    )
+
+
+async def test_healthy(healthy: dict[str, str]) -> None:
+    """A set-up that works has nothing to mend, and every part of it is told."""
+    found = await findings(healthy)
+    assert [finding for finding in found if finding.verdict is not OK] == []
+    assert list(dict.fromkeys(finding.part for finding in found)) == [
+        *("settings", "secrets", "directory", "upstream", "peers")
+    ]
+    [upstream] = [finding.says for finding in found if finding.part == "upstream"]
+    assert "answered 200 with revision 43" in upstream
+    assert "without an access token" in upstream
+    assert "changed 1.0 h ago" in upstream
+
+
+async def test_changes_nothing(healthy: dict[str, str], tmp_path: Path) -> None:
+    """A look leaves the volume as it was."""
+    (tmp_path / "volume" / "KEY1.json").write_bytes(datafiles.minimal(42))
+    before = [(path.name, path.stat().st_mtime_ns) for path in (tmp_path / "volume").iterdir()]
+    assert await trouble(healthy) == []
+    assert [(path.name, path.stat().st_mtime_ns) for path in (tmp_path / "volume").iterdir()] == before
+
+
+class TestSettings:
+    async def test_unknown_variable(self, healthy: dict[str, str]) -> None:
+        """A misspelt variable, with which a sidecar starts, fails here and is told how it is spelt."""
+        found = await one_trouble(healthy | {"DATAFILE_POLL_INTERVALS": "5"})
+        assert (found.part, found.verdict) == ("settings", FAILED)
+        assert "call it DATAFILE_POLL_INTERVAL_S" in str(found.mend)
+
+    async def test_bad_values(self, healthy: dict[str, str]) -> None:
+        """Values with which no sidecar starts are told all at once."""
+        found = await trouble(healthy | {"DATAFILE_SDK_KEYS": "undefined", "DATAFILE_POLL_INTERVAL_S": "soon"})
+        assert [(finding.part, finding.verdict) for finding in found] == [("settings", REFUSED)] * 2
+        assert all("run --help" in str(finding.mend) for finding in found)
+
+    async def test_nothing_would_come(self, healthy: dict[str, str]) -> None:
+        """Neither polls nor webhooks: each setting is fine, and together they keep a datafile for ever."""
+        del healthy["DATAFILE_WEBHOOK_SECRETS"]
+        found = await trouble(healthy | {"DATAFILE_POLL_INTERVAL_S": "0"})
+        assert [(finding.part, finding.verdict) for finding in found] == [("settings", FAILED), ("secrets", WARNING)]
+        assert "DATAFILE_WEBHOOK_SECRETS_PATH" in str(found[0].mend)
+
+
+class TestSecrets:
+    async def test_none(self, healthy: dict[str, str]) -> None:
+        """Without a secret the sidecar polls only, which may be meant and may not."""
+        del healthy["DATAFILE_WEBHOOK_SECRETS"]
+        found = await one_trouble(healthy)
+        assert (found.part, found.verdict) == ("secrets", WARNING)
+        assert "set DATAFILE_WEBHOOK_SECRETS_PATH" in str(found.mend)
+
+    @pytest.mark.parametrize("content", [None, b"\n"])
+    async def test_unusable(self, healthy: dict[str, str], tmp_path: Path, content: bytes | None) -> None:
+        """A Secret that is not mounted, or empty, with which no sidecar starts."""
+        if content is not None:
+            (tmp_path / "secret").write_bytes(content)
+        found = await one_trouble(healthy | {"DATAFILE_WEBHOOK_SECRETS_PATH": str(tmp_path / "secret")})
+        assert (found.part, found.verdict) == ("secrets", REFUSED)
+        assert "see that the Secret is mounted there" in str(found.mend)
+
+    async def test_white_space_and_empty(self, healthy: dict[str, str], tmp_path: Path) -> None:
+        """White space around a secret and empty files among others are told by the name of their file, never by content."""
+        (tmp_path / "secrets").mkdir()
+        for name, content in (("old", "hunter3\n"), ("new", "hunter4"), ("none", " ")):
+            (tmp_path / "secrets" / name).write_text(content)
+        found = await trouble(healthy | {"DATAFILE_WEBHOOK_SECRETS_PATH": str(tmp_path / "secrets")})
+        assert [(finding.verdict, finding.says.partition(" ")[0]) for finding in found] == [
+            (WARNING, "old"),
+            (WARNING, "none"),
+        ]
+        every = await findings(healthy | {"DATAFILE_WEBHOOK_SECRETS_PATH": str(tmp_path / "secrets")})
+        assert "3 webhook secrets" in [finding.says for finding in every]
+        assert not [finding for finding in every if "hunter" in repr(finding)]
+
+    async def test_tokens(self, healthy: dict[str, str], tmp_path: Path, optimizely: Simulator) -> None:
+        """A token whose file is named like no key, and the key that has none for it, are told; and what upstream says to that."""
+        optimizely.access_tokens[KEY] = "hunter2-token"
+        (tmp_path / "tokens").mkdir()
+        (tmp_path / "tokens" / "KEY-1").write_text("hunter2-token")
+        environment = healthy | {
+            "DATAFILE_ACCESS_TOKENS_PATH": str(tmp_path / "tokens"),
+            "DATAFILE_URL_TEMPLATE": optimizely.auth_template,
+        }
+        found = await trouble(environment)
+        assert [(finding.part, finding.verdict) for finding in found] == [
+            ("tokens", WARNING),
+            ("tokens", WARNING),
+            ("upstream", FAILED),
+        ]
+        assert "name the file like the SDK key" in str(found[0].mend)
+        (tmp_path / "tokens" / "KEY-1").rename(tmp_path / "tokens" / KEY)
+        assert await trouble(environment) == []
+        (tmp_path / "tokens" / KEY).write_text("two words")
+        assert (await one_trouble(environment)).verdict is REFUSED
+
+
+class TestDirectory:
+    async def test_missing(self, healthy: dict[str, str], tmp_path: Path) -> None:
+        """A directory that is not there is made on a laptop; in a pod it means that the volume is not mounted."""
+        healthy["DATAFILE_DIR"] = str(tmp_path / "elsewhere")
+        found = await one_trouble(healthy)
+        assert (found.part, found.verdict) == ("directory", WARNING)
+        found = await one_trouble(healthy | {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
+        assert (found.verdict, "mount the shared volume" in str(found.mend)) == (FAILED, True)
+
+    async def test_no_directory(self, healthy: dict[str, str], tmp_path: Path) -> None:
+        """A file in its place, which a mount by subPath can leave behind."""
+        (tmp_path / "file").touch()
+        found = await one_trouble(healthy | {"DATAFILE_DIR": str(tmp_path / "file")})
+        assert (found.part, found.verdict, "is no directory" in found.says) == ("directory", FAILED, True)
+
+    async def test_not_writable_and_full(self, healthy: dict[str, str]) -> None:
+        """A place where nothing can be written, and that has no room, is told with what to change."""
+        found = await trouble(healthy | {"DATAFILE_DIR": "/proc/self/task"})
+        assert [(finding.part, finding.verdict) for finding in found] == [("directory", FAILED)] * 2
+        assert f"let user {os.getuid()} write there" in str(found[0].mend)
+        assert "sizeLimit" in str(found[1].mend)
+
+    async def test_no_mount(self, healthy: dict[str, str], tmp_path: Path) -> None:
+        """In a pod, a directory on the container's own file system is seen by no other container."""
+        if os.stat(tmp_path).st_dev != os.stat("/").st_dev:
+            pytest.skip("temporary directories are on a mount of their own here")
+        found = await one_trouble(healthy | {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
+        assert (found.part, found.verdict) == ("directory", FAILED)
+        assert "mount an emptyDir" in str(found.mend)
+
+    async def test_socket(self, healthy: dict[str, str], tmp_path: Path) -> None:
+        """A path that is too long for the workers' socket, and a file in its place, are told."""
+        directory = tmp_path / ("long" * 25)
+        directory.mkdir()
+        (directory / "sidecar.sock").touch()
+        found = await trouble(healthy | {"DATAFILE_DIR": str(directory)})
+        assert [(finding.part, finding.verdict) for finding in found] == [("directory", WARNING), ("directory", FAILED)]
+        assert "shorter DATAFILE_DIR" in str(found[0].mend)
+
+    async def test_bad_datafile(self, healthy: dict[str, str], tmp_path: Path) -> None:
+        """A file that somebody put there, and that no SDK would take, is told."""
+        (tmp_path / "volume" / "KEY1.json").write_text("{}")
+        found = await one_trouble(healthy)
+        assert (found.part, found.verdict) == ("directory", FAILED)
+        assert "remove it" in str(found.mend)
+
+
+class TestUpstream:
+    async def test_unreachable(self, healthy: dict[str, str]) -> None:
+        """No way to upstream: the network is to be looked at."""
+        found = await one_trouble(healthy | {"DATAFILE_URL_TEMPLATE": "http://127.0.0.1:9/{sdk_key}.json"})
+        assert (found.part, found.verdict) == ("upstream", FAILED)
+        assert "network policies, HTTPS_PROXY" in str(found.mend)
+
+    async def test_unknown_key(self, healthy: dict[str, str], optimizely: Simulator) -> None:
+        """A key that upstream does not know: the key is to be looked at, not the network."""
+        found = await one_trouble(healthy | {"DATAFILE_SDK_KEYS": "KEY2"})
+        assert "look at the SDK key" in str(found.mend)
+
+    async def test_no_datafile(self, healthy: dict[str, str], optimizely: Simulator) -> None:
+        """A captive portal answers 200, and not with a datafile."""
+
+        async def portal(_: web.Request) -> web.StreamResponse | None:
+            return web.Response(text="<html>\x1b[31mSign in")
+
+        optimizely.answer = portal
+        found = await one_trouble(healthy)
+        assert (found.part, found.verdict) == ("upstream", FAILED)
+        assert "a proxy perhaps" in str(found.mend)
+
+    async def test_tls(self, healthy: dict[str, str], optimizely: Simulator) -> None:
+        """A port that speaks no TLS, asked over https."""
+        found = await one_trouble(
+            healthy | {"DATAFILE_URL_TEMPLATE": optimizely.template.replace("http://", "https://")}
+        )
+        assert "SSL_CERT_FILE" in str(found.mend)
+
+    async def test_older(self, healthy: dict[str, str], tmp_path: Path) -> None:
+        """An edge that shows what was before: no fault, and nothing to do but wait."""
+        (tmp_path / "volume" / "KEY1.json").write_bytes(datafiles.minimal(44))
+        found = await one_trouble(healthy)
+        assert (found.part, found.verdict) == ("upstream", WARNING)
+        assert "older than revision 44" in found.says
+
+
+class TestPeers:
+    async def test_unresolved(self, healthy: dict[str, str]) -> None:
+        """A name that means nothing here leads to the Service."""
+        # No name server is asked: the system refuses a label of more than 63 letters by itself.
+        found = await one_trouble(healthy | {"DATAFILE_PEERS": f"{'x' * 64}:8089"})
+        assert (found.part, found.verdict) == ("peers", FAILED)
+        assert "headless Service" in str(found.mend)
+
+    async def test_who_answers(self, healthy: dict[str, str], tmp_path: Path, optimizely: Simulator) -> None:
+        """A sidecar is told from a server that is none and from a dead port, and it does not even notice."""
+        settings: dict[str, Any] = {"sdk_keys": KEY, "webhook_secrets": "x", "url_template": optimizely.template}
+        with socket.create_server(("127.0.0.1", 0)) as silent:
+            silent_port = silent.getsockname()[1]
+        async with RunningSidecar(tmp_path / "peer", **settings) as running:
+            alive = running.webhook_url.split("/")[2]
+            assert await trouble(healthy | {"DATAFILE_PEERS": alive}) == []
+            other = optimizely.template.split("/")[2]
+            found = await trouble(healthy | {"DATAFILE_PEERS": f"{alive},{other},127.0.0.1:{silent_port}"})
+            assert "webhook.rejected" not in running.output
+        assert [(finding.part, finding.verdict) for finding in found] == [("peers", FAILED)] * 2
+        assert f"{other} (answers 404: no webhook port of a sidecar)" in found[0].says
+        assert f"127.0.0.1:{silent_port} (Connection refused)" in found[1].says
+        assert "DATAFILE_WEBHOOK_LISTEN" in str(found[1].mend)
+
+
+class TestCommand:
+    def test_status(self, tmp_path: Path) -> None:
+        """A script tells by the exit status what works, what is to be mended and what would not start."""
+        environment = {"DATAFILE_SDK_KEYS": KEY, "DATAFILE_DIR": str(tmp_path), "DATAFILE_WEBHOOK_SECRETS": "hunter2"}
+        upstream = {"DATAFILE_URL_TEMPLATE": "http://127.0.0.1:9/{sdk_key}.json"}
+        done = run(environment | upstream)
+        assert (done.returncode, done.stderr) == (1, "")
+        assert "One thing to mend." in done.stdout
+        assert "\x1b" not in done.stdout
+        done = run(upstream, "--json")
+        told = json.loads(done.stdout)
+        assert (done.returncode, told["verdict"], told["findings"][0]["part"]) == (2, "refused", "settings")
+        assert set(told["findings"][0]) == {"part", "verdict", "says", "mend"}
+
+    def test_verdicts(self) -> None:
+        """A warning alone fails no pipeline; the worst verdict counts."""
+        some = {verdict: Finding("x", verdict, "y", "z") for verdict in Verdict}
+        assert [exit_status([some[OK], some[verdict]]) for verdict in Verdict] == [0, 0, 1, 2]
+        assert exit_status(some.values()) == 2
+
+    def test_text(self) -> None:
+        """On a terminal verdicts have a colour, and what upstream says can't give itself one."""
+        finding = Finding("upstream", FAILED, "\x1b[32mall is well\n", "mend it")
+        assert as_text(finding, colours=True).count("\x1b") == 2
+        assert as_text(finding, colours=False).count("\x1b") == 0
+        assert len(as_text(finding, colours=True).splitlines()) == 2
