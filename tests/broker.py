@@ -80,6 +80,16 @@ class Broker:
         assert self._process
         self._process.send_signal(signal.SIGCONT)
 
+    async def command(self, *words: str) -> None:
+        """Send one command, whatever it is."""
+        await self.client().execute_command(*words)  # type: ignore[no-untyped-call]
+
+    async def value(self, name: str) -> bytes:
+        """What stands under this name."""
+        value = await self.client().get(name)
+        assert isinstance(value, bytes)
+        return value
+
     def client(self, **options: str) -> "redis.asyncio.Redis":
         """A client of its own, closed at the end."""
         client = redis.asyncio.Redis(host="127.0.0.1", port=self.port, protocol=2, **options)  # type: ignore[arg-type]

@@ -31,13 +31,13 @@ if TYPE_CHECKING:
     from redis.asyncio import Redis
     from redis.asyncio.client import PubSub
 
-    Work = Callable[[Redis], Awaitable[None]]
+    Work = Callable[[Redis], Awaitable[object]]
 
 PREFIX = "datafile-sidecar:1"
 ANSWER_WITHIN_S = 5.0
 PING_S = 2.0
 _KEEP_S = 7 * 24 * 3600
-_STEADY_AFTER_S = 30.0
+_STEADY_AFTER_S = 10.0
 _FAREWELL_S = 0.5
 _TRIES = 5
 
@@ -127,6 +127,10 @@ class Bus:
     def tell(self, sdk_key: str, check: Check) -> None:
         """Upstream was asked."""
         self._ask("tell", sdk_key, lambda client: self._write_check(client, sdk_key, check))
+
+    def release(self, sdk_key: str) -> None:
+        """Upstream was asked in vain: let another pod try."""
+        self._ask("release", sdk_key, lambda client: client.delete(_name(sdk_key, "poll")))
 
     async def consult(self, sdk_key: str, suits: Callable[[Check], bool], claim_s: float | None) -> Check | Claim:
         """The check that another pod made, where it suits; else who polls now. `claim_s` None claims nothing.

@@ -51,6 +51,7 @@ class Sharing:
         self._offered: Record | None = None
         self._questioned = b""
         self._consultation: asyncio.Timeout | None = None
+        self._has_claim = False
         self._news_at = float("-inf")
         self.not_before = 0.0
         if bus is not None:
@@ -82,9 +83,10 @@ class Sharing:
             return Claim.OURS
         try:
             async with asyncio.timeout(_CONSULT_S) as self._consultation:
-                return await self._bus.consult(
-                    self._sdk_key, self._suits, min(_CLAIM_S, self._interval_s) if claim else None
-                )
+                claim_s = min(_CLAIM_S, self._interval_s) if claim else None
+                answer = await self._bus.consult(self._sdk_key, self._suits, claim_s)
+                self._has_claim = claim and answer is Claim.OURS
+                return answer
         except TimeoutError:
             return Claim.OURS
         finally:
@@ -111,6 +113,12 @@ class Sharing:
         if self._bus is not None and head is not None and checked is not None and not is_stale:
             self._bus.tell(self._sdk_key, Check(at=checked, sha256=head.sha256, condition=head.condition))
             self._bus.share(self._sdk_key)
+
+    def failed(self) -> None:
+        """Upstream was asked in vain: another pod may have better luck."""
+        if self._bus is not None and self._has_claim:
+            self._bus.release(self._sdk_key)
+        self._has_claim = False
 
     def adopted(self, check: Check) -> None:
         """Another pod's check counts as ours."""

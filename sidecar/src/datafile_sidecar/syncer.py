@@ -224,6 +224,7 @@ class Syncer:
         except FetchError as error:
             self._retry_at = _now()
             self._last_error = error.reason
+            self._sharing.failed()
             return
         if answer is not None:
             before = self._state.observed

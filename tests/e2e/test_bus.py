@@ -1,0 +1,268 @@
+"""A fleet on a real broker: one webhook reaches every pod, one poll serves all, and no trouble with the broker is felt."""
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from datafile_sidecar.core import bus_record, datafile
+from datafile_sidecar.core.bus_record import Head
+from tests.broker import Broker, Line, needs_redis
+from tests.datafiles import minimal
+from tests.fleet import KEY, Fleet, revision_of
+
+pytestmark = needs_redis
+
+NAME = f"datafile-sidecar:1:{KEY}"
+
+
+@pytest.fixture
+async def broker() -> AsyncIterator[Broker]:
+    async with Broker() as broker:
+        yield broker
+
+
+@asynccontextmanager
+async def fleet_of(count: int, directory: Path, bus_url: str, **settings: object) -> AsyncIterator[Fleet]:
+    """So many pods on this bus."""
+    async with Fleet(directory, [{}] * count, bus_url=bus_url, **settings) as fleet:
+        yield fleet
+
+
+async def test_one_webhook_reaches_five_pods(broker: Broker, tmp_path: Path) -> None:
+    """All files within 300 ms (p50), one full fetch for each revision, one publication in each pod: no echo, no storm."""
+    async with fleet_of(5, tmp_path, broker.url) as fleet:
+        await fleet.until_connected()
+        fleet.optimizely.requests.clear()
+        took = []
+        for revision in range(2, 12):
+            await fleet.flip(revision, fleet.pods[revision % 5])
+            took += await fleet.until_published(revision)
+        assert median(took) < 0.3
+        await asyncio.sleep(0.5)
+        assert (len(fleet.optimizely.requests), fleet.full_fetches()) == (10, 10)
+        for number, pod in enumerate(fleet.pods):
+            published = [line for line in pod.logs if line["event"] == "datafile.published"]
+            assert [line["revision"] for line in published] == list(range(1, 12))
+            by_bus = sum(line["trigger"] == "bus" for line in published)
+            assert by_bus == 11 - 2 - (number == 0)
+
+
+async def test_relayed_webhooks_leave_the_fetch_to_one_pod(broker: Broker, tmp_path: Path) -> None:
+    """With peers and a bus, a flip still costs one fetch; where the bus brings nothing, each pod fetches for itself."""
+    async with fleet_of(3, tmp_path, broker.url) as fleet:
+        await fleet.until_connected()
+        fleet.optimizely.requests.clear()
+        await fleet.flip(2, fleet.pods[0], relayed_to=fleet.pods[1:])
+        await fleet.until_published(2)
+        await asyncio.sleep(1)
+        assert len(fleet.optimizely.requests) == 1
+        broker.hang()
+        await fleet.flip(3, fleet.pods[0], relayed_to=fleet.pods[1:])
+        assert max(await fleet.until_published(3)) < 2
+
+
+@pytest.mark.system
+async def test_one_poll_serves_all_and_another_pod_takes_over(broker: Broker, tmp_path: Path) -> None:
+    """The CDN sees one poll per interval from four pods; when pods die, the polls go on, and every check stays fresh."""
+    async with fleet_of(4, tmp_path, broker.url, poll_interval_s=1) as fleet:
+        await fleet.until_connected()
+        await asyncio.sleep(1)
+        for living in (fleet.pods, fleet.pods[2:]):
+            fleet.optimizely.requests.clear()
+            await asyncio.sleep(5)
+            assert 4 <= len(fleet.optimizely.requests) <= 7
+            assert fleet.full_fetches() == 0
+            for pod in living:
+                metrics = await pod.metrics()
+                assert time.time() - metrics[f'datafile_sidecar_checked_timestamp_seconds{{sdk_key="{KEY}"}}'] < 2.5
+            await asyncio.gather(fleet.pods[0].kill(), fleet.pods[1].kill())
+
+
+@pytest.mark.system
+async def test_a_pod_that_is_cut_off_from_the_cdn_lives_by_the_others(broker: Broker, tmp_path: Path) -> None:
+    """It polls in vain, keeps nobody else from polling, and takes their checks and datafiles."""
+    cut_off: dict[str, object] = {"url_template": "http://127.0.0.1:9/{sdk_key}.json"}
+    async with Fleet(tmp_path, [{}, cut_off], bus_url=broker.url, poll_interval_s=1) as fleet:
+        await fleet.until_connected()
+        fleet.optimizely.put(KEY, minimal(2))
+        await fleet.until_published(2)
+        fleet.optimizely.requests.clear()
+        await asyncio.sleep(4)
+        assert 3 <= len(fleet.optimizely.requests) <= 6
+        lonely = await fleet.pods[1].metrics()
+        assert time.time() - lonely[f'datafile_sidecar_checked_timestamp_seconds{{sdk_key="{KEY}"}}'] < 3
+        assert lonely[f'datafile_sidecar_fetches_total{{outcome="ok",sdk_key="{KEY}",source="cdn"}}'] == 0
+
+
+async def test_a_broker_that_comes_late_dies_and_comes_back_empty(tmp_path: Path) -> None:
+    """Without it, each pod works alone, ready and at once; with it, all share again, and what it lost is there again."""
+    async with AsyncExitStack() as stack:
+        broker = Broker()
+        fleet = await stack.enter_async_context(fleet_of(2, tmp_path, broker.url))
+        assert (await fleet.pods[0].status())["bus"]["state"] == "disconnected"
+        await fleet.flip(2, fleet.pods[0])
+        assert max(await fleet.until_published(2, fleet.pods[0])) < 0.5
+        assert await fleet.probes(fleet.pods[0]) == [200, 200]
+        await stack.enter_async_context(broker)
+        await fleet.until_published(2)
+        await fleet.until_connected()
+        await broker.kill()
+        await fleet.until_connected(state="disconnected")
+        await fleet.flip(3, fleet.pods[0])
+        assert max(await fleet.until_published(3, fleet.pods[0])) < 0.5
+        assert revision_of(fleet.pods[1]) == 2
+        await broker.start()
+        await fleet.until_published(3)
+        for pod in fleet.pods:
+            assert sum(line["event"] == "bus.disconnected" for line in pod.logs) <= 3
+
+
+@pytest.mark.system
+@pytest.mark.parametrize("fault", ["hung", "half open"])
+async def test_a_bus_that_goes_silent_is_noticed_and_comes_back(fault: str, broker: Broker, tmp_path: Path) -> None:
+    """No error ever comes from it; the receiving pod publishes at once, all stay ready, and news that was lost is caught up."""
+    async with Line(broker.port) as line, Fleet(tmp_path, [{"bus_url": broker.url}, {"bus_url": line.url}]) as fleet:
+        await fleet.until_connected()
+        await asyncio.sleep(1)  # until all have had their first look at upstream
+        broker.hang() if fault == "hung" else line.cut()
+        await fleet.flip(2, fleet.pods[0])
+        assert max(await fleet.until_published(2, fleet.pods[0])) < 0.5
+        assert [await fleet.probes(pod) for pod in fleet.pods] == [[200, 200]] * 2
+        await fleet.until_connected(fleet.pods[1], state="disconnected", within_s=9)
+        assert (await fleet.pods[1].metrics())["datafile_sidecar_bus_connected"] == 0
+        assert revision_of(fleet.pods[1]) == 1
+        assert [await fleet.probes(pod) for pod in fleet.pods] == [[200, 200]] * 2
+        broker.go_on() if fault == "hung" else line.mend()
+        await fleet.until_published(2, within_s=15)
+
+
+async def test_a_replica_refuses_writes_and_is_promoted(broker: Broker, tmp_path: Path) -> None:
+    """-READONLY after a failover: datafiles are published all the same, and shared again when there is a primary."""
+    async with fleet_of(2, tmp_path, broker.url) as fleet:
+        await fleet.until_connected()
+        await broker.command("REPLICAOF", "127.0.0.1", "1")
+        await fleet.flip(2, fleet.pods[0])
+        assert max(await fleet.until_published(2, fleet.pods[0])) < 0.5
+        await fleet.until_connected(fleet.pods[0], state="disconnected")
+        assert "read only" in (await fleet.pods[0].status())["bus"]["last_error"]
+        assert await fleet.probes(fleet.pods[0]) == [200, 200]
+        await broker.command("REPLICAOF", "NO", "ONE")
+        await fleet.until_published(2)
+
+
+async def test_a_wrong_password_is_named_and_never_shown(broker: Broker, tmp_path: Path) -> None:
+    """-NOAUTH and -WRONGPASS say what to mend; a mended password needs no restart; no output has it."""
+    admin = broker.client()
+    await admin.config_set("requirepass", "its-own")
+    urls = [f"redis://127.0.0.1:{broker.port}", f"redis://default:hunter2@127.0.0.1:{broker.port}/0"]
+    async with Fleet(tmp_path, [{"bus_url": url} for url in urls]) as fleet:
+        for pod, words in zip(fleet.pods, ["Authentication required", "invalid username-password"], strict=True):
+            assert words in (await pod.logged("bus.disconnected"))["reason"]
+            assert (await pod.status())["bus"]["state"] == "disconnected"
+            assert await fleet.probes(pod) == [200, 200]
+        await admin.config_set("requirepass", "hunter2")
+        await fleet.until_connected(fleet.pods[1])
+        pod = fleet.pods[1]
+        shown = pod.output + json.dumps(await pod.status()) + str(await pod.metrics())
+        assert "hunter2" not in shown
+
+
+async def test_a_user_with_few_rights_is_enough(broker: Broker, tmp_path: Path) -> None:
+    """The permissions that the documentation names suffice, and no key or channel of others is touched."""
+    await broker.command(
+        *("ACL", "SETUSER", "sidecar", "on", ">hunter2", "resetchannels", "~datafile-sidecar:1:*"),
+        *("&datafile-sidecar:1:*", "-@all", "+getrange", "+set", "+del", "+watch", "+unwatch", "+multi", "+exec"),
+        *("+discard", "+publish", "+subscribe", "+unsubscribe", "+ping"),
+    )
+    url = f"redis://sidecar:hunter2@127.0.0.1:{broker.port}/0"
+    async with fleet_of(2, tmp_path, url, poll_interval_s=1) as fleet:
+        await fleet.until_connected()
+        await fleet.flip(2, fleet.pods[0])
+        await fleet.until_published(2)
+        await asyncio.sleep(1.5)
+        for pod in fleet.pods:
+            assert (await pod.status())["bus"]["last_error"] is None
+
+
+async def test_garbage_is_counted_and_healed(broker: Broker, tmp_path: Path) -> None:
+    """Whatever stands in the keys or comes by the channel: no fetch, no file changes, and the next webhook reaches all."""
+    async with fleet_of(2, tmp_path, broker.url) as fleet:
+        await fleet.until_connected()
+        fleet.optimizely.requests.clear()
+        admin = broker.client()
+        for text in (b"", b"{", b"x" * 5_000_000, b'{"revision":"9e9"}', b'{"cdn_url":"http://127.0.0.1:9/evil"}'):
+            await admin.publish(f"{NAME}:news", text)
+        await admin.publish("datafile-sidecar:1:KEY2:news", b"{}")
+        head = Head(generation=0, revision=99, sha256="a" * 64, fetched=time.time()).encode()
+        for write in (
+            admin.set(f"{NAME}:datafile", b"\xff" * 100),
+            admin.set(f"{NAME}:datafile", head + b"\n" + bytes(9_000_000)),
+            admin.lpush(f"{NAME}:datafile", b"a list"),
+        ):
+            await admin.delete(f"{NAME}:datafile", f"{NAME}:checked", f"{NAME}:poll")
+            await write
+            await admin.lpush(f"{NAME}:checked", b"x")
+            await admin.lpush(f"{NAME}:poll", b"x")
+            await admin.publish(f"{NAME}:news", head)
+            await asyncio.sleep(0.3)
+            assert bus_record.decode(await broker.value(f"{NAME}:datafile"), KEY).head.revision == 1
+        assert fleet.optimizely.requests == []
+        assert [revision_of(pod) for pod in fleet.pods] == [1, 1]
+        assert (await fleet.pods[0].metrics())['datafile_sidecar_bus_records_total{outcome="bad"}'] >= 6
+        await fleet.flip(2, fleet.pods[0])
+        await fleet.until_published(2)
+        assert all("evil" not in pod.output for pod in fleet.pods)
+
+
+@pytest.mark.system
+async def test_a_restored_project_is_restored_in_the_whole_fleet(broker: Broker, tmp_path: Path) -> None:
+    """All come back to the older revision, once, and nobody flips between the two."""
+    async with fleet_of(3, tmp_path, broker.url, poll_interval_s=1, rollback_after_s=2) as fleet:
+        await fleet.until_connected()
+        await fleet.flip(5, fleet.pods[0])
+        await fleet.until_published(5)
+        fleet.optimizely.put(KEY, minimal(3))
+        await fleet.until_published(3)
+        await asyncio.sleep(2)
+        for pod in fleet.pods:
+            published = [line["revision"] for line in pod.logs if line["event"] == "datafile.published"]
+            assert published in ([1, 5, 3], [5, 3])
+            assert (await pod.status())["keys"][KEY]["generation"] == 1
+
+
+@pytest.mark.system
+async def test_a_poisoned_bus_is_overruled_by_upstream(broker: Broker, tmp_path: Path) -> None:
+    """A valid datafile that upstream never served spreads, as the documentation warns, and goes away again by itself."""
+    async with fleet_of(3, tmp_path, broker.url, poll_interval_s=1, rollback_after_s=2) as fleet:
+        await fleet.until_connected()
+        body = minimal(999)
+        sha256 = datafile.parse(body, KEY).sha256
+        head = Head(generation=0, revision=999, sha256=sha256, fetched=time.time())
+        admin = broker.client()
+        await admin.set(f"{NAME}:datafile", bus_record.encode(head, body))
+        await admin.publish(f"{NAME}:news", head.encode())
+        await fleet.until_published(999)
+        await fleet.until_published(1)
+        await asyncio.sleep(2)
+        for pod in fleet.pods:
+            published = [line["revision"] for line in pod.logs if line["event"] == "datafile.published"]
+            assert published == [1, 999, 1]
+        assert bus_record.decode(await broker.value(f"{NAME}:datafile"), KEY).head.generation == 1
+
+
+async def test_a_new_pod_starts_from_the_bus_while_upstream_is_down(broker: Broker, tmp_path: Path) -> None:
+    """A pod that was just scheduled has the newest datafile at once, though Optimizely can't be reached."""
+    async with fleet_of(1, tmp_path, broker.url) as fleet:
+        await fleet.until_connected()
+        await fleet.flip(2, fleet.pods[0])
+        await fleet.until_published(2)
+        late = fleet.pod(9, bus_url=broker.url, url_template="http://127.0.0.1:9/{sdk_key}.json")
+        async with late:
+            assert revision_of(late) == 2
+            assert (await late.status())["keys"][KEY]["trigger"] == "bus"
