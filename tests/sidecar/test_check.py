@@ -1,5 +1,6 @@
 """`datafile-sidecar check` against what people really get wrong: each has its verdict, and a mend that helps."""
 
+import asyncio
 import json
 import os
 import socket
@@ -16,6 +17,7 @@ from datafile_sidecar.check import Finding, Verdict, look
 from datafile_sidecar.check._finding import as_text, exit_status
 from datafile_sidecar.simulator import Simulator
 from tests import datafiles
+from tests.broker import Broker, needs_redis
 from tests.running import RunningSidecar
 
 KEY = "KEY1"
@@ -271,6 +273,40 @@ class TestPeers:
         assert f"{other} (answers 404: no webhook port of a sidecar)" in found[0].says
         assert f"127.0.0.1:{silent_port} (Connection refused)" in found[1].says
         assert "DATAFILE_WEBHOOK_LISTEN" in str(found[1].mend)
+
+
+class TestBus:
+    async def test_absent(self, healthy: dict[str, str]) -> None:
+        """A broker that is not there is told without its password, and with what to look at."""
+        found = await one_trouble(healthy | {"DATAFILE_BUS_URL": "redis://me:hunter2@127.0.0.1:9/0"})
+        assert (found.part, found.verdict, "hunter2" in found.says) == ("bus", FAILED, False)
+        assert "see that the broker runs" in str(found.mend)
+
+    @needs_redis
+    async def test_password_and_permission(self, healthy: dict[str, str]) -> None:
+        """A wrong password and a user who may not write are told apart; a broker that will do is left as it was."""
+        async with Broker() as broker:
+            assert await trouble(healthy | {"DATAFILE_BUS_URL": broker.url}) == []
+            await asyncio.sleep(0.01)
+            assert await broker.client().keys() == []
+            await broker.command("ACL", "SETUSER", "reader", "on", ">hunter2", "~*", "&*", "+@all", "-set")
+            reader = broker.url.replace("://", "://reader:hunter2@")
+            found = await one_trouble(healthy | {"DATAFILE_BUS_URL": reader})
+            assert (found.verdict, "docs/operations.md" in str(found.mend)) == (FAILED, True)
+            found = await one_trouble(healthy | {"DATAFILE_BUS_URL": reader.replace("hunter2", "hunter3")})
+            assert (found.verdict, "user and password" in str(found.mend)) == (FAILED, True)
+            assert "hunter" not in found.says
+
+    @needs_redis
+    async def test_hangs(self, healthy: dict[str, str]) -> None:
+        """A broker that takes connections and says nothing ends the look after some seconds."""
+        async with Broker() as broker:
+            broker.hang()
+            try:
+                found = await one_trouble(healthy | {"DATAFILE_BUS_URL": broker.url})
+            finally:
+                broker.go_on()
+        assert (found.part, found.verdict, "no answer within" in found.says) == ("bus", FAILED, True)
 
 
 class TestCommand:

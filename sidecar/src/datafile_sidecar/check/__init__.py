@@ -7,6 +7,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Mapping
 
+from ._bus import look_at_bus
 from ._directory import look_at_directory
 from ._finding import Finding, Verdict, as_json, as_text, exit_status, summary
 from ._peers import look_at_peers
@@ -34,7 +35,9 @@ async def look(environ: Mapping[str, str]) -> AsyncIterator[Finding]:
     if tokens is not None:
         async for finding in look_at_upstream(settings, environ, tokens, held):
             yield finding
-    async for finding in look_at_peers(settings.peers):
+    if bus := await look_at_bus(settings.bus_url, settings.sdk_keys):
+        yield bus
+    async for finding in look_at_peers(settings.peers, has_bus=settings.bus_url is not None):
         yield finding
 
 

@@ -20,10 +20,13 @@ _MOST_AT_ONCE = 32
 Address = tuple[str, int]
 
 
-async def look_at_peers(names: Sequence[Address]) -> AsyncIterator[Finding]:
+async def look_at_peers(names: Sequence[Address], *, has_bus: bool) -> AsyncIterator[Finding]:
     """Resolve each name and knock at each address, without leaving a trace in its log."""
     if not names:
-        yield ok(_PART, "none are configured: with several pods behind one URL, use DATAFILE_PEERS or DATAFILE_BUS_URL")
+        if not has_bus:
+            yield ok(
+                _PART, "neither these nor a bus: fine for one pod; with several, set DATAFILE_PEERS or DATAFILE_BUS_URL"
+            )
         return
     resolver, limit = DaemonResolver(), asyncio.Semaphore(_MOST_AT_ONCE)
     async with aiohttp.ClientSession(
