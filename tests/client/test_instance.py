@@ -193,6 +193,26 @@ def test_a_hanging_dispatcher_holds_nobody(
     dispatcher.released.set()
 
 
+def test_a_slow_dispatcher_is_waited_for(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user whose queue is full at the end, but moving, loses nothing that was taken."""
+    publish(directory, 1)
+    with Receiver() as receiver:
+        receiver.delay_s = 0.05
+        waiting: queue.Queue[Any] = queue.Queue(5)
+        options = {
+            "event_dispatcher": LocalDispatcher(receiver.port),
+            "event_processor_options": {"event_queue": waiting},
+        }
+        watcher = make_watcher(optimizely_options=options)
+        watcher.start()
+        for number in range(12):
+            wait_until(lambda: not waiting.full())
+            watcher.optimizely.track("bought", f"user-{number}")
+        assert waiting.full()
+        watcher.stop()
+        assert len(receiver.users) == 12
+
+
 def test_the_sdks_defaults_stay(directory: Path, make_watcher: MakeWatcher) -> None:
     """A user who sets nothing gets what the SDK's constructor would have set."""
     datafile = publish(directory, 1)

@@ -160,6 +160,23 @@ def test_an_inherited_lock_holds_no_child() -> None:
     assert value.get() == parent
 
 
+def test_one_process_makes_one_value() -> None:
+    """A user's threads that come at once in a new child share one event processor and one watching thread."""
+    made = []
+
+    def make(_: object) -> object:
+        time.sleep(0.05)
+        made.append(object())
+        return made[-1]
+
+    value = PerProcess(make)
+    got: list[object] = []
+    with running([threading.Thread(target=lambda: got.append(value.get())) for _ in range(8)]):
+        pass
+    assert len(made) == 1
+    assert got == made * 8
+
+
 SCRIPT = """
 import sys
 from datafile_client import OptimizelyWatcher
@@ -244,3 +261,45 @@ def test_children_of_multiprocessing_send_their_events(method: str, directory: P
             assert child.exitcode == 0
         assert len(receiver.users) == 20
         assert set(receiver.users.values()) == {1}
+
+
+MAIN = """
+import sys
+from datafile_client import OptimizelyWatcher
+from tests.client.helpers import LocalDispatcher
+options = {"event_dispatcher": LocalDispatcher(int(sys.argv[2]))}
+watcher = OptimizelyWatcher(sdk_key="KEY1", directory=sys.argv[1], optimizely_options=options)
+watcher.start()
+instance = watcher.optimizely
+import multiprocessing
+def work(name):
+    for number in range(5):
+        instance.track("bought", f"{name}-{number}")
+if __name__ == "__main__":
+    children = [multiprocessing.get_context(sys.argv[3]).Process(target=work, args=(name,)) for name in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_children_that_know_only_the_main_modules_instance_send_their_events(
+    method: str, directory: Path, tmp_path: Path
+) -> None:
+    """A user whose main module starts the watcher, before anything imports multiprocessing, loses no child's event."""
+    publish(directory, 1)
+    script = tmp_path / "main.py"
+    script.write_text(MAIN)
+    with Receiver() as receiver:
+        done = subprocess.run(
+            [sys.executable, script, directory, str(receiver.port), method],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        assert receiver.users == {f"{name}-{number}": 1 for name in range(2) for number in range(5)}

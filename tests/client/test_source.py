@@ -185,12 +185,26 @@ def test_what_is_no_readable_file_changes_no_decision(kind: str, directory: Path
         with path.open("wb") as file:
             file.truncate(1 << 30)
     wait_until(lambda: watcher.status().last_error is not None)
+    assert kind != "FIFO" or "not a regular file" in str(watcher.status().last_error)
     assert watcher.revision == 1
     shutil.rmtree(path) if kind == "directory" else path.unlink(missing_ok=True)
     publish(directory, 1)
     wait_until(lambda: watcher.status().last_error is None)
     publish(directory, 2)
     assert watcher.wait_for_revision(2, timeout=5)
+
+
+def test_a_missing_file_is_one_line(
+    directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user's log gets one line for one fault, not one a second."""
+    publish(directory, 1)
+    watcher = make_watcher(rescan_interval_s=0.05)
+    watcher.start()
+    (directory / "KEY1.json").unlink()
+    wait_until(lambda: watcher.status().last_error is not None)
+    time.sleep(0.5)
+    assert caplog.text.count("No such file") == 1
 
 
 def test_the_size_is_capped(directory: Path) -> None:
