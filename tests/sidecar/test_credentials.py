@@ -206,11 +206,14 @@ class TestSecrets:
         assert "hunter2" not in str(error.value) + repr(Secrets(None, (b"hunter2",), lambda: 0.0))
 
 
+KEYS = ("KEY1", "KEY2", "KEY3")
+
+
 class TestTokens:
     def test_rotation(self, mounted: MountedSecret) -> None:
         """Each key gets its own token, new ones without a restart, and a key without a file none."""
         mounted.write(KEY1=b"token-1\n", KEY2=b"token-2")
-        tokens = Tokens(mounted.path)
+        tokens = Tokens(mounted.path, KEYS)
         assert (tokens.get("KEY1"), tokens.get("KEY2"), tokens.get("KEY3")) == ("token-1", "token-2", None)
         mounted.write(KEY1=b"token-3")
         assert tokens.reread()
@@ -223,24 +226,30 @@ class TestTokens:
     def test_no_token(self, mounted: MountedSecret, content: bytes) -> None:
         """What can't stand in a header is refused in words that name the file and not what it holds; the old tokens stay."""
         mounted.write(KEY1=b"good")
-        tokens = Tokens(mounted.path)
+        tokens = Tokens(mounted.path, KEYS)
         mounted.write(KEY1=content)
         with pytest.raises(CredentialsError, match=r"DATAFILE_ACCESS_TOKENS_PATH: .*/KEY1 ") as error:
             tokens.reread()
         assert tokens.get("KEY1") == "good"
         assert not content.strip() or content.decode("latin-1") not in str(error.value)
 
+    def test_strangers(self, mounted: MountedSecret) -> None:
+        """A file that is named like none of our keys, whatever it holds, keeps nobody from starting; its name can be asked for."""
+        mounted.write(KEY1=b"token-1", README=b"")
+        tokens = Tokens(mounted.path, KEYS)
+        assert (tokens.get("KEY1"), len(tokens), set(tokens.names)) == ("token-1", 1, {"KEY1", "README"})
+
     def test_no_directory(self, tmp_path: Path) -> None:
         """A path that is no directory stops the start in words."""
         (tmp_path / "file").write_bytes(b"token")
         for path in (tmp_path / "missing", tmp_path / "file"):
             with pytest.raises(CredentialsError, match=r"DATAFILE_ACCESS_TOKENS_PATH: .* can't be listed"):
-                Tokens(path)
+                Tokens(path, KEYS)
 
     def test_no_path(self) -> None:
         """Without the setting no key has a token."""
-        assert Tokens(None).get("KEY1") is None
-        assert not Tokens(None).reread()
+        assert Tokens(None, KEYS).get("KEY1") is None
+        assert not Tokens(None, KEYS).reread()
 
 
 @contextlib.contextmanager

@@ -79,7 +79,8 @@ class WatchedVolume(Volume):
 class House:
     """One sidecar's loop on a directory, which can be ended and begun again."""
 
-    def __init__(self) -> None:
+    def __init__(self, seed: int = 1) -> None:
+        self.seed = seed
         self.loop = VirtualTimeLoop()
         self.optimizely = FakeOptimizely(self.loop)
         self.publications: list[Status] = []
@@ -95,7 +96,7 @@ class House:
             KEY,
             source=lambda: (self.optimizely, None),  # type: ignore[arg-type, return-value]
             poll_interval_s=POLL_S,
-            random=Random(1),
+            random=Random(self.seed),
             telemetry=telemetry,
         )
         self.syncer = Syncer(
@@ -103,7 +104,7 @@ class House:
             inquiry,
             bus=None,
             bootstrap=lambda: None,
-            pace=Pace(POLL_S, ROLLBACK_S, 5.0, 0.5, Random(1)),
+            pace=Pace(POLL_S, ROLLBACK_S, 5.0, 0.5, Random(self.seed)),
             telemetry=telemetry,
         )
         self.task = self.loop.create_task(self.syncer.run())
@@ -261,6 +262,34 @@ def test_a_source_that_refuses_us_is_left_alone(house: House, failure: FetchErro
     house.optimizely.history[CDN].append((0, 11))
     house.wait(1000 + rest_s)
     assert house.published == 11
+
+
+def test_a_new_token_ends_the_rest_of_who_refused_us(house: House) -> None:
+    """A wrong access token that is mended while the sidecar runs works at once, not a minute later."""
+    house.optimizely.failure = FetchError("client_error", "403")
+    house.optimizely.fails_until[CDN] = house.loop.time() + 65
+    house.wait(70)
+    house.optimizely.history[CDN].append((0, 11))
+    assert house.published == 10
+    house.loop.call_soon(house.syncer.retry)
+    house.wait(0.1)
+    assert house.published == 11
+
+
+def test_those_told_by_a_peer_fetch_within_a_tenth_of_a_second_but_not_all_at_once() -> None:
+    """A fleet that one webhook reaches through peers does not meet upstream in one instant."""
+    delays = []
+    for seed in range(12):
+        house = House(seed)
+        house.wait(1)
+        house.optimizely.fetches.clear()
+        told = house.loop.time()
+        house.announce(11, Trigger.PEER)
+        house.wait(0.2)
+        delays.append(house.optimizely.fetches[0][0] - told)
+        house.close()
+    assert max(delays) <= 0.101
+    assert max(delays) - min(delays) > 0.05
 
 
 def test_a_nudge_finds_what_came_up_to_a_minute_later(house: House) -> None:

@@ -4,7 +4,7 @@ A read that fails, or that finds nothing, keeps what was known. No value of thes
 """
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 _MAX_BYTES = 65536
@@ -79,10 +79,15 @@ class Secrets:
 class Tokens:
     """The datafile access tokens of secure environments, by SDK key."""
 
-    def __init__(self, path: Path | None) -> None:
-        """Read them once. Raises CredentialsError."""
+    def __init__(self, path: Path | None, sdk_keys: Collection[str]) -> None:
+        """Read them once. Files that are named like none of our keys are passed over.
+
+        Raises CredentialsError where the file of one of our keys holds no token.
+        """
         self._path = path
+        self._sdk_keys = frozenset(sdk_keys)
         self._tokens: Mapping[str, str] = {}
+        self._names: tuple[str, ...] = ()
         self.reread()
 
     def get(self, sdk_key: str) -> str | None:
@@ -91,8 +96,8 @@ class Tokens:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The SDK keys that files are named like."""
-        return tuple(self._tokens)
+        """What the files are called, also those that are named like none of our keys."""
+        return self._names
 
     def __len__(self) -> int:
         """How many there are."""
@@ -102,9 +107,13 @@ class Tokens:
         """Read them again; whether they changed. Raises CredentialsError and keeps the old ones."""
         if self._path is None:
             return False
+        files = _files(_TOKENS, self._path)
         found = {
-            name: _token(self._path / name, content.strip()) for name, content in _files(_TOKENS, self._path).items()
+            name: _token(self._path / name, content.strip())
+            for name, content in files.items()
+            if name in self._sdk_keys
         }
+        self._names = tuple(files)
         changed = found != self._tokens
         self._tokens = found
         return changed

@@ -53,8 +53,9 @@ class Daemon:
         self._started = time.time()
         self._instance = secrets.token_hex(8)
         self._is_stopping = False
+        self._complaints: dict[str, str] = {}
         self._secrets = Secrets(settings.webhook_secrets_path, settings.webhook_secrets, time.monotonic)
-        self._tokens = Tokens(settings.access_tokens_path)
+        self._tokens = Tokens(settings.access_tokens_path, settings.sdk_keys)
         self._webhook_socket = bind(
             settings.webhook_listen.host, settings.webhook_listen.port, "DATAFILE_WEBHOOK_LISTEN"
         )
@@ -196,7 +197,9 @@ class Daemon:
             await asyncio.sleep(HOUSEKEEPING_S)
             self._telemetry.summarise()
             self._reread("webhook secrets", self._secrets.reread, lambda: len(self._secrets.active))
-            self._reread("access tokens", self._tokens.reread, lambda: len(self._tokens))
+            if self._reread("access tokens", self._tokens.reread, lambda: len(self._tokens)):
+                for one in self._syncers.values():
+                    one.retry()
 
     def _reread_secrets(self) -> bool:
         return self._reread("webhook secrets", self._secrets.reread_soon, lambda: len(self._secrets.active))
@@ -205,8 +208,12 @@ class Daemon:
         try:
             changed = reread()
         except CredentialsError as problem:
-            self._telemetry.credentials_failed(kind, str(problem))
+            # Anybody can have them read again, by a bad signature: what was said once is not said again.
+            if self._complaints.get(kind) != str(problem):
+                self._complaints[kind] = str(problem)
+                self._telemetry.credentials_failed(kind, str(problem))
             return False
+        self._complaints.pop(kind, None)
         if changed:
             self._telemetry.credentials_changed(kind, count())
         return changed

@@ -50,7 +50,7 @@ async def fetch(
     told: Settings, environ: Mapping[str, str], volume: Volume, telemetry: Telemetry, patience: Patience
 ) -> list[Result]:
     """Fetch, validate and publish the datafile of every key. Raises CredentialsError for tokens that can't be read."""
-    tokens = Tokens(told.access_tokens_path)
+    tokens = Tokens(told.access_tokens_path, told.sdk_keys)
     bootstrap = Bootstrap(told.bootstrap_dir if patience.allow_stale else None, telemetry)
     errands = []
     async with AsyncExitStack() as rooms:

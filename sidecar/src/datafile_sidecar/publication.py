@@ -77,7 +77,7 @@ class Publication:
             )
             self.moments = Moments(kept.status.webhook, kept.status.fetched, kept.status.published, kept.status.checked)
         else:
-            self._status = self._describe(found, "startup", 0)
+            self._status = self._describe(found, "startup", _generation(found, kept.status))
         self.project_id = found.project_id
         return found, self._status.generation
 
@@ -132,3 +132,13 @@ class Publication:
             published=at.published,
             checked=at.checked,
         )
+
+
+def _generation(found: Datafile, status: Status | None) -> int:
+    """The generation of a datafile whose status file is another's: the writer died between the two renames.
+
+    Only going back raises the generation, so the datafile that stayed is of the one before if it is newer than what was to come.
+    """
+    if status is None:
+        return 0
+    return max(0, status.generation - (status.revision < found.revision))

@@ -19,6 +19,7 @@ from datafile_sidecar.upstream import Validators
 
 GRACE_S = 0.5
 _SPREAD_S = 0.25
+_ALONE_SPREAD_S = 0.1
 _CONSULT_S = 0.5
 _CLAIM_S = 10.0
 _LOOK_AGAIN_S = 1.0
@@ -66,9 +67,13 @@ class Sharing:
             self.not_before = _now() + GRACE_S
 
     def expect(self) -> None:
-        """Another pod got a webhook and passed it on: give it a moment to pass on the datafile, too."""
-        if self._bus is not None and self._bus.is_connected:
-            self.not_before = _now() + GRACE_S + _SPREAD_S * self._random.random()
+        """Another pod got a webhook and passed it on: give it a moment to pass on the datafile, too, if it can.
+
+        Else spread the fetches of all who were told at once, so that upstream is not met by a whole fleet in one instant.
+        """
+        shared = self._bus is not None and self._bus.is_connected
+        spread_s = self._random.random() * (_SPREAD_S if shared else _ALONE_SPREAD_S)
+        self.not_before = _now() + (GRACE_S if shared else 0.0) + spread_s
 
     def hurry(self) -> None:
         """Wait for nobody: we are those whom others wait for."""

@@ -132,6 +132,11 @@ class Syncer:
         self._state = reconcile.nudge(before, _now(), trigger)
         self._rouse(before, trigger)
 
+    def retry(self) -> None:
+        """What may have kept upstream from serving us has changed: ask again now those that rest."""
+        self._inquiry.wake()
+        self._wake.set()
+
     def _rouse(self, before: reconcile.State, trigger: Trigger) -> None:
         if not self._state.due:
             return

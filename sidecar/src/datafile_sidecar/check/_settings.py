@@ -80,7 +80,7 @@ def look_at_secrets(told: Settings) -> list[Finding]:
 def look_at_tokens(told: Settings) -> tuple[Tokens | None, list[Finding]]:
     """The access tokens, None where they can't be read, and for which keys there are any."""
     try:
-        tokens = Tokens(told.access_tokens_path)
+        tokens = Tokens(told.access_tokens_path, told.sdk_keys)
     except CredentialsError as error:
         mend = f"name each file like its SDK key and put the token into it; {_READABLE}"
         return None, [refused("tokens", str(error), mend)]
