@@ -38,9 +38,26 @@ SYSTEM_PACKAGES := strace
 system-packages: ## Install the Debian packages that test-system wants (needs root)
 	@dpkg --status $(SYSTEM_PACKAGES) >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq $(SYSTEM_PACKAGES); }
 
+SYSTEM_READY := $(VENV)/.ready-system
+$(SYSTEM_READY): $(READY) requirements/system.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/system.txt
+	@touch $@
+
 .PHONY: test-system
-test-system: $(READY) ## What needs root, a server or a system package; `make system-packages` first
+test-system: $(SYSTEM_READY) test-oldest ## What needs root, a server or a system package; `make system-packages` first
 	$(BIN)/python -m pytest -m system
+
+# The client reaches attributes that the SDK does not promise: both ends of the supported range are tested.
+OLDEST := $(VENV)/oldest
+$(OLDEST)/.ready: $(READY) requirements/oldest.txt
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/oldest.txt
+	$(OLDEST)/bin/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e ./sidecar -e ./client
+	@touch $@
+
+.PHONY: test-oldest
+test-oldest: $(OLDEST)/.ready ## The client and the validation with the oldest SDK that is supported
+	$(OLDEST)/bin/python -m pytest -q -m 'not system' tests/client tests/sidecar/core/test_datafile.py
 
 .PHONY: screenshots
 screenshots: $(READY) ## Photograph the status page into build/screenshots (needs Chromium)
@@ -50,10 +67,14 @@ screenshots: $(READY) ## Photograph the status page into build/screenshots (need
 format: $(READY) ## Format the code and mend what the linter can
 	$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate \
+    --no-emit-index-url --no-emit-find-links --no-config -o
+DISTRIBUTIONS := sidecar/pyproject.toml client/pyproject.toml
 .PHONY: lock
 lock: $(READY) ## Pin and hash the requirements anew
-	$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
-	    --no-emit-find-links --no-config -o requirements/dev.txt sidecar/pyproject.toml client/pyproject.toml requirements/dev.in
+	$(COMPILE) requirements/dev.txt $(DISTRIBUTIONS) requirements/dev.in
+	$(COMPILE) requirements/system.txt -c requirements/dev.txt requirements/system.in
+	$(COMPILE) requirements/oldest.txt $(DISTRIBUTIONS) requirements/dev.in requirements/oldest.in
 
 .PHONY: clean
 clean: ## Remove what the other verbs made
