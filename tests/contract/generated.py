@@ -3,6 +3,8 @@
 Such a part stands between `<!-- name -->` and `<!-- end -->`.
 """
 
+import ast
+import inspect
 import re
 import sys
 import time
@@ -14,11 +16,15 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from datafile_sidecar import upstream
 from datafile_sidecar.core.reconcile import Trigger
+from datafile_sidecar.metrics import Metrics
 from datafile_sidecar.settings import VARIABLES
 from datafile_sidecar.telemetry import Telemetry
 
 ROOT = Path(__file__).parents[2]
 DECISIONS = ROOT / "docs/decisions"
+
+
+_LEVELS = {"debug", "info", "warning", "error", "_seldom"}
 
 
 def variables() -> str:
@@ -42,6 +48,25 @@ def labels() -> str:
     return _table(("metric", "label", "values"), rows)
 
 
+def events() -> str:
+    """Each event: its token and level in the log, what it means and asks for, and the metrics that it moves."""
+    rows = []
+    for method in _event_methods():
+        means, _, todo = " ".join((ast.get_docstring(method) or "").split()).partition(" → ")
+        token, level = _logged(method)
+        rows.append((token, level, means, todo, ", ".join(_moved(method)) or "–"))
+    rows.append(
+        (
+            "`library.logged`",
+            "as it came",
+            "A library that the sidecar uses said something through `logging`, at warning or above.",
+            "Read `message`; if it repeats, report it.",
+            "–",
+        )
+    )
+    return _table(("event", "level", "what it means", "what to do", "moves"), rows)
+
+
 def decisions() -> str:
     """A link to each record, with its title."""
     titles = ((path.name, path.read_text().partition("\n")[0]) for path in sorted(DECISIONS.glob("[0-9]*.md")))
@@ -53,6 +78,8 @@ PARTS: tuple[tuple[Path, str, Callable[[], str]], ...] = (
     (ROOT / "docs/configuration.md", "variables", variables),
     (ROOT / "docs/contract.md", "metrics", metrics),
     (ROOT / "docs/contract.md", "labels", labels),
+    (ROOT / "docs/events.md", "events", events),
+    (ROOT / "docs/events.md", "metrics", metrics),
     (DECISIONS / "README.md", "decisions", decisions),
 )
 
@@ -81,11 +108,51 @@ def write() -> list[str]:
     return changed
 
 
+def _event_methods() -> list[ast.FunctionDef]:
+    """The methods of Telemetry that are events, in their order."""
+    tree = ast.parse(inspect.getsource(Telemetry))
+    body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
+    helpers = {"prepare", "exposition", "summarise"}
+    functions = [one for one in body if isinstance(one, ast.FunctionDef)]
+    return [one for one in functions if one.name not in helpers and not one.name.startswith("_")]
+
+
+def _logged(method: ast.FunctionDef) -> tuple[str, str]:
+    """The token of an event's line, and at which levels it may stand; the event in words where it makes no line."""
+    calls = [node for node in ast.walk(method) if isinstance(node, ast.Call) and _is_line(node.func)]
+    tokens = {ast.literal_eval(call.args[0]) for call in calls}
+    levels = {
+        "warning" if node.attr == "_seldom" else node.attr
+        for node in ast.walk(method)
+        if isinstance(node, ast.Attribute) and node.attr in _LEVELS
+    }
+    assert len(tokens) <= 1, f"{method.name} has more than one token"
+    return (f"`{tokens.pop()}`", " or ".join(sorted(levels))) if tokens else (f"({method.name.replace('_', ' ')})", "–")
+
+
+def _is_line(called: ast.expr) -> bool:
+    return (isinstance(called, ast.Attribute) and called.attr in _LEVELS) or ast.unparse(called) == "log"
+
+
+def _moved(method: ast.FunctionDef) -> list[str]:
+    """The metrics that an event moves."""
+    known = Metrics()
+    names = []
+    for node in ast.walk(method):
+        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self._metrics":
+            [family] = getattr(known, node.attr).describe()
+            names.append(f"`{family.name}{'_total' if family.type == 'counter' else ''}`")
+        if isinstance(node, ast.Attribute) and node.attr == "_observed":
+            names += ["`datafile_sidecar_revision`", "`datafile_sidecar_target_revision`"]
+    return list(dict.fromkeys(names))
+
+
 def _metrics() -> list[tuple[str, str, str, dict[str, list[str]], str]]:
     """Each metric: its name, type, labels, the values of those that we choose, and what it says."""
     telemetry = Telemetry(structlog.wrap_logger(structlog.ReturnLogger()), time.monotonic)
     telemetry.prepare("0", ["key"], [str(trigger) for trigger in Trigger], upstream.OUTCOMES)
     telemetry.datafile_checked("key")
+    telemetry.datafile_published("key", revision=1, target=1, trigger="poll", size=1, propagation_s=None)
     rows = []
     for family in text_string_to_metric_families(telemetry.exposition().decode()):
         if not family.name.startswith("datafile_sidecar_"):

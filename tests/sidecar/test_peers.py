@@ -18,10 +18,11 @@ from aiohttp import web
 
 from datafile_sidecar import settings
 from datafile_sidecar.core.webhook import signature
+from datafile_sidecar.metrics import RELAY_OUTCOMES
 from datafile_sidecar.peers import Address, Peers
 from datafile_sidecar.resolver import DaemonResolver
 from datafile_sidecar.simulator import Simulator
-from datafile_sidecar.telemetry import RELAY_OUTCOMES, Telemetry
+from datafile_sidecar.telemetry import Telemetry
 from tests.datafiles import minimal
 from tests.running import RunningSidecar
 

@@ -12,7 +12,8 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from datafile_sidecar import logs
-from datafile_sidecar.telemetry import FETCH_OUTCOMES, SOURCES, WEBHOOK_OUTCOMES, Telemetry
+from datafile_sidecar.metrics import FETCH_OUTCOMES, SOURCES, WEBHOOK_OUTCOMES
+from datafile_sidecar.telemetry import Telemetry
 
 TRIGGERS = ("startup", "webhook", "poll", "peer", "bus", "bootstrap")
 METRICS = {

@@ -1,0 +1,123 @@
+"""The metrics, in a registry of their own. Every label's values come from a fixed set, never from a request."""
+
+import math
+from collections.abc import Sequence
+from typing import Final
+
+import prometheus_client as prometheus
+
+WEBHOOK_OUTCOMES: Final = (
+    "accepted",
+    "ignored",
+    "malformed",
+    "unverified",
+    "too_large",
+    "too_slow",
+    "broken_off",
+    "no_secret",
+)
+RELAY_OUTCOMES: Final = ("delivered", "rejected", "timeout", "unreachable", "unresolved", "dropped")
+WORKER_REFUSALS: Final = ("too_many", "malformed", "silent", "unknown_key")
+BUS_OUTCOMES: Final = ("shared", "questioned", "bad", "refused")
+FETCH_OUTCOMES: Final = ("ok", "not_modified", "invalid")
+SOURCES: Final = ("cdn", "origin")
+_LATENCIES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600)
+
+
+class Metrics:
+    """Every metric, as an attribute."""
+
+    def __init__(self) -> None:
+        prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = prometheus.CollectorRegistry()
+        prometheus.ProcessCollector(registry=self.registry)
+        self.revision = self._gauge("revision", "Revision of the datafile on the volume")
+        self.target_revision = self._gauge("target_revision", "Revision that should be on the volume")
+        self.checked = self._gauge(
+            "checked_timestamp_seconds", "When upstream last confirmed what is on the volume, Unix time"
+        )
+        self.published = self._gauge(
+            "published_timestamp_seconds", "When the datafile was renamed into place, Unix time"
+        )
+        self.publishes = self._counter("publishes", "Datafiles renamed into place", "sdk_key", "trigger")
+        self.publish_failures = self._counter("publish_failures", "Datafiles that could not be written", "sdk_key")
+        self.webhooks = self._counter("webhooks", "Webhooks received", "outcome")
+        self.fetches = self._counter("fetches", "Requests for a datafile", "sdk_key", "source", "outcome")
+        self.refusals = self._counter(
+            "refusals", "Datafiles that upstream served and that were older than ours", "sdk_key"
+        )
+        self.missed_webhooks = self._counter(
+            "missed_webhooks", "Revisions that a poll found before any webhook", "sdk_key"
+        )
+        self.propagation = prometheus.Histogram(
+            "datafile_sidecar_propagation_seconds",
+            "Webhook received until its datafile was renamed into place",
+            ("sdk_key",),
+            buckets=_LATENCIES_S,
+            registry=self.registry,
+        )
+        self.relays = self._counter("relays", "Webhooks posted to a peer, or that should have been", "outcome")
+        self.bus_connected = prometheus.Gauge(
+            "datafile_sidecar_bus_connected",
+            "Whether news comes by the bus: 1 or 0; NaN without one",
+            registry=self.registry,
+        )
+        self.bus_connected.set(math.nan)
+        self.bus_records = self._counter(
+            "bus_records", "Datafiles told to others by the bus, or come by it and doubted", "outcome"
+        )
+        self.spared_polls = self._counter("spared_polls", "Polls that another pod made in our place", "sdk_key")
+        self.workers = self._gauge("workers", "Processes of the app that say which revision they decide by")
+        self.worker_revision_min = self._gauge(
+            "worker_revision_min", "Lowest revision that a worker decides by; NaN while there is none"
+        )
+        self.refused_workers = self._counter("refused_workers", "Connections of workers that were refused", "reason")
+        self.apply = prometheus.Histogram(
+            "datafile_sidecar_apply_seconds",
+            "Datafile renamed into place until a worker decides by it",
+            ("sdk_key",),
+            buckets=_LATENCIES_S,
+            registry=self.registry,
+        )
+        self.build_info = self._gauge("build_info", "Version of the sidecar", "version")
+
+    def exposition(self) -> bytes:
+        """All of them, in Prometheus' text format."""
+        return prometheus.generate_latest(self.registry)
+
+    def prepare(self, version: str, sdk_keys: Sequence[str], triggers: Sequence[str], outcomes: Sequence[str]) -> None:
+        """Show every series from the first scrape on; `outcomes` are those of fetches."""
+        self.build_info.labels(version).set(1)
+        for outcome in WEBHOOK_OUTCOMES:
+            self.webhooks.labels(outcome)
+        for outcome in RELAY_OUTCOMES:
+            self.relays.labels(outcome)
+        for outcome in BUS_OUTCOMES:
+            self.bus_records.labels(outcome)
+        for reason in WORKER_REFUSALS:
+            self.refused_workers.labels(reason)
+        for key in sdk_keys:
+            self.worker_revision_min.labels(key).set(math.nan)
+            for metric in (
+                self.revision,
+                self.target_revision,
+                self.publish_failures,
+                self.refusals,
+                self.missed_webhooks,
+                self.spared_polls,
+                self.propagation,
+                self.workers,
+                self.apply,
+            ):
+                metric.labels(key)
+            for trigger in triggers:
+                self.publishes.labels(key, trigger)
+            for source in SOURCES:
+                for outcome in outcomes:
+                    self.fetches.labels(key, source, outcome)
+
+    def _gauge(self, name: str, what: str, *labels: str) -> prometheus.Gauge:
+        return prometheus.Gauge(f"datafile_sidecar_{name}", what, labels or ("sdk_key",), registry=self.registry)
+
+    def _counter(self, name: str, what: str, *labels: str) -> prometheus.Counter:
+        return prometheus.Counter(f"datafile_sidecar_{name}", what, labels, registry=self.registry)
