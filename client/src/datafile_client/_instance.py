@@ -8,7 +8,6 @@ own, and that is the way around all three.
 import contextlib
 import datetime
 import gc
-import json
 import logging
 import os
 import re
@@ -20,7 +19,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from optimizely.config_manager import BaseConfigManager
-from optimizely.exceptions import UnsupportedDatafileVersionException
 from optimizely.helpers import validator
 from optimizely.helpers.enums import NotificationTypes
 from optimizely.helpers.sdk_settings import OptimizelySdkSettings
@@ -106,11 +104,9 @@ class Builder:
 
     def _parse(self, data: bytes, path: Path, *, vouched: bool) -> ProjectConfig:
         if not vouched and not self.parts.options.get("skip_json_validation") and not validator.is_datafile_valid(data):
-            raise InvalidDatafileError(path, _why_invalid(data))
+            raise InvalidDatafileError(path, "not JSON, or not what the SDK's schema of a datafile asks for")
         try:
             config = ProjectConfig(data, self.parts.logger, self.parts.error_handler)
-        except UnsupportedDatafileVersionException as error:
-            raise InvalidDatafileError(path, str(error)) from error
         except Exception as error:
             # The SDK stumbles in many ways over what its schema forgets, such as a flag's rollout that is not there.
             raise InvalidDatafileError(path, f"the SDK cannot use it ({type(error).__name__}: {error})") from error
@@ -139,14 +135,6 @@ class Builder:
         instance.decision_service.forced_variation_map = parts.forced_variations
         instance.logger = instance.decision_service.logger = parts.logger
         return instance
-
-
-def _why_invalid(data: bytes) -> str:
-    try:
-        json.loads(data)
-    except (ValueError, RecursionError) as error:
-        return f"not JSON ({error})"
-    return "JSON, but not what the SDK's schema of a datafile asks for"
 
 
 _turns = PerProcess[threading.Lock](lambda _: threading.Lock())

@@ -11,7 +11,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Callable
-from typing import Any, Generic, Protocol, TypeVar
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -54,18 +54,11 @@ class PerProcess(Generic[T]):
             self._owned = (0, self._owned[1])
 
 
-class Stoppable(Protocol):
-    """Something to stop before the process ends."""
-
-    def stop(self) -> None:
-        """Stop within a bounded time; harmless when there is nothing to stop."""
-
-
 _stoppables: "weakref.WeakSet[Any]" = weakref.WeakSet()
 
 
-def stop_at_exit(stoppable: Stoppable) -> None:
-    """Have it stopped when this process ends, by whatever way that runs any Python code at all."""
+def stop_at_exit(stoppable: Any) -> None:
+    """Have its `stop()` called when this process ends, by whatever way that runs any Python code at all."""
     _stoppables.add(stoppable)
     hook_into_exit()
 

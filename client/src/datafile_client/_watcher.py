@@ -104,9 +104,10 @@ class OptimizelyWatcher:
             _log.warning(
                 "%s is a mount of its own (subPath?) and never changes. Mount its directory instead", self._path
             )
-        if self._wait(engine, lambda: self._current is not None, timeout) or self._fall_back(engine):
-            return
-        raise self._unavailable(f"nothing valid within {timeout:g} s")
+        if engine is not None:
+            engine.wait(lambda: self._current is not None, timeout, self._look)
+        if self._current is None and not self._fall_back(engine):
+            raise self._unavailable(f"nothing valid within {timeout:g} s")
 
     def stop(self) -> None:
         """Stop watching and send the events that are queued; the last instance decides on.
@@ -191,8 +192,13 @@ class OptimizelyWatcher:
         Returns:
             Whether it came in time.
         """
-        engine = self._attend()
-        return self._wait(engine, lambda: self._current is not None and self._current.revision >= revision, timeout)
+
+        def done() -> bool:
+            return self._current is not None and self._current.revision >= revision
+
+        if (engine := self._attend()) is not None:
+            engine.wait(done, timeout, self._look)
+        return done()
 
     def __enter__(self) -> Self:
         try:
@@ -298,11 +304,6 @@ class OptimizelyWatcher:
         if str(error) != self._last_error:  # once, not at every look
             self._last_error = str(error)
             _log.warning("%s", error, exc_info=not isinstance(error, InvalidDatafileError))
-
-    def _wait(self, engine: Engine | None, done: Callable[[], bool], timeout: float) -> bool:
-        if engine is not None:
-            engine.wait(done, timeout, self._look)
-        return done()
 
     def _fall_back(self, engine: Engine | None) -> bool:
         if self._fallback is None or engine is None:

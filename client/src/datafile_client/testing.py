@@ -74,10 +74,7 @@ def write_datafile(directory: str | os.PathLike[str], sdk_key: str, datafile: by
 
 def _feature(number: int, key: str, flag: bool | Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     on, values = (flag, {}) if isinstance(flag, bool) else (bool(flag.get("on", True)), flag.get("variables", {}))
-    variables = [
-        {"id": f"{number}-{name}", "key": name, "defaultValue": _text(value)} | _type(value)
-        for name, value in values.items()
-    ]
+    variables = [{"id": f"{number}-{name}", "key": name} | _typed(value) for name, value in values.items()]
     rule = {
         "id": f"r{number}",
         "key": f"{key}-everybody",
@@ -92,11 +89,7 @@ def _feature(number: int, key: str, flag: bool | Mapping[str, Any]) -> tuple[dic
     return feature, {"id": f"l{number}", "experiments": [rule]}
 
 
-def _text(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
-
-
-def _type(value: Any) -> dict[str, str]:
-    if (name := _TYPES.get(type(value))) is not None:
-        return {"type": name}
-    return {"type": "string", "subType": "json"}
+def _typed(value: Any) -> dict[str, str]:
+    text = value if isinstance(value, str) else json.dumps(value)
+    kind = {"type": _TYPES[type(value)]} if type(value) in _TYPES else {"type": "string", "subType": "json"}
+    return kind | {"defaultValue": text}
