@@ -33,7 +33,7 @@ test: check ## Everything that must pass, without root or system packages
 	$(BIN)/python -m pytest -m 'not system'
 
 # What tests need of the machine beyond pip. As root they are installed; else the tests that want them say what is missing.
-SYSTEM_PACKAGES := strace
+SYSTEM_PACKAGES := chromium prometheus strace
 .PHONY: system-packages
 system-packages: ## Install the Debian packages that test-system wants (needs root)
 	@dpkg --status $(SYSTEM_PACKAGES) >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq $(SYSTEM_PACKAGES); }
