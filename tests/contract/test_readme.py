@@ -90,7 +90,7 @@ async def shell(tmp_path: Path) -> AsyncIterator[Shell]:
 
 async def test_three_steps(shell: Shell) -> None:
     """Somebody who types what the README says sees the flag flip, and is left with nothing running."""
-    sidecar, run, flip, end = _blocks("sh", _STEPS)
+    sidecar, run, flip, look, end = _blocks("sh", _STEPS)
     (app,) = _blocks("python", _STEPS)
     before, after = re.findall(r"`(checkout is \w+)`", _STEPS)
     simulator, webhook, admin = _free_ports(3)
@@ -103,11 +103,23 @@ async def test_three_steps(shell: Shell) -> None:
     await shell.see(before)
     await shell.type(flip)
     await shell.see(after)
+    await shell.type(look)
+    await shell.see("All is well.")
+    await shell.see("1 at 2")
     await shell.type(f"{end}wait\necho jobs left: $(jobs -r | wc -l)")
     await shell.see("jobs left: 0")
     assert await shell.leave() == 0
     for surprise in ("volume.created", "setting.ignored", "webhook.disabled", "Traceback"):
         assert surprise not in shell.printed
+
+
+def test_two_commands() -> None:
+    """The README's other commands are what the build runs, first and in their order: no command in it goes untried."""
+    commands, *_ = _blocks("sh", _README)
+    assert _blocks("sh", _README) == [commands, *_blocks("sh", _STEPS)]
+    typed = [line.partition(" #")[0].strip() for line in commands.splitlines()]
+    built = re.findall(r"^make .+$", (ROOT / ".ci/run").read_text(), re.MULTILINE)
+    assert built[: len(typed)] == typed
 
 
 async def test_first_error(shell: Shell) -> None:
