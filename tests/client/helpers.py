@@ -23,8 +23,6 @@ class Receiver:
 
     def __init__(self) -> None:
         self.users: Counter[str] = Counter()
-        self.revisions: set[str] = set()
-        self.requests: list[Any] = []
         self.delay_s = 0.0
         receiver = self
 
@@ -32,10 +30,7 @@ class Receiver:
             def do_POST(self) -> None:
                 body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
                 time.sleep(receiver.delay_s)
-                receiver.requests.append(body)
-                if isinstance(body, dict):
-                    receiver.revisions.update(s["revision"] for s in (body,) if "revision" in s)
-                    receiver.users.update(visitor["visitor_id"] for visitor in body.get("visitors", []))
+                receiver.users.update(visitor["visitor_id"] for visitor in body["visitors"])
                 self.send_response(204)
                 self.end_headers()
 
@@ -48,10 +43,6 @@ class Receiver:
         self._server = Server(("127.0.0.1", 0), Handler)
         self.port = self._server.server_address[1]
         self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.01})
-
-    def wait_for(self, count: int, timeout: float = 10) -> None:
-        """Wait until so many different users have been seen."""
-        wait_until(lambda: len(self.users) >= count, timeout)
 
     def __enter__(self) -> "Receiver":
         self._thread.start()

@@ -234,12 +234,16 @@ def test_a_thread_that_is_held_up_is_stood_in_for(
     publish(directory, 1)
     watcher = make_watcher()
     watcher.start()
-    release = threading.Event()
-    watcher.on_update(lambda _: release.wait(10))
+    entered, release = threading.Event(), threading.Event()
+
+    def hold(_: object) -> None:
+        entered.set()
+        release.wait(20)
+
+    watcher.on_update(hold)
+    assert entered.wait(5)
     publish(directory, 2)
-    wait_until(lambda: watcher.revision == 2, 3)
-    publish(directory, 3)
-    wait_until(lambda: watcher.revision == 3, 3)
+    wait_until(lambda: watcher.revision == 2, 6)
     release.set()
     assert caplog.text.count("The watching thread is held up") == 1
 

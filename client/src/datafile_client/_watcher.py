@@ -25,6 +25,7 @@ from datafile_client.errors import DatafileUnavailableError, InvalidDatafileErro
 
 _DEFAULT_DIRECTORY = "/var/run/datafile"
 _TICK_MAX_S = 2.0
+_LATE_S = 3.0
 
 _log = logging.getLogger("datafile_client")
 
@@ -237,7 +238,7 @@ class OptimizelyWatcher:
             return None
         engine = self._engine.get()
         now = time.monotonic()
-        if now - engine.ran_at > 3 * self._tick_s:
+        if now - engine.ran_at > max(_LATE_S, 2 * self._tick_s):
             self._look(engine)
             if launch and engine.thread is None:
                 engine.launch(self._run, f"datafile {self._sdk_key}")
