@@ -1,22 +1,16 @@
-"""Keeps Optimizely's datafile fresh on a volume that the containers of a pod share.
-
-Settings come from the environment; each command's --help names those that it reads.
-"""
+"""Arguments → settings → one command → exit status. What a command needs is imported when it runs."""
 
 import argparse
 import asyncio
-import math
 import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from datafile_sidecar import logs, settings
+from datafile_sidecar import arguments, logs, settings
 from datafile_sidecar.credentials import CredentialsError, Secrets
 from datafile_sidecar.settings import SettingsError
 
@@ -25,7 +19,7 @@ LEAVE_WITHIN_S = 1.8
 
 def main(argv: Sequence[str], environ: Mapping[str, str] = os.environ) -> int:
     """Run one command; its exit status: 0 it did its work, 1 it could not, 2 it was told nonsense."""
-    options = _parser().parse_args(argv or ["run"])
+    options = arguments.parser(COMMANDS, _variables()).parse_args(argv or ["run"])
     try:
         status: int = options.command(options, environ)
     except SettingsError as error:
@@ -163,108 +157,22 @@ def status(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     return _complete(fleet.show(places, wish, options.sdk_key, options.timeout, options.json))
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="datafile-sidecar", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {version('datafile-sidecar')}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-
-    command = _add(commands, "run", run, "the daemon; also what runs when no command is given")
-    command.epilog = "environment:\n" + "\n".join(
-        f"  {v.name}\n      {v.meaning} (default: {v.default})" for v in settings.VARIABLES
-    )
-
-    command = _add(commands, "fetch", fetch, "fetch and publish once, and end")
-    command.epilog = (
-        "Reads what `run` reads; see `datafile-sidecar run --help`. A failed fetch is tried again until the time is over, with\n"
-        "growing pauses; one that upstream refuses is not. It does not run beside a sidecar: that one holds the directory."
-    )
-    command.add_argument(
-        "--timeout", type=_seconds, default=30.0, metavar="S", help="for how many seconds to try (%(default)g)"
-    )
-    command.add_argument("--allow-stale", action="store_true", help="let an unconfirmed datafile on the volume do")
-
-    command = _add(commands, "check", check, "what works, what does not, and what to do about it")
-    command.epilog = "Takes some seconds where upstream or peers don't answer. NO_COLOR turns colours off."
-    command.add_argument("--json", action="store_true", help="print JSON instead of text")
-
-    command = _add(commands, "simulate", simulate, "a stand-in for Optimizely, for local work")
-    command.epilog = (
-        "The webhook is signed with the first secret of DATAFILE_WEBHOOK_SECRETS or DATAFILE_WEBHOOK_SECRETS_PATH."
-    )
-    command.add_argument(
-        "--datafile", type=Path, required=True, metavar="FILE", help="the datafile to serve; edit it to publish"
-    )
-    command.add_argument("--sdk-key", required=True, metavar="KEY", help="the SDK key to serve it under")
-    command.add_argument(
-        "--listen", default="127.0.0.1:8090", metavar="HOST:PORT", help="where to serve it (%(default)s)"
-    )
-    command.add_argument("--webhook-url", metavar="URL", help="where to post webhooks; without it, none are sent")
-    command.add_argument(
-        "--lag", type=float, default=0.0, metavar="SECONDS", help="serve a new revision that much after its webhook"
-    )
-
-    command = _add(commands, "send-webhook", send_webhook, "post one signed webhook, as a test")
-    command.epilog = "Signed with the first secret of DATAFILE_WEBHOOK_SECRETS or DATAFILE_WEBHOOK_SECRETS_PATH."
-    command.add_argument(
-        "--url", default="http://127.0.0.1:8089/webhooks/optimizely", help="the endpoint (%(default)s)"
-    )
-    command.add_argument("--sdk-key", required=True, metavar="KEY", help="the SDK key whose datafile changed")
-    command.add_argument("--revision", type=int, required=True, metavar="N", help="the revision to announce")
-    command.add_argument(
-        "--project-id", type=int, metavar="N", help="the project's id; without it, the event fits any project"
-    )
-    command.add_argument(
-        "--environment", default="Production", metavar="NAME", help="the environment's name (%(default)s)"
-    )
-
-    command = _add(commands, "status", status, "which revision every pod and every worker decides by")
-    command.epilog = (
-        "Reads DATAFILE_ADMIN_LISTEN, DATAFILE_PEERS and DATAFILE_SDK_KEYS: run it in a sidecar's container. All sidecars are\n"
-        "asked at this one's admin port. `latest` is the newest revision that any of them has or waits for."
-    )
-    command.add_argument("--json", action="store_true", help="print JSON instead of a table")
-    command.add_argument("--sdk-key", metavar="KEY", help="only this SDK key; needed to wait when there are several")
-    command.add_argument(
-        "--url", action="append", default=[], metavar="URL", help="ask this admin port instead; may be given again"
-    )
-    command.add_argument(
-        "--wait-for-revision", type=_revision, metavar="N|latest", help="wait until everybody has applied it"
-    )
-    command.add_argument(
-        "--timeout", type=_seconds, default=30.0, metavar="S", help="for how many seconds to wait (%(default)g)"
-    )
-    command.add_argument("--allow-no-workers", action="store_true", help="let a pod without workers count as done")
-    return parser
+COMMANDS: Mapping[str, arguments.Command] = {
+    "run": run,
+    "fetch": fetch,
+    "check": check,
+    "status": status,
+    "simulate": simulate,
+    "send-webhook": send_webhook,
+}
 
 
-def _revision(text: str) -> int | str:
-    if text == "latest" or (text.isascii() and text.isdecimal() and len(text) < 19):
-        return text if text == "latest" else int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is neither a revision, a decimal number, nor 'latest'")
-
-
-def _seconds(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value >= 0):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds")
-    return value
+def _variables() -> list[tuple[str, str, str]]:
+    return [(variable.name, variable.meaning, variable.default) for variable in settings.VARIABLES]
 
 
 def _of(keys: Sequence[str]) -> str:
     return f": {', '.join(keys)}" if keys else ""
-
-
-def _add(commands: Any, name: str, command: Any, summary: str) -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = commands.add_parser(
-        name, help=summary, description=command.__doc__, formatter_class=argparse.RawTextHelpFormatter
-    )
-    parser.set_defaults(command=command)
-    return parser
 
 
 def _secrets(environ: Mapping[str, str]) -> tuple[bytes, ...]:

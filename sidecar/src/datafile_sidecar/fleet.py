@@ -2,8 +2,10 @@
 
 import asyncio
 import json
+import shutil
+import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +24,7 @@ _ASK_S = 2.0
 _MOST_AT_ONCE = 32
 _MAX_BYTES = 4 * 1024 * 1024
 _ROUND_S = 0.25
+_FRESH_LINE = "\r\x1b[K"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,13 +77,17 @@ class Fleet:
             answers = await asyncio.gather(*(_ask(session, limit, url) for url in urls))
         return [*report.once(answers), *unresolved]
 
-    async def wait(self, wish: Wish, timeout_s: float) -> list[Answer]:
-        """Ask until nobody lags or the time is over, once at least; the last answers."""
+    async def wait(
+        self, wish: Wish, timeout_s: float, tell: Callable[[list[str]], None] = lambda _: None
+    ) -> list[Answer]:
+        """Ask until nobody lags or the time is over, once at least; the last answers. `tell` hears who lags after each round."""
         over_at = _now() + timeout_s
         while True:
             answers = await self.ask()
-            if not wish.lagging(answers) or _now() + _ROUND_S > over_at:
+            lagging = wish.lagging(answers)
+            if not lagging or _now() + _ROUND_S > over_at:
                 return answers
+            tell(lagging)
             await asyncio.sleep(_ROUND_S)
 
     async def _resolve(self, name: str) -> tuple[list[Answer], list[str]]:
@@ -94,9 +101,23 @@ class Fleet:
 async def show(places: Places, wish: Wish | None, sdk_key: str | None, timeout_s: float, in_json: bool) -> int:
     """Ask, wait if there is a wish, and print; the exit status: 0 nobody lags, or without a wish all have answered."""
     fleet = Fleet(places)
-    answers = await (fleet.wait(wish, timeout_s) if wish else fleet.ask())
+    if wish is None:
+        answers = await fleet.ask()
+    elif sys.stderr.isatty():
+        answers = await fleet.wait(wish, timeout_s, _show_progress)
+        sys.stderr.write(_FRESH_LINE)
+    else:
+        answers = await fleet.wait(wish, timeout_s)
     print(as_json(answers, wish) if in_json else as_text(answers, wish, sdk_key))  # noqa: T201
     return int(bool(wish.lagging(answers) if wish else any(answer.problem for answer in answers)))
+
+
+def _show_progress(lagging: list[str]) -> None:
+    """One line on the terminal, in the place of the one before."""
+    more = f" (and {len(lagging) - 1} more)" if len(lagging) > 1 else ""
+    words = f"waiting: {lagging[0]}"[: shutil.get_terminal_size().columns - len(more) - 1]
+    sys.stderr.write(f"{_FRESH_LINE}{words}{more}")
+    sys.stderr.flush()
 
 
 def as_json(answers: Iterable[Answer], wish: Wish | None) -> str:
