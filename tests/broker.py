@@ -114,6 +114,7 @@ class Line:
     def __init__(self, port: int) -> None:
         self._to = port
         self._is_cut = False
+        self._alive: list[list[bool]] = []
         self._pipes: set[asyncio.Task[None]] = set()
         self.port = 0
 
@@ -125,6 +126,10 @@ class Line:
     def cut(self) -> None:
         """From now on, every byte is swallowed; new connections are accepted and get no answer."""
         self._is_cut = True
+
+    def cut_one(self, number: int) -> None:
+        """Make only that one half open, counted in the order in which they came."""
+        self._alive[number][0] = False
 
     def mend(self) -> None:
         """New connections work; those from before stay dead."""
@@ -148,6 +153,7 @@ class Line:
         other: asyncio.StreamWriter | None = None
         try:
             alive = [not self._is_cut]
+            self._alive.append(alive)
             far, other = await asyncio.open_connection("127.0.0.1", self._to)
             await asyncio.gather(self._pump(reader, other, alive), self._pump(far, writer, alive))
         except OSError:

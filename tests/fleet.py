@@ -50,6 +50,12 @@ class Fleet:
         }
         return RunningSidecar(self._directory / f"pod-{number}", **(common | settings))  # type: ignore[arg-type]
 
+    async def replace(self, number: int) -> None:
+        """Kill a pod, and start it again on the same volume; it is ready when this returns."""
+        await self.pods[number].kill()
+        self.pods[number] = pod = self.pod(number, **self._settings[number])
+        await self._stack.enter_async_context(pod)
+
     async def until_connected(self, *pods: RunningSidecar, state: str = "connected", within_s: float = 12) -> None:
         """Wait until these pods, or all, say that of their bus."""
         async with asyncio.timeout(within_s):

@@ -65,6 +65,13 @@ def test_what_follows_on_a_rollback_is_of_its_generation() -> None:
     assert (state.generation, state.left, state.offer) == (1, ("a",), None)
 
 
+def test_having_what_follows_on_a_rollback_is_being_in_its_generation() -> None:
+    """A pod that missed a rollback and already has what came after it joins as soon as upstream confirms what it has."""
+    have_new = State(observed=NEW, due=False)
+    state = reconcile.keep(offers.ask(have_new, FLEET_WENT_BACK))
+    assert (state.observed, state.generation, state.left, state.offer) == (NEW, 1, ("a",), None)
+
+
 def test_an_invented_rollback_is_asked_about_once_in_ten_seconds() -> None:
     """Who writes a new one each second gets no storm of fetches out of it."""
     state = reconcile.begin(offers.ask(HOLDING, Offer(OLD, 1, at=100)))
