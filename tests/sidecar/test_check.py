@@ -211,6 +211,16 @@ class TestDirectory:
         assert (found.part, found.verdict) == ("directory", FAILED)
         assert "remove it" in str(found.mend)
 
+    async def test_bootstrap(self, healthy: dict[str, str], tmp_path: Path) -> None:
+        """A bootstrap file that would not help in an outage is told before there is one."""
+        environment = healthy | {"DATAFILE_BOOTSTRAP_DIR": str(tmp_path)}
+        found = await one_trouble(environment)
+        assert (found.part, found.verdict, "No such file" in found.says) == ("bootstrap", FAILED, True)
+        (tmp_path / "KEY1.json").write_bytes(datafiles.minimal(5, "KEY2"))
+        assert (await one_trouble(environment)).verdict is FAILED
+        (tmp_path / "KEY1.json").write_bytes(datafiles.minimal(5))
+        assert await trouble(environment) == []
+
 
 class TestUpstream:
     async def test_unreachable(self, healthy: dict[str, str]) -> None:

@@ -8,11 +8,15 @@ import sys
 import threading
 import time
 from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from datafile_sidecar import arguments, logs, settings
 from datafile_sidecar.credentials import CredentialsError, Secrets
-from datafile_sidecar.settings import SettingsError
+from datafile_sidecar.settings import Settings, SettingsError
+
+if TYPE_CHECKING:
+    from datafile_sidecar.telemetry import Telemetry
+    from datafile_sidecar.volume import Volume
 
 LEAVE_WITHIN_S = 1.8
 
@@ -36,17 +40,12 @@ def run(_: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from datafile_sidecar.bus import BusError
     from datafile_sidecar.daemon import Daemon
     from datafile_sidecar.listening import ListenError
-    from datafile_sidecar.telemetry import Telemetry
-    from datafile_sidecar.volume import Volume, VolumeError
+    from datafile_sidecar.volume import VolumeError
 
     told = settings.load(environ)
-    telemetry = Telemetry(logs.configure(told.log_level, told.log_format), time.monotonic)
-    for name, nearest in settings.unknown(environ).items():
-        telemetry.setting_ignored(name, nearest)
+    telemetry = _telemetry(told, environ)
     try:
-        volume = Volume(told.directory)
-        if volume.created:
-            telemetry.volume_created(str(told.directory))
+        volume = _volume(told, telemetry)
         daemon = Daemon(told, environ, volume, telemetry)
         return _until_signalled(daemon.run, telemetry.sidecar_stopping)
     except (VolumeError, ListenError, BusError) as error:
@@ -66,27 +65,16 @@ def fetch(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     With --allow-stale it is 0, too, when a valid datafile is there from before or from DATAFILE_BOOTSTRAP_DIR.
     """
     from datafile_sidecar import fetch
-    from datafile_sidecar.telemetry import Telemetry
-    from datafile_sidecar.volume import Volume, VolumeError
+    from datafile_sidecar.volume import VolumeError
 
     told = settings.load(environ)
-    telemetry = Telemetry(logs.configure(told.log_level, told.log_format), time.monotonic)
-    for name, nearest in settings.unknown(environ).items():
-        telemetry.setting_ignored(name, nearest)
-    results: list[fetch.Result] = []
-
-    async def work() -> int:
-        patience = fetch.Patience(options.timeout, options.allow_stale)
-        results.extend(await fetch.fetch(told, environ, Volume(told.directory), telemetry, patience))
-        return int(any(one.problem and not (options.allow_stale and one.revision is not None) for one in results))
-
+    telemetry = _telemetry(told, environ)
     try:
-        status = _complete(work())
+        volume = _volume(told, telemetry)
     except VolumeError as error:
         _complain(str(error))
         return 1
-    print(*results, sep="\n")  # noqa: T201
-    return status
+    return _complete(fetch.show(told, environ, volume, telemetry, fetch.Patience(options.timeout, options.allow_stale)))
 
 
 def check(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
@@ -169,6 +157,26 @@ COMMANDS: Mapping[str, arguments.Command] = {
 
 def _variables() -> list[tuple[str, str, str]]:
     return [(variable.name, variable.meaning, variable.default) for variable in settings.VARIABLES]
+
+
+def _telemetry(told: Settings, environ: Mapping[str, str]) -> "Telemetry":
+    """The log and the metrics; the first that they hear of are variables that mean nothing."""
+    from datafile_sidecar.telemetry import Telemetry
+
+    telemetry = Telemetry(logs.configure(told.log_level, told.log_format), time.monotonic)
+    for name, nearest in settings.unknown(environ).items():
+        telemetry.setting_ignored(name, nearest)
+    return telemetry
+
+
+def _volume(told: Settings, telemetry: "Telemetry") -> "Volume":
+    """The directory, ours until the process ends. Raises VolumeError."""
+    from datafile_sidecar.volume import Volume
+
+    volume = Volume(told.directory)
+    if volume.created:
+        telemetry.volume_created(str(told.directory))
+    return volume
 
 
 def _of(keys: Sequence[str]) -> str:

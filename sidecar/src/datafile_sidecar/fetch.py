@@ -46,6 +46,15 @@ class Result:
         return f"{self.sdk_key}: {have}; {self.problem or 'upstream has confirmed it'}"
 
 
+async def show(
+    told: Settings, environ: Mapping[str, str], volume: Volume, telemetry: Telemetry, patience: Patience
+) -> int:
+    """Fetch and print; the exit status: 0 where each key has a datafile that is good enough."""
+    results = await fetch(told, environ, volume, telemetry, patience)
+    print(*results, sep="\n")  # noqa: T201
+    return int(any(one.problem and (one.revision is None or not patience.allow_stale) for one in results))
+
+
 async def fetch(
     told: Settings, environ: Mapping[str, str], volume: Volume, telemetry: Telemetry, patience: Patience
 ) -> list[Result]:

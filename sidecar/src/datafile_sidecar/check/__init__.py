@@ -8,7 +8,7 @@ import sys
 from collections.abc import AsyncIterator, Mapping
 
 from ._bus import look_at_bus
-from ._directory import look_at_directory
+from ._directory import look_at_bootstrap, look_at_directory
 from ._finding import Finding, Verdict, as_json, as_text, exit_status, summary
 from ._peers import look_at_peers
 from ._settings import look_at_secrets, look_at_settings, look_at_tokens
@@ -30,7 +30,7 @@ async def look(environ: Mapping[str, str]) -> AsyncIterator[Finding]:
     for finding in findings:
         yield finding
     findings, held = await asyncio.to_thread(look_at_directory, settings, environ)
-    for finding in findings:
+    for finding in (*findings, *look_at_bootstrap(settings)):
         yield finding
     if tokens is not None:
         async for finding in look_at_upstream(settings, environ, tokens, held):

@@ -39,6 +39,21 @@ def look_at_directory(told: Settings, environ: Mapping[str, str]) -> tuple[list[
     return findings, held
 
 
+def look_at_bootstrap(told: Settings) -> list[Finding]:
+    """Whether what is to help in an outage would help."""
+    if told.bootstrap_dir is None:
+        return []
+    paths = {key: told.bootstrap_dir / f"{key}.json" for key in told.sdk_keys}
+    found = []
+    for key, path in paths.items():
+        problem, revision = _parsed(path, key)
+        if problem:
+            found.append(failed("bootstrap", f"{path} can't be used: {problem}", "put a datafile of that key there"))
+        else:
+            found.append(ok("bootstrap", f"{path.name} is a valid datafile of revision {revision}"))
+    return found
+
+
 def _missing(directory: Path, *, in_a_pod: bool) -> Finding | None:
     mend = "mount the shared volume there, or name its path in DATAFILE_DIR"
     try:
@@ -134,14 +149,22 @@ def _socket(path: Path) -> list[Finding]:
 
 
 def _published(path: Path, sdk_key: str) -> tuple[Finding, int | None]:
+    if not os.path.lexists(path):
+        return ok(_PART, f"there is no {path.name} yet"), None
+    problem, revision = _parsed(path, sdk_key)
+    if problem:
+        return failed(
+            _PART, f"{path} can't be used: {problem}", "remove it; the next good datafile takes its place"
+        ), None
+    return ok(_PART, f"{path.name} is a valid datafile of revision {revision}"), revision
+
+
+def _parsed(path: Path, sdk_key: str) -> tuple[str | None, int | None]:
+    """Why the file is no datafile of this key, or its revision."""
     try:
         with path.open("rb") as file:
-            found = datafile.parse(file.read(datafile.MAX_BYTES + 1), sdk_key)
-    except FileNotFoundError:
-        return ok(_PART, f"there is no {path.name} yet"), None
-    except (OSError, InvalidDatafileError) as error:
-        words = error.strerror if isinstance(error, OSError) else str(error)
-        return failed(
-            _PART, f"{path} can't be used: {words}", "remove it; the next good datafile takes its place"
-        ), None
-    return ok(_PART, f"{path.name} is a valid datafile of revision {found.revision}"), found.revision
+            return None, datafile.parse(file.read(datafile.MAX_BYTES + 1), sdk_key).revision
+    except OSError as error:
+        return error.strerror, None
+    except InvalidDatafileError as error:
+        return str(error), None
