@@ -81,6 +81,14 @@ async def test_gives_up(tmp_path: Path) -> None:
     assert (tmp_path / "KEY1.json").read_bytes() == datafiles.minimal(42)
 
 
+async def test_yesterdays_check(tmp_path: Path) -> None:
+    """That upstream once confirmed what is there does not stand for today."""
+    async with Simulator({KEY: datafiles.minimal(43)}, secret=None) as optimizely:
+        assert (await fetch(tmp_path, optimizely.template))[0] == 0
+    status, printed, _ = await fetch(tmp_path, "http://127.0.0.1:9/{sdk_key}.json", "--timeout", "0.5")
+    assert (status, "can't connect" in printed) == (1, True)
+
+
 async def test_refused(tmp_path: Path) -> None:
     """Who is refused learns it at once, for waiting would change nothing."""
 
