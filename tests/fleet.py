@@ -74,9 +74,16 @@ class Fleet:
                 await asyncio.sleep(0.002)
         return took
 
-    async def flip(self, revision: int, to: RunningSidecar, *, relayed_to: Iterable[RunningSidecar] = ()) -> None:
+    async def flip(
+        self,
+        revision: int,
+        to: RunningSidecar,
+        *,
+        relayed_to: Iterable[RunningSidecar] = (),
+        content: bytes | None = None,
+    ) -> None:
         """Publish a revision and post its webhook to one pod, and perhaps to others as that pod would relay it."""
-        self.optimizely.put(KEY, minimal(revision))
+        self.optimizely.put(KEY, content or minimal(revision))
         body = webhook_body(
             revision,
             origin_url=f"{self.optimizely.url}/origin/datafiles/{KEY}.json",

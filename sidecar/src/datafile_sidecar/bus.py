@@ -280,25 +280,36 @@ class Bus:
             self._telemetry.bus_record_rejected(sdk_key, "message", str(error))
             return
         if self._members[sdk_key].wants(head):
-            self._ask("read", sdk_key, lambda client: self._read(client, sdk_key))
+            self._ask("take", sdk_key, lambda client: self._take(client, sdk_key))
 
     async def _read(self, client: "Redis", sdk_key: str) -> None:
-        member, name = self._members[sdk_key], _name(sdk_key, "datafile")
-        line = bus_record.head_line(await _range(client, name, bus_record.MAX_HEAD_BYTES))
+        """Take what stands there, where its head says that it is of use."""
+        line = bus_record.head_line(await _range(client, _name(sdk_key, "datafile"), bus_record.MAX_HEAD_BYTES))
         if line == b"":
             return
         try:
-            if not member.wants(bus_record.decode_head(line or b"")):
-                return
-            value = await _range(client, name, bus_record.MAX_VALUE_BYTES)
-            line = bus_record.head_line(value)
+            is_wanted = self._members[sdk_key].wants(bus_record.decode_head(line or b""))
+        except BadRecordError as error:
+            await self._reject(client, sdk_key, line, error)
+            return
+        if is_wanted:
+            await self._take(client, sdk_key)
+
+    async def _take(self, client: "Redis", sdk_key: str) -> None:
+        """Take what stands there now: that of which a message told, or something newer."""
+        member = self._members[sdk_key]
+        value = await _range(client, _name(sdk_key, "datafile"), bus_record.MAX_VALUE_BYTES)
+        try:
             record = await asyncio.to_thread(bus_record.decode, value, sdk_key)
         except BadRecordError as error:
-            self._telemetry.bus_record_rejected(sdk_key, "value", str(error))
-            await self._put(client, sdk_key, line)
+            await self._reject(client, sdk_key, bus_record.head_line(value), error)
             return
         if member.wants(record.head):
             member.offer(record)
+
+    async def _reject(self, client: "Redis", sdk_key: str, line: bytes | None, error: BadRecordError) -> None:
+        self._telemetry.bus_record_rejected(sdk_key, "value", str(error))
+        await self._put(client, sdk_key, line)
 
     async def _put(self, client: "Redis", sdk_key: str, bad: bytes | None = None) -> None:
         """Compare and set: nothing newer is overwritten, whoever writes meanwhile. `bad` names what must go, by its head."""

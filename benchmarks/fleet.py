@@ -1,0 +1,124 @@
+"""What a flip and an hour cost as the fleet grows: requests to the CDN, traffic of the bus, relay posts, time to the last pod.
+
+Fleets that this machine carries are really run, sidecar by sidecar, on a real broker; the larger ones are counted on paper, by
+the same formulas that the small ones are held to. Run it with `python -m benchmarks.fleet --pods 10 40`.
+"""
+
+import argparse
+import asyncio
+import tempfile
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from tests.broker import Broker
+from tests.datafiles import realistic
+from tests.fleet import KEY, Fleet
+
+FLIPS = 10
+ON_PAPER = (100, 1_000, 10_000)
+INTERVAL_S = 60
+MESSAGE_KIB = 0.6
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one flip in a fleet of so many pods, and of an hour of polling every minute."""
+
+    pods: int
+    how: str
+    fetches: float
+    commands: float
+    messages: float
+    bus_kib: float
+    relays: float
+    last_pod_ms: float | None
+    polls_an_hour: float
+
+    def row(self) -> str:
+        """One line of the table."""
+        last = "" if self.last_pod_ms is None else f"{self.last_pod_ms:.0f}"
+        cells = (f"{self.pods:,}", self.how, f"{self.fetches:,.0f}", f"{self.commands:,.0f}", f"{self.messages:,.0f}")
+        return (
+            "| "
+            + " | ".join((*cells, f"{self.bus_kib:,.0f}", f"{self.relays:,.0f}", last, f"{self.polls_an_hour:,.0f}"))
+            + " |"
+        )
+
+
+def on_paper(pods: int, how: str, record_kib: float) -> Cost:
+    """What the design says: with a bus, one pod fetches and writes (10 commands), each other one reads the value."""
+    if how == "bus":
+        # The message goes to all, the value to all but the one that wrote it.
+        kib = pods * MESSAGE_KIB + (pods - 1) * record_kib
+        return Cost(pods, how, 1, 10 + pods - 1, pods, kib, 0, None, 3600 / INTERVAL_S)
+    relays = pods - 1 if how == "peers" else 0
+    return Cost(pods, how, pods, 0, 0, 0, relays, None, pods * 3600 / INTERVAL_S)
+
+
+async def measured(pods: int, size_kib: int) -> tuple[Cost, float]:
+    """A real fleet on a real broker: the cost of a flip, and the size of the value on the bus in KiB."""
+    async with AsyncExitStack() as stack:
+        directory = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        broker = await stack.enter_async_context(Broker())
+        fleet = await stack.enter_async_context(Fleet(directory, [{}] * pods, bus_url=broker.url))
+        await fleet.until_connected(within_s=60)
+        await asyncio.sleep(1)
+        last = []
+        before, at_rest = await counters(broker), len(fleet.optimizely.requests)
+        begun = asyncio.get_running_loop().time()
+        for revision in range(2, 2 + FLIPS):
+            await fleet.flip(revision, fleet.pods[revision % pods], content=realistic(size_kib, revision, KEY))
+            last.append(1000 * max(await fleet.until_published(revision, within_s=60)))
+        await asyncio.sleep(0.2)
+        after, took_s = await counters(broker), asyncio.get_running_loop().time() - begun
+        record_kib = len(await broker.value(f"datafile-sidecar:1:{KEY}:datafile")) / 1024
+        per_flip = {name: (after[name] - before[name]) / FLIPS for name in after}
+        pings = pods * 2 * took_s / 2 / FLIPS
+        cost = Cost(
+            pods,
+            "bus, measured",
+            (len(fleet.optimizely.requests) - at_rest) / FLIPS,
+            per_flip["commands"] - pings,
+            pods,
+            per_flip["output_kib"],
+            0,
+            median(last),
+            3600 / INTERVAL_S,
+        )
+        return cost, record_kib
+
+
+async def counters(broker: Broker) -> dict[str, float]:
+    """What the broker has counted since it began."""
+    stats = await broker.client().info("stats")
+    return {"commands": stats["total_commands_processed"], "output_kib": stats["total_net_output_bytes"] / 1024}
+
+
+async def main(sizes: Sequence[int], size_kib: int) -> None:
+    """Print the table."""
+    print(f"A datafile of {size_kib} KiB; per flip, but for the last column.\n")
+    print(
+        "| pods | way | CDN fetches | bus commands | bus messages | bus KiB out | relay posts | last pod, ms | polls an hour |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
+    record_kib = 0.0
+    for pods in sizes:
+        cost, record_kib = await measured(pods, size_kib)
+        print(cost.row(), flush=True)
+        expected = on_paper(pods, "bus", record_kib)
+        if not (cost.fetches == expected.fetches and 0.7 < cost.commands / expected.commands < 1.3):
+            print(f"  on paper that should be: {expected.row()}")
+    for how in ("bus", "peers", "polling"):
+        for pods in (*sizes, *ON_PAPER):
+            print(on_paper(pods, how, record_kib).row())
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--pods", type=int, nargs="+", default=[10, 40], help="fleets to run, sidecar by sidecar")
+    parser.add_argument("--size-kib", type=int, default=12)
+    options = parser.parse_args()
+    asyncio.run(main(options.pods, options.size_kib))
