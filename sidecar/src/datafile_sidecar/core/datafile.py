@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from datafile_sidecar.core import schema
+from datafile_sidecar.core import schema, slicing
 from datafile_sidecar.core.invalid_datafile import InvalidDatafileError, in_words, quoted
 from datafile_sidecar.core.loading import check_loading
 from datafile_sidecar.core.text import check_encoding, check_shape
@@ -23,7 +23,6 @@ MAX_BYTES = 8 * 1024 * 1024
 _VERSIONS = ("2", "3", "4")
 _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _HEAD = msgspec.json.Decoder(schema.Head)
-_DOCUMENT = msgspec.json.Decoder(schema.Document)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +48,9 @@ def parse(body: bytes, sdk_key: str) -> Datafile:
     """
     try:
         _check_text(body)
-        document = _DOCUMENT.decode(body)
-        _check_head(document, sdk_key)
-        check_loading(document)
+        outline = slicing.outline(body)
+        _check_head(outline, sdk_key)
+        check_loading(slicing.complete(outline))
     except msgspec.ValidationError as error:
         _check_version(body)
         raise in_words(error) from error
@@ -60,7 +59,7 @@ def parse(body: bytes, sdk_key: str) -> Datafile:
     except RecursionError as error:
         raise InvalidDatafileError("nested too deeply") from error
     digest = hashlib.sha256(body).hexdigest()
-    return Datafile(body=body, revision=int(document.revision), sha256=digest, project_id=document.project_id)
+    return Datafile(body=body, revision=int(outline.revision), sha256=digest, project_id=outline.project_id)
 
 
 def _check_text(body: bytes) -> None:
@@ -85,9 +84,9 @@ def _check_supported(version: str) -> None:
         raise InvalidDatafileError(f"{quoted(version)} is not supported, only 2, 3 and 4 are", "version")
 
 
-def _check_head(document: schema.Document, sdk_key: str) -> None:
-    _check_supported(document.version)
-    if not re.fullmatch("[0-9]{1,15}", document.revision):
-        raise InvalidDatafileError(f"{quoted(document.revision)} is not a decimal number of 1 to 15 digits", "revision")
-    if document.sdk_key and document.sdk_key != sdk_key:
-        raise InvalidDatafileError(f"{quoted(document.sdk_key)} is another key's, expected {sdk_key!r}", "sdkKey")
+def _check_head(outline: schema.Outline, sdk_key: str) -> None:
+    _check_supported(outline.version)
+    if not re.fullmatch("[0-9]{1,15}", outline.revision):
+        raise InvalidDatafileError(f"{quoted(outline.revision)} is not a decimal number of 1 to 15 digits", "revision")
+    if outline.sdk_key and outline.sdk_key != sdk_key:
+        raise InvalidDatafileError(f"{quoted(outline.sdk_key)} is another key's, expected {sdk_key!r}", "sdkKey")

@@ -51,7 +51,7 @@ def in_words(error: msgspec.ValidationError) -> InvalidDatafileError:
     place = place.rstrip("`").lstrip(".")
     if missing := re.fullmatch("Object missing required field `(.+)`", fault):
         return InvalidDatafileError("missing", f"{place}.{missing[1]}".lstrip("."))
-    if place.endswith(".self"):
+    if f".{place}".endswith(".self"):
         return InvalidDatafileError("a name that the SDK cannot take", place)
     if types := re.fullmatch("Expected `(.+)`, got `(.+)`", fault):
         wanted = "a whole number" if types[1] == "int" else _NOUNS.get(types[1], types[1])

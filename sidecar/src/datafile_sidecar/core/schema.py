@@ -16,6 +16,7 @@ Scalar = str | int | float | bool | None
 Never = Annotated[int, Meta(gt=0, lt=0)]
 
 ABSENT = Raw(b"")
+NO_ENTRIES = Raw(b"[]")
 
 
 class Entity(Struct, gc=False, kw_only=True):
@@ -193,22 +194,36 @@ class Head(Struct, gc=False):
     version: str
 
 
-class Document(Struct, gc=False, kw_only=True, rename="camel"):
-    """A whole datafile."""
+class Frame(Struct, gc=False, kw_only=True, rename="camel"):
+    """All of a datafile but its long lists."""
 
     version: str
     revision: str
     project_id: str
     account_id: str
     groups: list[Group]
-    experiments: list[Experiment]
     events: list[Event]
     audiences: list[Audience]
     attributes: list[Attribute]
     sdk_key: str | None = None
-    typed_audiences: list[TypedAudience] = []
-    feature_flags: list[FeatureFlag] = []
-    rollouts: list[Rollout] = []
     integrations: list[Integration] = []
     holdouts: list[Holdout] = []
     local_holdouts: list[Raw] = []
+
+
+class Outline(Frame, gc=False, kw_only=True, rename="camel"):
+    """A datafile whose long lists have not been looked into yet."""
+
+    experiments: Raw
+    typed_audiences: Raw = NO_ENTRIES
+    feature_flags: Raw = NO_ENTRIES
+    rollouts: Raw = NO_ENTRIES
+
+
+class Document(Frame, gc=False, kw_only=True, rename="camel"):
+    """A whole datafile."""
+
+    experiments: list[Experiment]
+    typed_audiences: list[TypedAudience]
+    feature_flags: list[FeatureFlag]
+    rollouts: list[Rollout]
