@@ -1,14 +1,24 @@
 """Sockets to serve HTTP on, and servers that let nobody hold them up."""
 
+import asyncio
 import logging
+import resource
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
-_BACKLOG = 512
+from datafile_sidecar.crowd import Crowd
+
+MAX_CONNECTIONS: Final = 256
+_BACKLOG = 4096
+"""Connections that wait in the kernel; with more, it drops the next one's first packet, which costs its sender a second."""
+_ACCEPTED_AT_ONCE = 4
+"""Between two turns of the loop: a connection is read a few turns after it was accepted, and no crowd may push it out before. By
+itself, asyncio accepts as many as the backlog has, which may be more than there are file descriptors."""
 
 
 def _is_news(record: logging.LogRecord) -> bool:
@@ -50,7 +60,8 @@ def _bind_all(port: int) -> socket.socket:
 async def serving(app: web.Application, listener: socket.socket) -> AsyncIterator[None]:
     """Serve an application on a socket. At the end open requests get a tenth of a second.
 
-    Idle, silent and half-sent connections are dropped after 5 s, and request bodies come as the bytes of the wire.
+    Idle, silent and half-sent connections are dropped after 5 s, the oldest at once where there are too many. A request's head
+    has at most 32 KiB, and its body comes as the bytes of the wire.
     """
     runner = web.AppRunner(
         app,
@@ -64,7 +75,20 @@ async def serving(app: web.Application, listener: socket.socket) -> AsyncIterato
     )
     await runner.setup()
     try:
-        await web.SockSite(runner, listener, backlog=_BACKLOG).start()
-        yield
+        assert runner.server
+        crowd = Crowd(runner.server, _limit())
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(crowd, sock=listener, backlog=_ACCEPTED_AT_ONCE)
+        listener.listen(_BACKLOG)
+        try:
+            yield
+        finally:
+            server.close()
     finally:
         await runner.cleanup()
+
+
+def _limit() -> int:
+    """How many connections a port may have: a quarter of the file descriptors, for there are two ports, and work to be done."""
+    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return MAX_CONNECTIONS if descriptors == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, descriptors // 4)

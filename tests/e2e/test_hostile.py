@@ -1,0 +1,218 @@
+"""Strangers at the webhook port: the silent, the slow, the many and the loud. Whoever has a real webhook gets it through."""
+
+import asyncio
+import itertools
+import re
+import resource
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from datafile_sidecar.simulator import Simulator
+from tests.datafiles import minimal
+from tests.running import RunningSidecar
+
+KEY, SECRET = "KEY1", "test-secret-1"
+PATH = b"POST /webhooks/optimizely HTTP/1.1\r\nHost: x\r\n"
+BAD = b"X-Hub-Signature: sha1=" + b"0" * 40 + b"\r\n"
+SLOW = {
+    "silent": (b"", b""),
+    "a line of the head": (PATH, b""),
+    "the head, byte by byte": (PATH, b"X-Slow: " + b"a" * 1000),
+    "a head that does not end": (PATH + (b"X-Long: " + b"a" * 7000 + b"\r\n") * 4, b"X-Slow: " + b"a" * 1000),
+    "3 bytes of the body": (PATH + BAD + b"Content-Length: 100\r\n\r\nabc", b""),
+    "the body, byte by byte": (PATH + BAD + b"Content-Length: 60000\r\n\r\n" + b"x" * 50_000, b"x" * 1000),
+    "chunks, byte by byte": (PATH + BAD + b"Transfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n" * 1000),
+}
+LOUD = {
+    "bad signatures": PATH + BAD + b"Content-Length: 200\r\n\r\n" + b"x" * 200,
+    "too large": PATH + b"Content-Length: 99999999\r\n\r\n" + b"x" * 60_000,
+    "many at once": (PATH + BAD + b"Content-Length: 2\r\n\r\n{}") * 100,
+    "long heads": PATH + (b"X-Long: " + b"a" * 7000 + b"\r\n") * 100,
+    "many headers": PATH + b"".join(b"X-%d: a\r\n" % number for number in range(3000)),
+    "odd methods": b"BREW /%ff/../%00 HTTP/1.1\r\nHost: x\r\n\r\n",
+    "odd paths": b"GET /" + b"a/" * 2000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
+    "noise": bytes(range(256)) * 16,
+}
+
+
+@dataclass
+class Attack:
+    """So many slow clients, each of which may come back a second after it was dropped, and so many loud ones."""
+
+    address: tuple[str, int]
+    slow: int
+    loud: int
+    lives: list[float] = field(default_factory=list)
+    """How many seconds each connection of a slow client was left open."""
+    answers: Counter[bytes] = field(default_factory=Counter)
+
+    @asynccontextmanager
+    async def going_on(self, *, returning: bool) -> AsyncIterator[None]:
+        """As long as the context; then each slow connection is waited for that is still open."""
+        self._returning = returning
+        silent = itertools.islice(itertools.cycle(SLOW.values()), self.slow)
+        loud = itertools.islice(itertools.cycle(LOUD.values()), self.loud)
+        crowd = [asyncio.create_task(self._bore(*sent)) for sent in silent]
+        noise = [asyncio.create_task(self._shout(sent)) for sent in loud]
+        try:
+            yield
+            self._returning = False
+            for one in noise:
+                one.cancel()
+            async with asyncio.timeout(25):
+                await asyncio.gather(*crowd)
+        finally:
+            for one in (*noise, *crowd):
+                one.cancel()
+            await asyncio.gather(*noise, *crowd, return_exceptions=True)
+
+    async def _bore(self, first: bytes, then: bytes) -> None:
+        while True:
+            with suppress(OSError):
+                reader, writer = await asyncio.open_connection(*self.address)
+                began = time.monotonic()
+                drip = asyncio.create_task(self._drip(writer, first, then))
+                try:
+                    await reader.read()
+                finally:
+                    self.lives.append(time.monotonic() - began)
+                    drip.cancel()
+                    writer.transport.abort()
+            if not self._returning:
+                return
+            await asyncio.sleep(1)
+
+    async def _drip(self, writer: asyncio.StreamWriter, first: bytes, then: bytes) -> None:
+        with suppress(OSError):
+            writer.write(first)
+            for byte in then:
+                await asyncio.sleep(1)
+                writer.write(bytes([byte]))
+                await writer.drain()
+
+    async def _shout(self, sent: bytes) -> None:
+        while True:
+            with suppress(OSError):
+                reader, writer = await asyncio.open_connection(*self.address)
+                try:
+                    writer.write(sent)
+                    self.answers[(await reader.read(12))[9:]] += 1
+                finally:
+                    writer.transport.abort()
+            await asyncio.sleep(0)
+
+
+@dataclass
+class Stage:
+    """Optimizely, and a sidecar that strangers have found."""
+
+    optimizely: Simulator
+    sidecar: RunningSidecar
+
+    @property
+    def address(self) -> tuple[str, int]:
+        """Of the webhook port."""
+        url = urlsplit(self.sidecar.webhook_url)
+        assert url.hostname
+        assert url.port
+        return url.hostname, url.port
+
+    def used(self, what: str) -> float:
+        """`VmRSS` or `VmHWM` of the sidecar, in MiB."""
+        found = re.search(rf"{what}:\s+(\d+)", Path(f"/proc/{self.sidecar.pid}/status").read_text())
+        assert found
+        return int(found[1]) / 1024
+
+    async def flip(self, revision: int) -> float:
+        """Publish a revision, send its webhook once, and wait for the file; the seconds that it took."""
+        began = time.monotonic()
+        assert await self.optimizely.publish(KEY, minimal(revision)) == 202
+        path, wanted = self.sidecar.directory / f"{KEY}.json", minimal(revision)
+        async with asyncio.timeout(10):
+            while path.read_bytes() != wanted:
+                await asyncio.sleep(0.005)
+        return time.monotonic() - began
+
+
+@contextmanager
+def descriptors(count: int) -> Iterator[None]:
+    """What is started meanwhile may have so many files open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@pytest.fixture
+async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with Simulator({KEY: minimal(1)}, secret=SECRET.encode()) as optimizely:
+        settings: dict[str, Any] = {"sdk_keys": KEY, "webhook_secrets": SECRET, "url_template": optimizely.template}
+        sidecar = RunningSidecar(tmp_path / "volume", poll_interval_s=0, **settings)
+        with descriptors(256):
+            await sidecar.__aenter__()
+        async with sidecar_ended(sidecar):
+            optimizely.webhook_urls = [sidecar.webhook_url]
+            yield Stage(optimizely, sidecar)
+
+
+@asynccontextmanager
+async def sidecar_ended(sidecar: RunningSidecar) -> AsyncIterator[None]:
+    """End it with the context."""
+    try:
+        yield
+    finally:
+        await sidecar.__aexit__(None, None, None)
+
+
+async def besieged(stage: Stage, attack: Attack, seconds: float, *, returning: bool) -> list[float]:
+    """Flip every second for so long while the attack goes on; how long each flip took."""
+    took, until = [], time.monotonic() + seconds
+    async with attack.going_on(returning=returning):
+        await asyncio.sleep(0.3)
+        for revision in itertools.count(2):
+            took.append(await stage.flip(revision))
+            assert await stage.sidecar.status()
+            if time.monotonic() > until:
+                break
+            await asyncio.sleep(1)
+    return took
+
+
+async def test_a_few(stage: Stage) -> None:
+    """While 100 slow clients come back again and again and 8 are loud, each webhook is on disk within a second."""
+    attack, before = Attack(stage.address, slow=100, loud=8), stage.used("VmRSS")
+    took = await besieged(stage, attack, 4, returning=True)
+    assert max(took) < 1
+    assert max(attack.lives) < 12
+    assert sum(attack.answers.values()) > 100
+    assert stage.used("VmHWM") - before < 60
+    assert len(stage.sidecar.output) < 20_000
+    assert not [line for line in stage.sidecar.logs if line["level"] == "error"]
+
+
+@pytest.mark.system
+@pytest.mark.timeout(150)
+@pytest.mark.parametrize("returning", [False, True])
+async def test_a_siege(stage: Stage, returning: bool) -> None:
+    """600 slow clients and 8 loud ones for a minute: every webhook arrives, within a second if the slow don't come back."""
+    attack, before = Attack(stage.address, slow=600, loud=8), stage.used("VmRSS")
+    took = await besieged(stage, attack, 60, returning=returning)
+    grown, log = stage.used("VmHWM") - before, len(stage.sidecar.output)
+    print(f"\n{len(took)} webhooks, the slowest on disk after {max(took):.2f} s")
+    print(f"{len(attack.lives)} slow connections, the longest open for {max(attack.lives):.1f} s")
+    print(f"answers to floods: {dict(attack.answers)}; memory + {grown:.0f} MiB, log {log / 1e6:.2f} MB")
+    assert max(took) < (5 if returning else 1)
+    assert max(attack.lives) < 20
+    assert grown < 60
+    assert log < 3_000_000
+    assert not [line for line in stage.sidecar.logs if line["level"] == "error"]
