@@ -1,0 +1,32 @@
+"""Bytes for a target: its good examples with a few edits, JSON of any shape, and noise."""
+
+import json
+from typing import Any
+
+from hypothesis import strategies as st
+
+from tests.fuzz.targets import Target
+
+_VALUES: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=8), inner, max_size=4),
+    max_leaves=12,
+)
+
+
+def bytes_for(target: Target) -> st.SearchStrategy[bytes]:
+    """A strategy that shrinks to short inputs with few edits."""
+    return st.one_of(_edited(target), _VALUES.map(lambda value: json.dumps(value).encode()), st.binary(max_size=200))
+
+
+@st.composite
+def _edited(draw: st.DrawFn, target: Target) -> bytes:
+    text = draw(st.sampled_from(target.seeds))
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(text)))
+        removed = draw(st.sampled_from((0, 1, 2, 8, 64)))
+        new = draw(
+            st.sampled_from(target.pieces) | st.binary(max_size=4) | _VALUES.map(lambda one: json.dumps(one).encode())
+        )
+        text = text[:start] + new + text[start + removed :]
+    return text
