@@ -141,16 +141,25 @@ class Bus:
         if client is None or not self.is_connected:
             return Claim.OURS
         try:
-            text = await _range(client, _name(sdk_key, "checked"), bus_record.MAX_HEAD_BYTES)
-            if (check := bus_record.decode_check(text)) and suits(check):
+            if check := await self._suitable(client, sdk_key, suits):
                 return check
             if claim_s is None:
                 return Claim.OURS
-            claimed = await client.set(_name(sdk_key, "poll"), "1", nx=True, px=max(1, round(claim_s * 1000)))
+            if not await client.set(_name(sdk_key, "poll"), "1", nx=True, px=max(1, round(claim_s * 1000))):
+                return Claim.ANOTHERS
+            # Who had the claim until now may have told its check between our look and our claim.
+            check = await self._suitable(client, sdk_key, suits)
         except Exception as error:  # whatever is wrong with the broker is no reason not to poll
             self._telemetry.bus_refused(self._explained(error))
             return Claim.OURS
-        return Claim.OURS if claimed else Claim.ANOTHERS
+        if check:
+            self.release(sdk_key)
+        return check or Claim.OURS
+
+    async def _suitable(self, client: "Redis", sdk_key: str, suits: Callable[[Check], bool]) -> Check | None:
+        text = await _range(client, _name(sdk_key, "checked"), bus_record.MAX_HEAD_BYTES)
+        check = bus_record.decode_check(text)
+        return check if check and suits(check) else None
 
     # The connection
 
