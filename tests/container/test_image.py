@@ -10,7 +10,9 @@ _ASK = """
 import importlib.util, json, os, shutil
 tools = ("pip", "pip3", "gcc", "cc", "make")
 writable = [path for path in ("/", "/opt/datafile-sidecar", "/tmp", "/var/run/datafile") if os.access(path, os.W_OK)]
+folders = [os.path.join(root, name) for top in ("/usr", "/opt") for root, names, _ in os.walk(top) for name in names]
 print(json.dumps({
+    "installers": [folder for folder in folders if folder.endswith(("/pip", "/ensurepip"))],
     "ids": [os.getuid(), os.getgid()],
     "tools": [tool for tool in tools if shutil.which(tool)],
     "modules": [name for name in ("pip", "hatchling", "optimizely", "redis") if importlib.util.find_spec(name)],
@@ -36,7 +38,7 @@ def test_the_image_holds_no_installer_and_little_of_its_own(machine: Machine, me
         pod.run("python", SIDECAR, "-c", _ASK, options=("--entrypoint=python",))
         wait_for(lambda: pod.logs("python"), "an answer from inside")
         (inside,) = pod.logs("python")
-    assert inside == {"ids": [65532, 65532], "tools": [], "modules": ["redis"], "writable": []}
+    assert inside == {"ids": [65532, 65532], "installers": [], "tools": [], "modules": ["redis"], "writable": []}
     sizes = {name: machine.inspect(f"localhost/{name}")["Size"] / 1e6 for name in (BASE, SIDECAR)}
     measured["image, MB, and its base"] = f"{sizes[SIDECAR]:.1f}, {sizes[BASE]:.1f}"
     assert sizes[SIDECAR] - sizes[BASE] < 30
