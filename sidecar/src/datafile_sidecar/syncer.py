@@ -5,7 +5,7 @@ Nothing here runs inside a request: `notify` notes what a webhook said and wakes
 
 import asyncio
 import math
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -13,16 +13,16 @@ from typing import Any
 from datafile_sidecar.bus import Bus, Claim
 from datafile_sidecar.core import backoff, offers, reconcile, webhook
 from datafile_sidecar.core.bus_record import Check, Record
-from datafile_sidecar.core.datafile import Datafile, InvalidDatafileError
+from datafile_sidecar.core.datafile import InvalidDatafileError
 from datafile_sidecar.core.offers import Opinion
-from datafile_sidecar.core.reconcile import Trigger, Verdict, Version
+from datafile_sidecar.core.reconcile import Trigger
 from datafile_sidecar.core.webhook import DatafileUpdated
-from datafile_sidecar.inquiry import Answer, Inquiry, parsed
+from datafile_sidecar.inquiry import Inquiry, parsed
+from datafile_sidecar.keeper import Keeper
 from datafile_sidecar.publication import Publication
 from datafile_sidecar.sharing import Sharing, offered
 from datafile_sidecar.telemetry import Telemetry
 from datafile_sidecar.upstream import FetchError
-from datafile_sidecar.volume import VolumeError
 
 _STUCK_AFTER_S = 90.0
 _OFFER_STANDS_S = 60.0
@@ -59,19 +59,18 @@ class Syncer:
         self._bootstrap = bootstrap
         self._pace = pace
         self._telemetry = telemetry
-        self._state = reconcile.State()
-        self._publishing = asyncio.Lock()
-        self._write_failures = 0
-        self._last_error: str | None = None
+        self._keeper = Keeper(
+            publication, rollback_after_s=pace.rollback_after_s, random=pace.random, telemetry=telemetry
+        )
         self._wake = asyncio.Event()
         self._resting = asyncio.Event()
-        self._chase_at = self._retry_at = self._poll_at = math.inf
+        self._chase_at = self._poll_at = math.inf
         self._turns_by = math.inf
         self._sharing = Sharing(
             publication,
             inquiry,
             bus,
-            state=lambda: self._state,
+            state=lambda: self._keeper.state,
             wake=self._wake.set,
             poll_interval_s=pace.poll_interval_s,
             random=pace.random,
@@ -87,7 +86,7 @@ class Syncer:
     @property
     def published(self) -> tuple[int | None, float | None]:
         """The revision on the volume, and when it was renamed into place, in Unix seconds."""
-        return self._have, self._publication.moments.published
+        return self._keeper.have, self._publication.moments.published
 
     @property
     def is_alive(self) -> bool:
@@ -97,39 +96,46 @@ class Syncer:
     @property
     def problem(self) -> str | None:
         """Why there is no valid file on the volume, None where there is one."""
-        if self._state.observed:
+        if self._keeper.state.observed:
             return None
-        return self._last_error or "no datafile has been published yet"
+        return self._keeper.last_error or "no datafile has been published yet"
 
     def status(self) -> dict[str, Any]:
         """This key's part of `/status`."""
-        error = self._last_error
-        if error is None and self._state.overdue:
-            error = f"revision {self._state.overdue} was announced, and upstream did not serve it within 10 minutes"
+        error = self._keeper.last_error
+        if error is None and self._keeper.state.overdue:
+            error = (
+                f"revision {self._keeper.state.overdue} was announced, and upstream did not serve it within 10 minutes"
+            )
         view = self._publication.view()
-        return {"revision": view.pop("revision"), "target_revision": self._state.target, **view, "last_error": error}
+        return {
+            "revision": view.pop("revision"),
+            "target_revision": self._keeper.state.target,
+            **view,
+            "last_error": error,
+        }
 
     # What a webhook said
 
     def announce(self, revision: int, urls: tuple[str, ...], trigger: Trigger) -> bool:
         """A webhook named a revision of this key; whether the loop is awake for it now."""
-        before = self._state
+        before = self._keeper.state
         self._publication.note_webhook()
-        self._state = reconcile.announce(before, revision, _now(), trigger)
-        if self._state.announced != before.announced:
+        self._keeper.state = reconcile.announce(before, revision, _now(), trigger)
+        if self._keeper.state.announced != before.announced:
             self._inquiry.name(urls)
             self._inquiry.wake()
-            self._telemetry.target_changed(self.sdk_key, self._state.target or 0)
+            self._telemetry.target_changed(self.sdk_key, self._keeper.state.target or 0)
         self._rouse(before, trigger)
-        return any(a.revision == revision for a in self._state.announced)
+        return any(a.revision == revision for a in self._keeper.state.announced)
 
     def nudge(self, trigger: Trigger) -> None:
         """A webhook came that may mean this key: wake the loop to look."""
-        before = self._state
+        before = self._keeper.state
         if before.nudged is None:
             self._inquiry.wake()
         self._publication.note_webhook()
-        self._state = reconcile.nudge(before, _now(), trigger)
+        self._keeper.state = reconcile.nudge(before, _now(), trigger)
         self._rouse(before, trigger)
 
     def retry(self) -> None:
@@ -138,7 +144,7 @@ class Syncer:
         self._wake.set()
 
     def _rouse(self, before: reconcile.State, trigger: Trigger) -> None:
-        if not self._state.due:
+        if not self._keeper.state.due:
             return
         if trigger is not Trigger.PEER:
             self._sharing.hurry()
@@ -151,7 +157,7 @@ class Syncer:
 
     async def run(self) -> None:
         """Load what is there, then sync for ever; beside it, wait for the moment of the bootstrap file."""
-        await self._load()
+        await self._keeper.load()
         self._sharing.begin()
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._bootstrap_later())
@@ -177,64 +183,57 @@ class Syncer:
     def _next_at(self) -> float:
         if self._sharing.has_offer:
             return 0.0
-        due_at = self._sharing.not_before if self._state.due else math.inf
-        return max(min(due_at, self._chase_at, self._retry_at, self._poll_at), self._inquiry.available_at())
+        due_at = self._sharing.not_before if self._keeper.state.due else math.inf
+        return max(min(due_at, self._chase_at, self._keeper.retry_at, self._poll_at), self._inquiry.available_at())
 
     async def _turn(self) -> None:
         """Look at what the bus brought, or ask one source once, and arrange for the next turn whatever came of it."""
         self._resting.clear()
         self._turns_by = _now() + _STUCK_AFTER_S
         self._expire()
-        self._look_after_file()
+        if self._keeper.miss():
+            self._inquiry.forget()
         if (offer := self._sharing.take()) is not None:
             await self._consider(*offer)
         elif not await self._is_spared():
-            self._retry_at = math.inf
+            self._keeper.retry_at = math.inf
             await self._ask()
         self._plan()
 
     def _expire(self) -> None:
         now = _now()
-        self._state, overdue = reconcile.expire(self._state, now)
+        self._keeper.state, overdue = reconcile.expire(self._keeper.state, now)
         for announcement in overdue:
-            self._telemetry.webhook_overdue(self.sdk_key, announcement.revision, self._have, now - announcement.at)
-            self._telemetry.target_changed(self.sdk_key, self._state.target or 0)
-
-    def _look_after_file(self) -> None:
-        if self._state.observed and not self._publication.is_intact:
-            self._state = reconcile.missing(self._state)
-            self._inquiry.forget()
-            self._telemetry.datafile_lost(self.sdk_key)
+            self._telemetry.webhook_overdue(
+                self.sdk_key, announcement.revision, self._keeper.have, now - announcement.at
+            )
+            self._telemetry.target_changed(self.sdk_key, self._keeper.state.target or 0)
 
     def _plan(self) -> None:
         now, pace = _now(), self._pace
-        chase_s = None if self._state.due else reconcile.chase_in(self._state, now, pace.random.random())
+        chase_s = None if self._keeper.state.due else reconcile.chase_in(self._keeper.state, now, pace.random.random())
         self._chase_at = math.inf if chase_s is None else now + chase_s
-        if not self._state.announced:
+        if not self._keeper.state.announced:
             self._inquiry.only_cdn()
         if pace.poll_interval_s and not now < self._poll_at < math.inf:
             self._poll_at = backoff.next_poll(now, pace.poll_interval_s, pace.offset, pace.random.random())
 
-    @property
-    def _have(self) -> int | None:
-        return self._state.observed.revision if self._state.observed else None
-
     # One fetch
 
     async def _ask(self) -> None:
-        trigger = self._state.trigger
-        self._state = reconcile.begin(self._state)
+        trigger = self._keeper.state.trigger
+        self._keeper.state = reconcile.begin(self._keeper.state)
         try:
             answer = await self._inquiry.ask()
         except FetchError as error:
-            self._retry_at = _now()
-            self._last_error = error.reason
+            self._keeper.retry_at = _now()
+            self._keeper.last_error = error.reason
             self._sharing.failed()
             return
         if answer is not None:
-            before = self._state.observed
-            if await self._written(self._judge(answer, trigger)):
-                replaced = self._state.observed != before
+            before = self._keeper.state.observed
+            if await self._keeper.write(self._keeper.judge(answer, trigger)):
+                replaced = self._keeper.state.observed != before
                 self._inquiry.remember(answer, replaced=replaced)
                 self._sharing.tell(replaced=replaced)
                 self._overrule()
@@ -243,14 +242,14 @@ class Syncer:
 
     async def _is_spared(self) -> bool:
         """Whether this turn's fetch is one that another pod has made or is making: a poll, or the first look at what was kept."""
-        is_poll = self._state.trigger in {Trigger.POLL, Trigger.STARTUP}
-        if self._state.observed is None or not is_poll or self._write_failures:
+        is_poll = self._keeper.state.trigger in {Trigger.POLL, Trigger.STARTUP}
+        if self._keeper.state.observed is None or not is_poll or self._keeper.write_failures:
             return False
-        answer = await self._sharing.consult(claim=self._retry_at > _now())
-        if answer is Claim.OURS or self._state.announced or self._state.nudged:
+        answer = await self._sharing.consult(claim=self._keeper.retry_at > _now())
+        if answer is Claim.OURS or self._keeper.state.announced or self._keeper.state.nudged:
             return False
-        self._state = reconcile.begin(self._state)
-        self._retry_at = math.inf
+        self._keeper.state = reconcile.begin(self._keeper.state)
+        self._keeper.retry_at = math.inf
         if isinstance(answer, Check):
             await self._adopt(answer)
         else:
@@ -258,7 +257,7 @@ class Syncer:
         return True
 
     async def _adopt(self, check: Check) -> None:
-        if await self._written(self._confirm(check.at)):
+        if await self._keeper.write(self._keeper.confirm(check.at)):
             self._sharing.adopted(check)
             self._telemetry.poll_spared(self.sdk_key)
 
@@ -266,134 +265,30 @@ class Syncer:
         offer = offered(record.head, _now())
         match opinion:
             case Opinion.TAKE:
-                await self._written(self._publish_shared(record))
+                if await self._keeper.write(self._keeper.take(record, offer)):
+                    self._sharing.taken(record)
             case Opinion.JOIN:
-                self._state = offers.join(self._state, offer)
+                self._keeper.state = offers.join(self._keeper.state, offer)
             case Opinion.ASK:
-                self._state = offers.ask(self._state, offer)
-                self._telemetry.bus_record_questioned(self.sdk_key, record.found.revision, self._have)
+                self._keeper.state = offers.ask(self._keeper.state, offer)
+                self._telemetry.bus_record_questioned(self.sdk_key, record.found.revision, self._keeper.have)
             case Opinion.IGNORE:
                 pass
 
     def _overrule(self) -> None:
         """End an offer that upstream did not confirm for as long as it takes to believe a rollback."""
         patience_s = max(self._pace.rollback_after_s, _OFFER_STANDS_S)
-        if offers.is_outvoted(self._state, _now(), patience_s):
-            self._state = offers.drop(self._state)
+        if offers.is_outvoted(self._keeper.state, _now(), patience_s):
+            self._keeper.state = offers.drop(self._keeper.state)
             self._sharing.overrule()
-
-    async def _publish_shared(self, record: Record) -> bool:
-        found, offer = record.found, offered(record.head, _now())
-        generation = offers.take(self._state, offer).generation
-        fetched = min(record.head.fetched, self._publication.now())
-        await self._publication.publish(found, Trigger.BUS, generation, fetched=fetched)
-        fulfilled = reconcile.fulfilled(self._state, found.revision)
-        self._state = offers.take(self._state, offer)
-        self._last_error = None
-        self._sharing.taken(record)
-        self._telemetry.datafile_checked(self.sdk_key, fetched)
-        self._tell_published(found, Trigger.BUS, _now() - fulfilled.at if fulfilled else None)
-        return True
-
-    # The volume
-
-    async def _written(self, step: Coroutine[Any, Any, bool]) -> bool:
-        """Run one step on the volume, alone; whether it did what it says. One that fails is tried again soon."""
-        try:
-            async with self._publishing:
-                accepted = await step
-        except VolumeError as problem:
-            self._write_failures += 1
-            wait_s = backoff.failure_pause(self._write_failures, self._pace.random.random())
-            self._retry_at = _now() + wait_s
-            self._last_error = str(problem)
-            self._telemetry.publish_failed(self.sdk_key, str(problem), wait_s)
-            return False
-        self._write_failures = 0
-        return accepted
-
-    async def _judge(self, answer: Answer, trigger: Trigger) -> bool:
-        return await (self._accept(answer.found, trigger, answer.source) if answer.found else self._confirm())
-
-    async def _accept(self, found: Datafile, trigger: Trigger, source: str) -> bool:
-        """Do with a valid datafile what it deserves; whether it is what is on the volume now. Raises VolumeError."""
-        now, version = _now(), Version(found.revision, found.sha256)
-        match reconcile.decide(self._state, version, now, self._pace.rollback_after_s):
-            case Verdict.KEEP:
-                return await self._confirm()
-            case Verdict.REFUSE:
-                return self._refuse(version, now, source)
-            case Verdict.ROLL_BACK:
-                self._telemetry.datafile_rolled_back(self.sdk_key, found.revision, self._have)
-            case Verdict.PUBLISH:
-                pass
-        await self._publish(found, trigger)
-        return True
-
-    async def _publish(self, found: Datafile, trigger: Trigger) -> None:
-        before, version = self._state, Version(found.revision, found.sha256)
-        generation = reconcile.publish(before, version).generation
-        await self._publication.publish(found, trigger, generation, fetched=self._publication.now())
-        fulfilled = reconcile.fulfilled(self._state, found.revision)
-        self._state = reconcile.publish(self._state, version)
-        self._last_error = None
-        self._tell_published(found, trigger, _now() - fulfilled.at if fulfilled else None)
-        self._telemetry.datafile_checked(self.sdk_key)
-        if reconcile.is_missed(before, found.revision, trigger):
-            self._telemetry.webhook_missed(self.sdk_key, found.revision)
-
-    async def _confirm(self, at: float | None = None) -> bool:
-        self._state = reconcile.keep(self._state)
-        self._last_error = None
-        await self._publication.confirm(at)
-        self._telemetry.datafile_checked(self.sdk_key, at)
-        return True
-
-    def _refuse(self, served: Version, now: float, source: str) -> bool:
-        self._state = reconcile.refuse(self._state, now)
-        self._last_error = (
-            f"upstream serves revision {served.revision}, older than {self._have}, which is on the volume"
-        )
-        self._telemetry.datafile_refused(self.sdk_key, source, served.revision, self._have)
-        return False
-
-    async def _load(self) -> None:
-        try:
-            kept = await self._publication.load()
-        except (VolumeError, InvalidDatafileError) as problem:
-            self._last_error = f"the file that was kept on the volume can't be used: {problem}"
-            self._telemetry.datafile_unusable(self.sdk_key, "volume", str(problem))
-            return
-        if kept is not None:
-            found, generation = kept
-            self._state = reconcile.adopt(self._state, Version(found.revision, found.sha256), generation)
-            self._telemetry.datafile_loaded(self.sdk_key, found.revision, self._publication.moments.checked)
 
     async def _bootstrap_later(self) -> None:
         await asyncio.sleep(self._pace.bootstrap_after_s)
-        if self._state.observed is None and (body := await asyncio.to_thread(self._bootstrap)) is not None:
+        if self._keeper.state.observed is None and (body := await asyncio.to_thread(self._bootstrap)) is not None:
             try:
-                await self._written(self._start_from(await parsed(body, self.sdk_key)))
+                await self._keeper.write(self._keeper.start_from(await parsed(body, self.sdk_key)))
             except InvalidDatafileError as problem:
                 self._telemetry.datafile_unusable(self.sdk_key, "bootstrap", str(problem))
-
-    async def _start_from(self, found: Datafile) -> bool:
-        if self._state.observed is None:
-            await self._publication.publish(found, Trigger.BOOTSTRAP, self._state.generation, fetched=None)
-            self._state = reconcile.adopt(self._state, Version(found.revision, found.sha256))
-            self._tell_published(found, Trigger.BOOTSTRAP, None)
-        return True
-
-    def _tell_published(self, found: Datafile, trigger: Trigger, propagation_s: float | None) -> None:
-        self._publication.note_change(propagation_s)
-        self._telemetry.datafile_published(
-            self.sdk_key,
-            revision=found.revision,
-            target=self._state.target or 0,
-            trigger=trigger,
-            size=found.size,
-            propagation_s=propagation_s,
-        )
 
 
 def notify(syncers: Mapping[str, Syncer], event: DatafileUpdated, trigger: Trigger) -> tuple[str, ...]:
