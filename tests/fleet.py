@@ -63,6 +63,13 @@ class Fleet:
                 while (await pod.status())["bus"]["state"] != state:
                     await asyncio.sleep(0.02)
 
+    async def until_quiet(self) -> None:
+        """Wait until all have a bus, and nobody has asked upstream for a while: each has had its first look."""
+        await self.until_connected()
+        asked = -1
+        while asked != (asked := len(self.optimizely.requests)):
+            await asyncio.sleep(1)
+
     async def until_published(self, revision: int, *pods: RunningSidecar, within_s: float = 10) -> list[float]:
         """Wait until readers of these volumes, or of all, see this revision; how many seconds each took."""
         begun, waiting, took = time.monotonic(), list(pods or self.pods), []
