@@ -139,6 +139,18 @@ def proc_status(pid: int) -> dict[str, str]:
     return {name: value.strip() for name, _, value in (line.partition(":") for line in lines)}
 
 
+def memory_mib(pid: int) -> tuple[float, float]:
+    """What a process's control group may use of memory, files in tmpfs included, and the most that it has used."""
+    lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
+    groups = {names: path for _, names, path in (line.split(":", 2) for line in lines)}
+    if "memory" in groups:
+        group, names = Path(f"/sys/fs/cgroup/memory{groups['memory']}"), ("limit_in_bytes", "max_usage_in_bytes")
+    else:
+        group, names = Path(f"/sys/fs/cgroup{groups['']}"), ("max", "peak")
+    limit, peak = (int((group / f"memory.{name}").read_text()) / (1 << 20) for name in names)
+    return limit, peak
+
+
 def age_s(pid: int) -> float:
     """For how many seconds a process has been running, to some 10 ms."""
     ticks = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19])
