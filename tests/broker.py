@@ -5,6 +5,7 @@ import importlib.util
 import shutil
 import signal
 import socket
+import ssl
 import tempfile
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
@@ -111,8 +112,10 @@ class Broker:
 class Line:
     """A TCP line to a port: an async context manager. `cut` makes it half open: all connections stay, nothing gets through."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
+        """With `tls`, its near end speaks TLS by that context."""
         self._to = port
+        self._tls = tls
         self._is_cut = False
         self._alive: list[list[bool]] = []
         self._pipes: set[asyncio.Task[None]] = set()
@@ -121,7 +124,7 @@ class Line:
     @property
     def url(self) -> str:
         """The broker at its other end."""
-        return f"redis://127.0.0.1:{self.port}"
+        return f"{'rediss' if self._tls else 'redis'}://127.0.0.1:{self.port}"
 
     def cut(self) -> None:
         """From now on, every byte is swallowed; new connections are accepted and get no answer."""
@@ -136,7 +139,7 @@ class Line:
         self._is_cut = False
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]
         return self
 

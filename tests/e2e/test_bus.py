@@ -16,6 +16,7 @@ from datafile_sidecar.core.bus_record import BadRecordError, Head
 from tests.broker import Broker, Line, needs_redis
 from tests.datafiles import minimal
 from tests.fleet import KEY, Fleet, revision_of
+from tests.sidecar.wire import CA_FILE, server_tls
 
 pytestmark = needs_redis
 
@@ -275,3 +276,28 @@ async def test_a_new_pod_starts_from_the_bus_while_upstream_is_down(broker: Brok
         async with late:
             assert revision_of(late) == 2
             assert (await late.status())["keys"][KEY]["trigger"] == "bus"
+
+
+async def test_over_tls_with_a_user_of_its_own(tmp_path: Path) -> None:
+    """`rediss://` with user and password works by the CA in SSL_CERT_FILE; without that CA the sidecar says so and trusts nobody."""
+    rights = "resetchannels ~datafile-sidecar:1:* &datafile-sidecar:1:* -@all +getrange +set +del +watch +unwatch +multi +exec"
+    rights += " +discard +publish +subscribe +unsubscribe +ping"
+    async with (
+        Broker("--user", "sidecar", "on", ">hunter2", *rights.split()) as broker,
+        Line(broker.port, server_tls()) as line,
+    ):
+        url = line.url.replace("//", "//sidecar:hunter2@")
+        async with Fleet(tmp_path, []) as fleet:
+            pods = [fleet.pod(number, bus_url=url) for number in range(3)]
+            for pod in pods[:2]:
+                pod.environment["SSL_CERT_FILE"] = str(CA_FILE)
+            async with pods[0], pods[1], pods[2]:
+                await fleet.until_connected(*pods[:2])
+                await fleet.flip(2, pods[0])
+                await fleet.until_published(2, *pods[:2])
+                assert (await pods[1].status())["keys"][KEY]["trigger"] == "bus"
+                stranger = (await pods[2].status())["bus"]
+                assert stranger["state"] == "disconnected"
+                assert "certificate" in stranger["last_error"]
+                shown = "".join([pod.output + json.dumps(await pod.status()) for pod in pods])
+                assert "hunter2" not in shown
