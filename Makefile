@@ -30,10 +30,10 @@ check: $(READY) ## Format, lint, types and layers
 
 .PHONY: test
 test: check ## Everything that must pass, without root or system packages
-	$(BIN)/python -m pytest -m 'not system'
+	$(BIN)/python -m pytest -n 2 -m 'not system'
 
 # What tests need of the machine beyond pip. As root they are installed; else the tests that want them say what is missing.
-SYSTEM_PACKAGES := chromium prometheus strace
+SYSTEM_PACKAGES := bindfs chromium prometheus strace
 .PHONY: system-packages
 system-packages: ## Install the Debian packages that test-system wants (needs root)
 	@dpkg --status $(SYSTEM_PACKAGES) >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq $(SYSTEM_PACKAGES); }
@@ -45,7 +45,7 @@ $(SYSTEM_READY): $(READY) requirements/system.txt
 
 .PHONY: test-system
 test-system: $(SYSTEM_READY) test-oldest ## What needs root, a server or a system package; `make system-packages` first
-	$(BIN)/python -m pytest -m system --ignore=tests/container
+	$(BIN)/python -m pytest -n 2 -m system --ignore=tests/container
 
 K8S_READY := $(VENV)/.ready-k8s
 $(K8S_READY): $(READY) requirements/k8s.txt requirements/kubectl.txt
@@ -77,7 +77,7 @@ $(OLDEST)/.ready: $(READY) requirements/oldest.txt
 
 .PHONY: test-oldest
 test-oldest: $(OLDEST)/.ready ## The client and the validation with the oldest SDK that is supported
-	$(OLDEST)/bin/python -m pytest -q -m 'not system' tests/client tests/sidecar/core/test_datafile.py
+	$(OLDEST)/bin/python -m pytest -q -n 2 -m 'not system' tests/client tests/sidecar/core/test_datafile.py
 
 .PHONY: screenshots
 screenshots: $(READY) ## Photograph the status page into build/screenshots (needs Chromium)

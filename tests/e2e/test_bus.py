@@ -279,7 +279,7 @@ async def test_a_new_pod_starts_from_the_bus_while_upstream_is_down(broker: Brok
 
 
 async def test_over_tls_with_a_user_of_its_own(tmp_path: Path) -> None:
-    """`rediss://` with user and password works by the CA in SSL_CERT_FILE; without that CA the sidecar says so and trusts nobody."""
+    """`rediss://` with user and password works by the CA in SSL_CERT_FILE; without that CA nobody is trusted, in words."""
     rights = "resetchannels ~datafile-sidecar:1:* &datafile-sidecar:1:* -@all +getrange +set +del +watch +unwatch +multi +exec"
     rights += " +discard +publish +subscribe +unsubscribe +ping"
     async with (
