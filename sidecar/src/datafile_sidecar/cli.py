@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from datafile_sidecar import arguments, logs, settings
 from datafile_sidecar.credentials import CredentialsError, Secrets
+from datafile_sidecar.memory import give_back_large_blocks
 from datafile_sidecar.settings import Settings, SettingsError
 
 if TYPE_CHECKING:
@@ -207,6 +208,7 @@ def _complete(work: Coroutine[Any, Any, int]) -> int:
 
 def _until_signalled(work: Any, tell: Any) -> int:
     """Run `work(stop)`, setting `stop` at the first signal; a second one, or work that does not end, ends the process at once."""
+    give_back_large_blocks()
     # While a thread validates, the loop waits for its turn after each look at its sockets, by default for 5 ms every time.
     sys.setswitchinterval(TURNS_S)
     loop = asyncio.new_event_loop()

@@ -50,14 +50,17 @@ def check_loading(document: schema.Document) -> None:
 
 
 def _links(document: schema.Document) -> _Links:
-    flags = document.feature_flags
-    return _Links(
+    links = _Links(
         experiments={experiment.id for experiment in _experiments(document)},
-        experiments_of_flags={experiment for flag in flags for experiment in flag.experiment_ids},
+        experiments_of_flags=set(),
         rollouts={rollout.id for rollout in document.rollouts},
-        rollouts_of_flags={flag.rollout_id for flag in flags},
+        rollouts_of_flags=set(),
         audience_names={audience.id: _name(audience.name) for audience in document.typed_audiences},
     )
+    for flag in document.feature_flags:
+        links.experiments_of_flags.update(flag.experiment_ids)
+        links.rollouts_of_flags.add(flag.rollout_id)
+    return links
 
 
 def _experiments(document: schema.Document) -> Iterator[schema.Experiment]:

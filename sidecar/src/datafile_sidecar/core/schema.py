@@ -8,6 +8,7 @@ Lists that the SDK turns into objects by `Class(**entry)` hold an `Entity`. Wher
 be a key of a dict, the type is `Scalar`: an id that is a number is odd, but no reason to hold back a kill switch.
 """
 
+from collections.abc import Iterable
 from typing import Annotated
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
@@ -221,9 +222,9 @@ class Outline(Frame, gc=False, kw_only=True, rename="camel"):
 
 
 class Document(Frame, gc=False, kw_only=True, rename="camel"):
-    """A whole datafile."""
+    """A whole datafile, whose long lists can be gone through any number of times."""
 
-    experiments: list[Experiment]
-    typed_audiences: list[TypedAudience]
-    feature_flags: list[FeatureFlag]
-    rollouts: list[Rollout]
+    experiments: Iterable[Experiment]
+    typed_audiences: Iterable[TypedAudience]
+    feature_flags: Iterable[FeatureFlag]
+    rollouts: Iterable[Rollout]

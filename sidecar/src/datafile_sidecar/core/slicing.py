@@ -1,16 +1,20 @@
-"""Decoding a datafile a piece at a time: a decoder in C gives nobody else a turn while it works, in whatever thread.
+"""Decoding a datafile a piece at a time: neither is all of it in memory at once, nor does it keep others from their turn.
 
-The long lists of a datafile are first passed over as raw JSON, then decoded entry by entry. The verdict is that of one decoder
-for all of it.
+A decoder in C gives nobody else a turn while it works, in whatever thread, and what it builds is several times the size of its
+text. So the long lists of a datafile are first passed over as raw JSON, and then decoded entry by entry, anew each time that
+somebody goes through them. The verdict is that of one decoder for all of it.
 """
 
-from typing import Any, Final
+from collections.abc import Iterator
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from msgspec import Raw
 
 from datafile_sidecar.core import schema
 from datafile_sidecar.core.invalid_datafile import in_words
+
+_T = TypeVar("_T")
 
 _OUTLINE: Final = msgspec.json.Decoder(schema.Outline)
 _LIST: Final = msgspec.json.Decoder(list[Raw])
@@ -28,19 +32,26 @@ def outline(body: bytes) -> schema.Outline:
 
 
 def complete(outline: schema.Outline) -> schema.Document:
-    """The whole of it. Raises msgspec.DecodeError and InvalidDatafileError."""
+    """The whole of it. Going through its long lists raises msgspec.DecodeError and InvalidDatafileError."""
     parts = msgspec.structs.asdict(outline)
     for name, place, decoder in _LONG:
-        parts[name] = _entries(parts[name], place, decoder)
+        parts[name] = _Entries(parts[name], place, decoder)
     return schema.Document(**parts)
 
 
-def _entries(raw: Raw, place: str, decoder: msgspec.json.Decoder[Any]) -> list[Any]:
-    entries: list[Any] = []
-    try:
-        for entry in _LIST.decode(raw):
-            entries.append(decoder.decode(entry))  # noqa: PERF401 - the error names the entry by how many there are
-    except msgspec.ValidationError as error:
-        is_list = bytes(raw).startswith(b"[")
-        raise in_words(error).inside(f"{place}[{len(entries)}]" if is_list else place) from error
-    return entries
+class _Entries(Generic[_T]):
+    """The entries of a list that are decoded only when it is their turn."""
+
+    def __init__(self, raw: Raw, place: str, decoder: "msgspec.json.Decoder[_T]") -> None:
+        self._raw = raw
+        self._place = place
+        self._decoder = decoder
+
+    def __iter__(self) -> Iterator[_T]:
+        place = self._place
+        try:
+            for index, entry in enumerate(_LIST.decode(self._raw)):
+                place = f"{self._place}[{index}]"
+                yield self._decoder.decode(entry)
+        except msgspec.ValidationError as error:
+            raise in_words(error).inside(place) from error
