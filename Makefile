@@ -79,6 +79,29 @@ $(OLDEST)/.ready: $(READY) requirements/oldest.txt
 test-oldest: $(OLDEST)/.ready ## The client and the validation with the oldest SDK that is supported
 	$(OLDEST)/bin/python -m pytest -q -n 2 -m 'not system' tests/client tests/sidecar/core/test_datafile.py
 
+# How long fuzz and soak go on: `make soak SECONDS=60`. Without it, each has a length of its own.
+.PHONY: fuzz
+fuzz: $(READY) ## Throw ever new bytes at everything that reads from strangers (SECONDS=120, SEED=…)
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),120) $(if $(SEED),--seed $(SEED))
+
+.PHONY: soak
+soak: $(READY) ## Thousands of flips under random faults, with every promise watched (SECONDS=600, SEED=…)
+	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
+
+.PHONY: bench
+bench: $(SYSTEM_READY) ## Measure everything beside what one would take instead, and write docs/performance.md
+	$(BIN)/python -m benchmarks --write
+
+.PHONY: smoke
+smoke: $(SYSTEM_READY) ## Fuzz, soak and benchmarks, for a moment each: that they work at all
+	$(BIN)/python -m tests.fuzz --seconds 20
+	$(BIN)/python -m tests.soak --seconds 20
+	$(BIN)/python -m benchmarks --quick
+
+.PHONY: sbom
+sbom: $(READY) ## Print the software bill of materials of the sidecar (CycloneDX)
+	@$(BIN)/python -m tools.sbom
+
 .PHONY: screenshots
 screenshots: $(READY) ## Photograph the status page into build/screenshots (needs Chromium)
 	$(BIN)/python -m tests.page.shoot build/screenshots

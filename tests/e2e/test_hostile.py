@@ -189,10 +189,10 @@ async def besieged(stage: Stage, attack: Attack, seconds: float, *, returning: b
 
 
 async def test_a_few(stage: Stage) -> None:
-    """While 100 slow clients come back again and again and 8 are loud, each webhook is on disk within a second."""
+    """While 100 slow clients come back again and again and 8 are loud, each webhook is on disk within two seconds."""
     attack, before = Attack(stage.address, slow=100, loud=8), stage.used("VmRSS")
     took = await besieged(stage, attack, 4, returning=True)
-    assert max(took) < 1
+    assert max(took) < 2
     assert max(attack.lives) < 12
     assert sum(attack.answers.values()) > 100
     assert stage.used("VmHWM") - before < 60
