@@ -293,7 +293,7 @@ def main() -> int:
     print(f"seed {options.seed}, {options.seconds:g} s", flush=True)
     try:
         asyncio.run(soak(options.seconds, options.seed))
-    except BrokenPromiseError as broken:
+    except (BrokenPromiseError, RuntimeError, TimeoutError) as broken:
         print(f"broken: {broken}", file=sys.stderr)
         return 1
     return 0

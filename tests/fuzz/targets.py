@@ -6,12 +6,14 @@ A target takes bytes and returns, or fails an assertion or lets an exception out
 import asyncio
 import hmac
 import json
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from datafile_client._instance import Builder
+from datafile_client._source import Source
 from datafile_client.errors import InvalidDatafileError as UnusableError
 from datafile_sidecar import settings
 from datafile_sidecar.core import answer, bus_record, datafile, report, sources, webhook, worker
@@ -19,6 +21,7 @@ from datafile_sidecar.core.bus_record import BadRecordError, Condition, Head
 from datafile_sidecar.core.datafile import InvalidDatafileError
 from datafile_sidecar.core.webhook import DatafileUpdated, MalformedWebhookError
 from datafile_sidecar.core.worker import MalformedLineError
+from datafile_sidecar.credentials import CredentialsError, Secrets
 from datafile_sidecar.settings import SettingsError
 from datafile_sidecar.volume import Status
 from tests.datafiles import minimal, realistic
@@ -133,6 +136,24 @@ def check_status_file(data: bytes) -> None:
         assert Status.decode(status.encode()) is not None
 
 
+def check_vouched(data: bytes) -> None:
+    """Whatever stands in a status file, the client takes it for a digest and a time, or for nothing."""
+    with tempfile.TemporaryDirectory() as directory:
+        (Path(directory) / f"{KEY}.status.json").write_bytes(data)
+        vouched = Source(Path(directory), KEY).vouched()
+        assert vouched is None or isinstance(vouched.sha256, str)
+
+
+def check_secret(data: bytes) -> None:
+    """A mounted secret is what stands in the file without white space around it, and never empty."""
+    with tempfile.TemporaryDirectory() as directory, expected(CredentialsError) as words:
+        path = Path(directory) / "secret"
+        path.write_bytes(data)
+        assert Secrets(path, (), lambda: NOW).active == (data.strip(),)
+        assert data.strip()
+    assert not words or not data.strip() or len(data) > 1024
+
+
 def check_settings(data: bytes) -> None:
     """An environment is settings or problems in words, one for each variable at most, and none shows a secret."""
     lines = data.decode("utf-8", "surrogateescape").split("\n")
@@ -226,6 +247,8 @@ TARGETS = {
     "worker": Target(check_worker, (_WORKER, _WORKER * 3), (*JSON, b"\n", b'"revision":null')),
     "report": Target(check_report, (_REPORT,), (*JSON, b"\\u001b[2J", b"\\u202e", b'"workers":')),
     "status file": Target(check_status_file, (_STATUS,), (*JSON, b'"2026-02-31T25:00:00Z"', b'"9999-12-31T23:59:59.999Z"')),
+    "vouched": Target(check_vouched, (_STATUS,), (*JSON, b'"schema":1', b'"checked":')),
+    "secret": Target(check_secret, (b"test-secret-1\n",), (b"\n", b" ", b"\x00", b"\xef\xbb\xbf", b"\r")),
     "settings": Target(check_settings, (_ENVIRONMENT, b"".join(_SETTINGS)), _SETTINGS_PIECES),
     "url": Target(check_url, (_URL,), _URL_PIECES),
     "body": Target(check_body, _BODIES, (b"gzip", b"br", b",", b"1e309")),
