@@ -198,11 +198,11 @@ def expected(error: type[Exception]) -> Iterator[list[str]]:
     assert all(words)
 
 
-def _bus_value() -> bytes:
-    found = datafile.parse(minimal(43), KEY)
+def _bus_value(body: bytes, described: bytes) -> bytes:
+    found = datafile.parse(described, KEY)
     condition = Condition(url="https://cdn.optimizely.com/datafiles/KEY1.json", etag='"a"')
     head = Head(generation=0, revision=43, sha256=found.sha256, fetched=NOW, condition=condition)
-    return bus_record.encode(head, found.body)
+    return bus_record.encode(head, body)
 
 
 def _request(body: bytes, *lines: bytes) -> bytes:
@@ -233,9 +233,13 @@ _SETTINGS = tuple(f"\n{one.name}=".encode() for one in settings.VARIABLES)
 _SETTINGS_PIECES = (*_SETTINGS, *b"nan -1 1e999 [ :// @ , {sdk_key}".split())
 _BODIES = (b"gzip\n", b"Wed, 21 Oct 2099 07:28:00 GMT\n", b"deflate, gzip\n" + bytes(100))
 
+_VALUES = (_bus_value(minimal(43), minimal(43)), _bus_value(realistic(1, 43), minimal(43)))
+_SIGNATURE = webhook.signature(EVENT, SECRET).encode()
+_SIGNATURES = (_SIGNATURE, b" " + _SIGNATURE.upper(), webhook.signature(EVENT, b"").encode())
+
 TARGETS = {
     "webhook": Target(check_webhook, (EVENT, b'{"event":"x","data":[]}'), (*JSON, b'"revision":', b'"data":')),
-    "signature": Target(check_signature, (webhook.signature(EVENT, SECRET).encode(),), (b"sha1=", b" ", b"\xe9", b"SHA1=")),
+    "signature": Target(check_signature, _SIGNATURES, (b"sha1=", b" ", b"\xe9", b"SHA1=")),
     "http": Target(
         check_http,
         (_request(EVENT, b"Content-Length: %d" % len(EVENT)), _request(EVENT, b"Transfer-Encoding: chunked")),
@@ -243,7 +247,7 @@ TARGETS = {
     ),
     "datafile": Target(check_datafile, (minimal(43), realistic(6, 43)), (*JSON, b'"key":', b'"self":', b'"conditions":"[]"')),
     "client": Target(check_client, (minimal(43), b"\xef\xbb\xbf" + minimal(43)), (*JSON, b'"revision":')),
-    "bus": Target(check_bus, (_bus_value(),), (*JSON, b"\n", b'"generation":', b'"left":')),
+    "bus": Target(check_bus, _VALUES, (*JSON, b"\n", b'"generation":', b'"left":')),
     "worker": Target(check_worker, (_WORKER, _WORKER * 3), (*JSON, b"\n", b'"revision":null')),
     "report": Target(check_report, (_REPORT,), (*JSON, b"\\u001b[2J", b"\\u202e", b'"workers":')),
     "status file": Target(check_status_file, (_STATUS,), (*JSON, b'"2026-02-31T25:00:00Z"', b'"9999-12-31T23:59:59.999Z"')),
