@@ -116,7 +116,7 @@ def p99(samples: list[float]) -> float:
 
 def rows(*, quick: bool) -> list[Row]:
     """The rows of the table."""
-    rest, loaded, published = asyncio.run(measure(6 if quick else 20))
+    rest, loaded, published = asyncio.run(measure(3 if quick else 20))
     what = f"/livez p99 while {published} datafiles of 4 MiB come in and {WEBHOOKS_A_SECOND} webhooks a second"
     return [Row("load", what, p99(loaded), "ms", "at rest", p99(rest), most=100)]
 

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from benchmarks.table import Row
+
 SIZES = {"12 KiB": 12_000, "1.2 MiB": 1_200_000, "3.5 MiB": 3_500_000}
 ROUNDS = 3
 REBUILDS = 8
@@ -218,6 +220,47 @@ def main() -> None:
     for label, size in SIZES.items():
         figures = _measure("latency", size)
         print(f"{label}: write → swapped, p50 {figures['p50']:.1f} ms, slowest of 40 {figures['slowest']:.1f} ms")
+
+
+def rows(*, quick: bool) -> list[Row]:
+    """The rows of the table of `python -m benchmarks`."""
+    if quick:
+        return [
+            _row("CPU of a rebuild, 1.2 MiB", "cpu", *_sides("rebuilds", SIZES["1.2 MiB"], "decide", rounds=1), 1 / 3)
+        ]
+    made = []
+    for label, size in SIZES.items():
+        plain, ours = _sides("rebuilds", size, "decide", rounds=2)
+        made.append(_row(f"CPU of a rebuild, {label}", "cpu", plain, ours, 1 / 3))
+        if size > 10**6:  # below that the stalls are the machine's own
+            made.append(_row(f"longest stall of decide(), {label}", "stall", plain, ours, 0.4))
+            plain, ours = _sides("rebuilds", size, "loop", rounds=2)
+            made.append(_row(f"longest lag of the asyncio loop, {label}", "stall", plain, ours, 0.4))
+    bare, ours = _sides("idle", rounds=2)
+    made.append(_row("client's processor at rest", "percent", bare, ours, 1.3, "a bare watchfiles loop"))
+    made.append(_row("client's import", "import", *_sides("startup", rounds=5), None))
+    return made
+
+
+Sides = tuple[list[dict[str, float]], list[dict[str, float]]]
+
+
+def _sides(work: str, *arguments: object, rounds: int) -> Sides:
+    """Both sides in turn: what each process of the plain one measured, and of ours."""
+    pairs = [(_measure(work, "plain", *arguments), _measure(work, "ours", *arguments)) for _ in range(rounds)]
+    return [plain for plain, _ in pairs], [ours for _, ours in pairs]
+
+
+def _row(
+    what: str,
+    figure: str,
+    plain: list[dict[str, float]],
+    ours: list[dict[str, float]],
+    most: float | None,
+    beside: str = "a plain Optimizely(datafile)",
+) -> Row:
+    one, other = (statistics.median(measured[figure] for measured in side) for side in (ours, plain))
+    return Row("client", what, one, "% of a core" if figure == "percent" else "ms", beside, other, most_ratio=most)
 
 
 MEASURES: dict[str, Callable[..., dict[str, float]]] = {

@@ -145,8 +145,8 @@ async def at_rest_and_at_work(seconds: float, publications: int) -> list[Row]:
 
 def rows(*, quick: bool) -> list[Row]:
     """The rows of the table."""
-    work = at_rest_and_at_work(5, 20) if quick else at_rest_and_at_work(30, 200)
-    return start_and_memory(2 if quick else 7) + asyncio.run(work)
+    work = at_rest_and_at_work(2, 5) if quick else at_rest_and_at_work(30, 200)
+    return start_and_memory(1 if quick else 7) + asyncio.run(work)
 
 
 if __name__ == "__main__":

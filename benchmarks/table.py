@@ -32,7 +32,7 @@ class Row:
     @property
     def promise(self) -> str:
         """What we allow ourselves, in words."""
-        bounds = ([f"≤ {self.most:g} {self.unit}"] if self.most else []) + (
+        bounds = ([f"≤ {shown(self.most)} {self.unit}"] if self.most else []) + (
             [f"≤ {self.most_ratio:.2g} ×"] if self.most_ratio else []
         )
         return ", ".join(bounds) + ("" if self.is_kept or not bounds else " – missed")

@@ -14,10 +14,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from optimizely.helpers import validator
 from optimizely.helpers.sdk_settings import OptimizelySdkSettings
 from optimizely.logger import NoOpLogger
 from optimizely.optimizely import Optimizely
 
+from benchmarks.table import Row
 from datafile_sidecar.core.datafile import MAX_BYTES, InvalidDatafileError, parse
 from tests.datafiles import HOSTILE, hostile, realistic
 
@@ -71,6 +73,17 @@ def build(body: bytes) -> Optimizely:
         settings=settings,
         event_processor_options={"start_on_init": False},
     )
+
+
+def rows(*, quick: bool) -> list[Row]:
+    """The rows of the table of `python -m benchmarks`."""
+    made = []
+    for size in (1200,) if quick else (12, 1200, 3500):
+        body = realistic(size, 43)
+        what = f"validation of {size} KiB, processor time"
+        ours, schema = median_ms(partial(validate, body)), median_ms(partial(validator.is_datafile_valid, body))
+        made.append(Row("validation", what, ours, "ms", "the SDK's schema check", schema))
+    return made
 
 
 def hostile_line(name: str) -> str:
