@@ -22,10 +22,10 @@ itself, asyncio accepts as many as the backlog has, which may be more than there
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | ConnectionError))
 
 
-# What is no HTTP is answered with 400 and no word: anybody can send it, as often as they like.
+# Nobody is told of what is no HTTP (400 is the answer) or of who leaves in the middle: anybody can do that, without end.
 _LOGGER = logging.getLogger("datafile_sidecar.http")
 _LOGGER.addFilter(_is_news)
 
