@@ -22,7 +22,7 @@ from datafile_sidecar.publication import Publication
 from datafile_sidecar.syncer import Pace, Syncer
 from datafile_sidecar.telemetry import Telemetry
 from datafile_sidecar.upstream import Fetched, FetchError, NotModified, Validators
-from datafile_sidecar.volume import Status, Volume
+from datafile_sidecar.volume import Status, Volume, VolumeError
 from tests.datafiles import minimal
 from tests.sidecar.virtual_time import VirtualTimeLoop
 
@@ -72,8 +72,12 @@ class WatchedVolume(Volume):
     """A volume that remembers what was renamed into place, so that nothing passes between two looks."""
 
     published: list[Status]
+    refuses = 0
 
     def publish(self, body: bytes, status: Status) -> None:
+        if self.refuses:
+            self.refuses -= 1
+            raise VolumeError("no space left")
         super().publish(body, status)
         self.published.append(status)
 
@@ -86,6 +90,7 @@ class House:
         self.loop = VirtualTimeLoop()
         self.optimizely = FakeOptimizely(self.loop)
         self.publications: list[Status] = []
+        self.bootstrap: bytes | None = None
         self.directory = Path(tempfile.mkdtemp(dir=MEMORY))
         self.log = open(self.directory / "log", "w")  # noqa: SIM115 - closed in `close`
         self.begin()
@@ -105,7 +110,7 @@ class House:
             Publication(KEY, self.volume, self.loop.time),
             inquiry,
             bus=None,
-            bootstrap=lambda: None,
+            bootstrap=lambda: self.bootstrap,
             pace=Pace(POLL_S, ROLLBACK_S, 5.0, 0.5, Random(self.seed)),
             telemetry=telemetry,
         )
@@ -276,6 +281,31 @@ def test_a_new_token_ends_the_rest_of_who_refused_us(house: House) -> None:
     house.loop.call_soon(house.syncer.retry)
     house.wait(0.1)
     assert house.published == 11
+
+
+def test_news_during_a_fetch_that_is_refused_are_not_left_to_rest(house: House) -> None:
+    """What is mended while the old answer is still on its way is tried at once, not after that answer's rest."""
+    house.optimizely.failure = FetchError("client_error", "403")
+    house.optimizely.latency_s = 2.0
+    house.optimizely.fails_until[CDN] = house.loop.time() + 2.5
+    house.optimizely.history[CDN].append((0, 11))
+    house.nudge()
+    house.wait(1)
+    house.loop.call_soon(house.syncer.retry)
+    house.wait(4)
+    assert house.published == 11
+
+
+def test_a_bootstrap_file_that_could_not_be_written_is_tried_again(house: House) -> None:
+    """A volume that was full when the moment came does not leave the pod without a datafile for the whole outage."""
+    house.end()
+    (house.directory / f"{KEY}.json").unlink()
+    house.optimizely.fails_until[CDN] = house.loop.time() + 1000
+    house.bootstrap = minimal(9)
+    house.begin()
+    house.volume.refuses = 3
+    house.wait(30)
+    assert (house.published, house.syncer.status()["trigger"]) == (9, "bootstrap")
 
 
 def test_those_told_by_a_peer_fetch_within_a_tenth_of_a_second_but_not_all_at_once() -> None:

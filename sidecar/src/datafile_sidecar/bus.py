@@ -214,6 +214,9 @@ class Bus:
         )
         try:
             yield client
+        except Exception as error:
+            self._last_error = self._explained(error)  # before the farewell, which may take a moment
+            raise
         finally:
             self._client = self._since = None
             self._errands.clear()

@@ -44,6 +44,7 @@ class Inquiry:
         self._random = random
         self._telemetry = telemetry
         self._turns = Turns()
+        self._wakes = 0
         self._validators: dict[str, Validators] = {}
 
     def name(self, urls: Iterable[str]) -> None:
@@ -57,7 +58,8 @@ class Inquiry:
         self._turns.only_cdn()
 
     def wake(self) -> None:
-        """Let those be asked, too, that rest."""
+        """Let those be asked, too, that rest, and who is being asked now shall not rest for an answer that is out of date."""
+        self._wakes += 1
         self._turns.wake()
 
     def available_at(self) -> float:
@@ -71,16 +73,16 @@ class Inquiry:
             return None
         upstream, token = self._source()
         url = upstream.url(self._sdk_key) if place == CDN else place
-        started = _now()
+        started, wakes = _now(), self._wakes
         try:
             answer = await upstream.fetch(url, sdk_key=self._sdk_key, validators=self._validators.get(url), token=token)
             found = await parsed(answer.body, self._sdk_key) if isinstance(answer, Fetched) else None
         except FetchError as error:
-            self._failed(place, error)
+            self._failed(place, error, wakes)
             raise
         except InvalidDatafileError as error:
             invalid = FetchError("invalid", f"{url} served no valid datafile: {error}")
-            self._failed(place, invalid)
+            self._failed(place, invalid, wakes)
             raise invalid from error
         self._turns.answered(place)
         outcome = "ok" if found else "not_modified"
@@ -115,13 +117,14 @@ class Inquiry:
         upstream, _ = self._source()
         return self._validators.get(upstream.url(self._sdk_key))
 
-    def _failed(self, place: str, error: FetchError) -> None:
+    def _failed(self, place: str, error: FetchError, wakes: int) -> None:
         failures = self._turns.failed(place)
         if error.outcome in {"client_error", "throttled"}:
             wait_s = backoff.refusal_pause(self._poll_interval_s, error.retry_after_s)
         else:
             wait_s = backoff.failure_pause(failures, self._random.random())
-        self._turns.rest(place, _now() + wait_s)
+        if self._wakes == wakes:
+            self._turns.rest(place, _now() + wait_s)
         self._telemetry.fetch_failed(self._sdk_key, _label(place), error.outcome, error.reason, wait_s)
 
 

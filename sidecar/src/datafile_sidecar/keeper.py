@@ -142,7 +142,7 @@ class Keeper:
         """Publish the bootstrap file, unless something better has come. Raises VolumeError."""
         if self.state.observed is None:
             await self._publication.publish(found, Trigger.BOOTSTRAP, self.state.generation, fetched=None)
-            self.state = reconcile.adopt(self.state, Version(found.revision, found.sha256))
+            self.state = reconcile.adopt(self.state, Version(found.revision, found.sha256), self.state.generation)
             self._tell_published(found, Trigger.BOOTSTRAP, None)
         return True
 

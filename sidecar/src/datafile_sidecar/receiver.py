@@ -47,7 +47,8 @@ class Receiver:
                 body = await _read(request)
         except TimeoutError:
             return self._reject("too_slow", 408, "the body did not arrive in time")
-        except (OSError, HttpProcessingError):
+        except (OSError, HttpProcessingError, RuntimeError):
+            # The last is what aiohttp raises when the connection was gone before we began to read.
             return self._reject("broken_off", 400, "the connection broke before the whole body had come")
         if body is None:
             return self._reject("too_large", 413, f"a webhook has at most {MAX_BODY_BYTES} bytes")

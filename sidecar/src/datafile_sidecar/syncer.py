@@ -157,6 +157,7 @@ class Syncer:
 
     async def run(self) -> None:
         """Load what is there, then sync for ever; beside it, wait for the moment of the bootstrap file."""
+        self._turns_by = _now() + _STUCK_AFTER_S
         await self._keeper.load()
         self._sharing.begin()
         async with asyncio.TaskGroup() as tasks:
@@ -271,6 +272,8 @@ class Syncer:
                 self._keeper.state = offers.join(self._keeper.state, offer)
             case Opinion.ASK:
                 self._keeper.state = offers.ask(self._keeper.state, offer)
+                if not self._keeper.state.due:
+                    self._keeper.retry_at = min(self._keeper.retry_at, _now() + offers.ASK_AGAIN_S)
                 self._telemetry.bus_record_questioned(self.sdk_key, record.found.revision, self._keeper.have)
             case Opinion.IGNORE:
                 pass
@@ -283,12 +286,17 @@ class Syncer:
             self._sharing.overrule()
 
     async def _bootstrap_later(self) -> None:
-        await asyncio.sleep(self._pace.bootstrap_after_s)
-        if self._keeper.state.observed is None and (body := await asyncio.to_thread(self._bootstrap)) is not None:
+        wait_s = self._pace.bootstrap_after_s
+        while True:
+            await asyncio.sleep(wait_s)
+            if self._keeper.state.observed is not None or (body := await asyncio.to_thread(self._bootstrap)) is None:
+                return None
             try:
-                await self._keeper.write(self._keeper.start_from(await parsed(body, self.sdk_key)))
+                if await self._keeper.write(self._keeper.start_from(await parsed(body, self.sdk_key))):
+                    return None
             except InvalidDatafileError as problem:
-                self._telemetry.datafile_unusable(self.sdk_key, "bootstrap", str(problem))
+                return self._telemetry.datafile_unusable(self.sdk_key, "bootstrap", str(problem))
+            wait_s = backoff.failure_pause(max(1, self._keeper.write_failures), self._pace.random.random())
 
 
 def notify(syncers: Mapping[str, Syncer], event: DatafileUpdated, trigger: Trigger) -> tuple[str, ...]:

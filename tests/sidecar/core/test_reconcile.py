@@ -159,3 +159,10 @@ def test_a_lost_file_is_fetched_at_once() -> None:
     """Somebody deleted the published file: there is nothing to compare with, and no time to lose."""
     state = reconcile.missing(HOLDING)
     assert (state.observed, state.due) == (None, True)
+
+
+def test_what_was_kept_fulfils_what_was_announced_meanwhile() -> None:
+    """A webhook that comes while the kept file is being read, and names that very revision, is not chased for ten minutes."""
+    told = reconcile.announce(reconcile.announce(NEW, 42, 1, WEBHOOK), 44, 1, WEBHOOK)
+    state = reconcile.adopt(told, HAVE, 3)
+    assert ([a.revision for a in state.announced], state.generation) == ([44], 3)

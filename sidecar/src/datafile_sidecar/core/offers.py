@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from datafile_sidecar.core.reconcile import Offer, State, merged, on_disk
 
-_ASK_AGAIN_S = 10.0
+ASK_AGAIN_S = 10.0
 
 
 class Opinion(StrEnum):
@@ -46,8 +46,8 @@ def _is_known(state: State, offer: Offer) -> bool:
 
 
 def ask(state: State, offer: Offer) -> State:
-    """Ask upstream about an offer: now, unless that was done a moment ago; then the next poll finds out."""
-    is_early = state.offer is not None and offer.at - state.offer.at < _ASK_AGAIN_S
+    """Ask upstream about an offer: now, unless that was done a moment ago; then in a while."""
+    is_early = state.offer is not None and offer.at - state.offer.at < ASK_AGAIN_S
     return replace(state, offer=offer, due=state.due or not is_early)
 
 

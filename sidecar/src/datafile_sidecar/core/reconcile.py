@@ -148,7 +148,8 @@ def goes_back(state: State, candidate: Version) -> bool:
 
 def adopt(state: State, version: Version, generation: int = 0) -> State:
     """A datafile is on disk that upstream was not asked about: one that was kept, or the bootstrap file."""
-    return replace(state, observed=version, generation=generation)
+    wanted = tuple(a for a in state.announced if a.revision > version.revision)
+    return replace(state, observed=version, generation=generation, announced=wanted)
 
 
 def publish(state: State, version: Version) -> State:
