@@ -263,3 +263,25 @@ async def test_somebody_elses_directory_is_reported_not_crashed_on(tmp_path: Pat
         mend()
         await until(tmp_path, 42)
         assert (await sidecar.metrics())[f'datafile_sidecar_publish_failures_total{{sdk_key="{KEY}"}}'] >= 1
+
+
+@pytest.mark.parametrize("place", ["cdn", "origin"])
+async def test_an_upstream_that_lags_by_five_seconds_is_chased(
+    tmp_path: Path, simulator: Simulator, place: str
+) -> None:
+    """In real time: within a second of being served by either, the new revision is on disk, for fewer than 40 fetches in 6 s."""
+    settings: dict[str, Any] = {"url_template": simulator.template, "webhook_secrets": SECRET, "poll_interval_s": 3600}
+    async with RunningSidecar(tmp_path, sdk_keys=KEY, **settings) as sidecar:
+        simulator.webhook_urls = [sidecar.webhook_url]
+        simulator.cdn_lag_s, simulator.origin_lag_s = (5, 60) if place == "cdn" else (60, 5)
+        simulator.requests.clear()
+        begun, shown = time.monotonic(), set()
+        assert await simulator.publish(KEY, minimal(43)) == 202
+        while revision(tmp_path) != 43 and time.monotonic() - begun < 8:
+            status = (await sidecar.status())["keys"][KEY]
+            shown.add((status["revision"], status["target_revision"]))
+            await asyncio.sleep(0.05)
+        took_s = time.monotonic() - begun
+        assert 5 <= took_s <= 6.2
+        assert (42, 43) in shown
+        assert len([asked for asked in simulator.requests if asked.at - begun <= 6]) < 40
