@@ -59,18 +59,16 @@ class Attack:
     @asynccontextmanager
     async def going_on(self, *, returning: bool) -> AsyncIterator[None]:
         """As long as the context; then each slow connection is waited for that is still open."""
-        self._returning = returning
+        self._returning, self._shouting = returning, True
         silent = itertools.islice(itertools.cycle(SLOW.values()), self.slow)
         loud = itertools.islice(itertools.cycle(LOUD.values()), self.loud)
         crowd = [asyncio.create_task(self._bore(*sent)) for sent in silent]
         noise = [asyncio.create_task(self._shout(sent)) for sent in loud]
         try:
             yield
-            self._returning = False
-            for one in noise:
-                one.cancel()
+            self._returning = self._shouting = False
             async with asyncio.timeout(25):
-                await asyncio.gather(*crowd)
+                await asyncio.gather(*crowd, *noise)
         finally:
             for one in (*noise, *crowd):
                 one.cancel()
@@ -101,7 +99,7 @@ class Attack:
                 await writer.drain()
 
     async def _shout(self, sent: bytes) -> None:
-        while True:
+        while self._shouting:
             with suppress(OSError):
                 reader, writer = await asyncio.open_connection(*self.address)
                 try:
