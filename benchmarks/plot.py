@@ -6,7 +6,7 @@ from html import escape
 
 from benchmarks.table import Row, shown
 
-_WIDTH, _LEFT, _RIGHT, _LINE = 860, 320, 120, 26
+_WIDTH, _LEFT, _RIGHT, _LINE = 1080, 560, 100, 26
 _INK, _GRID = "#6b7280", "#9ca3af"
 _OURS, _THEIRS, _WORSE = "#2563eb", "#9ca3af", "#ea580c"
 _HUES = ("#1d4ed8", "#0891b2", "#059669", "#ca8a04", "#c026d3")
@@ -29,7 +29,7 @@ def ratios(rows: Sequence[Row]) -> str:
         top, length = 42 + _LINE * number, math.log10(row.ratio) * scale
         colour = _OURS if row.ratio <= 1 else _WORSE
         parts.append(_bar(min(one, one + length), top, abs(length), colour))
-        parts.append(_text(_LEFT - 8, top + 13, row.what, "end"))
+        parts.append(_text(_LEFT - 8, top + 13, f"{row.what} : {row.beside.partition(';')[0]}", "end"))
         parts.append(_text(_WIDTH - _RIGHT + 8, top + 13, f"{shown(row.ratio)} ×"))
     return _svg(48 + _LINE * len(rows), parts, "Ours divided by what it stands beside; less is better")
 
