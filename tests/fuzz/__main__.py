@@ -45,7 +45,7 @@ def _try(target: Target, name: str, number: int, tried: Counter[str]) -> bytes |
         target.check(data)
 
     phases = (Phase.generate, Phase.shrink)
-    run = settings(_QUIET, max_examples=_ROUND.get(name, 1000), phases=phases)(
+    run = settings(_QUIET, max_examples=_ROUND.get(name, 300), phases=phases)(
         seed(number)(given(bytes_for(target))(check))
     )
     try:
