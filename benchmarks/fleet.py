@@ -13,12 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from benchmarks.plot import growth
 from tests.broker import Broker
 from tests.datafiles import realistic
 from tests.fleet import KEY, Fleet
 
 FLIPS = 10
-ON_PAPER = (100, 1_000, 10_000)
+ON_PAPER = (10, 100, 1_000, 10_000)
+WAYS = ("bus", "peers", "polling")
+HEAD = (
+    "| pods | way | CDN fetches | bus commands | bus messages | bus KiB out | relay posts | last pod, ms | polls an hour |\n"
+    "|---|---|---|---|---|---|---|---|---|"
+)
+PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
+PLOTS = PAGE.parent / "performance"
 INTERVAL_S = 60
 MESSAGE_KIB = 0.6
 
@@ -97,28 +105,46 @@ async def counters(broker: Broker) -> dict[str, float]:
     return {"commands": stats["total_commands_processed"], "output_kib": stats["total_net_output_bytes"] / 1024}
 
 
-async def main(sizes: Sequence[int], size_kib: int) -> None:
-    """Print the table."""
+async def main(sizes: Sequence[int], size_kib: int) -> list[Cost]:
+    """Print the table; what stands in it."""
     print(f"A datafile of {size_kib} KiB; per flip, but for the last column.\n")
-    print(
-        "| pods | way | CDN fetches | bus commands | bus messages | bus KiB out | relay posts | last pod, ms | polls an hour |"
-    )
-    print("|---|---|---|---|---|---|---|---|---|")
-    record_kib = 0.0
+    print(HEAD)
+    costs, record_kib = [], 0.0
     for pods in sizes:
         cost, record_kib = await measured(pods, size_kib)
         print(cost.row(), flush=True)
         expected = on_paper(pods, "bus", record_kib)
         if not (cost.fetches == expected.fetches and 0.7 < cost.commands / expected.commands < 1.3):
             print(f"  on paper that should be: {expected.row()}")
-    for how in ("bus", "peers", "polling"):
-        for pods in (*sizes, *ON_PAPER):
-            print(on_paper(pods, how, record_kib).row())
+        costs.append(cost)
+    for how in WAYS:
+        for pods in ON_PAPER:
+            costs.append(on_paper(pods, how, record_kib))
+            print(costs[-1].row())
+    return costs
+
+
+def write(costs: Sequence[Cost]) -> None:
+    """Put table and plot into docs/performance.md."""
+    counted = {how: [cost for cost in costs if cost.how == how] for how in WAYS}
+    curves = {name: {cost.pods: cost.polls_an_hour for cost in some} for name, some in counted.items()}
+    curves["peers and polling"] = curves.pop("peers")
+    del curves["polling"]
+    curves["last pod, ms (measured)"] = {cost.pods: cost.last_pod_ms for cost in costs if cost.last_pod_ms}
+    (PLOTS / "fleet.svg").write_text(growth(curves, "Polls of the CDN in an hour, and the time to the last pod"))
+    begin, end = "<!-- fleet -->\n", "<!-- fleet end -->"
+    text = PAGE.read_text()
+    before, _, rest = text.partition(begin)
+    table = "\n".join([HEAD, *(cost.row() for cost in costs)])
+    PAGE.write_text(f"{before}{begin}{table}\n{end}{rest.partition(end)[2]}")
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--pods", type=int, nargs="+", default=[10, 40], help="fleets to run, sidecar by sidecar")
     parser.add_argument("--size-kib", type=int, default=12)
+    parser.add_argument("--write", action="store_true", help="write docs/performance.md and its plot anew")
     options = parser.parse_args()
-    asyncio.run(main(options.pods, options.size_kib))
+    found = asyncio.run(main(options.pods, options.size_kib))
+    if options.write:
+        write(found)

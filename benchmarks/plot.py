@@ -58,6 +58,31 @@ def latencies(bars: Mapping[str, Mapping[str, float]], unit: str = "ms") -> str:
     return _svg(top + 20 * (1 + (len(names) - 1) // 3) + 8, drawn, "The way of a flip, median of each hop")
 
 
+def growth(curves: Mapping[str, Mapping[int, float]], what: str) -> str:
+    """Curves over the number of pods, both axes logarithmic."""
+    pods = sorted({x for curve in curves.values() for x in curve})
+    highest = math.ceil(math.log10(max(y for curve in curves.values() for y in curve.values())))
+    wide, high, left, top = 640.0, 260.0, 90.0, 36.0
+    span = math.log10(pods[-1] / pods[0])
+
+    def place(x: int, y: float) -> tuple[float, float]:
+        return left + wide * math.log10(x / pods[0]) / span, top + high * (1 - math.log10(max(y, 1)) / highest)
+
+    drawn = []
+    for power in range(highest + 1):
+        y = place(pods[0], 10.0**power)[1]
+        drawn += [_line(left, y, left + wide, y, dashed=True), _text(left - 8, y + 4, f"{10**power:,}", "end")]
+    drawn += [_text(place(x, 1)[0], top + high + 20, f"{x:,}", "middle") for x in pods]
+    for number, (name, curve) in enumerate(curves.items()):
+        points = [place(x, y) for x, y in sorted(curve.items())]
+        path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
+        drawn.append(f'<polyline points="{path}" fill="none" stroke="{_HUES[number]}" stroke-width="2.5"/>')
+        drawn += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{_HUES[number]}"/>' for x, y in points]
+        drawn.append(_text(points[-1][0] + 10, points[-1][1] + 4, name))
+    drawn.append(_text(left, 20, f"{what}, by the number of pods"))
+    return _svg(int(top + high + 34), drawn, what)
+
+
 def _svg(height: int, parts: Sequence[str], title: str) -> str:
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" width="{_WIDTH}" height="{height}" role="img"'
     style = 'font-family="system-ui, sans-serif" font-size="12.5"'
