@@ -84,14 +84,8 @@ class Builder:
         """
         with collection_paused():
             config = self._parse(data.removeprefix(_BOM), path, vouched=vouched)
-            return Loaded(
-                self._instance(config),
-                config,
-                int(config.revision),
-                sha256,
-                source,
-                datetime.datetime.now(datetime.UTC),
-            )
+            now = datetime.datetime.now(datetime.UTC)
+            return Loaded(self._instance(config), config, int(config.revision), sha256, source, now)
 
     def activate(self, loaded: Loaded) -> None:
         """Tell the shared ODP parts which datafile counts from now on."""
