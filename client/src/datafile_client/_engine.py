@@ -45,8 +45,9 @@ class Engine:
         while not done() and not self.stopping and (left := deadline - time.monotonic()) > 0:
             if self.thread is None:
                 look(self)
+                left = min(left, _POLL_S)
             with self.changed:
-                self.changed.wait_for(lambda: self.stopping or done(), min(left, _POLL_S))
+                self.changed.wait_for(lambda: self.stopping or done(), left)
 
     def stop(self) -> None:
         """End the thread and the connection, within a second."""

@@ -84,8 +84,14 @@ class Builder:
         """
         with collection_paused():
             config = self._parse(data.removeprefix(_BOM), path, vouched=vouched)
-            now = datetime.datetime.now(datetime.UTC)
-            return Loaded(self._instance(config), config, int(config.revision), sha256, source, now)
+            return Loaded(
+                self._instance(config),
+                config,
+                int(config.revision),
+                sha256,
+                source,
+                datetime.datetime.now(datetime.UTC),
+            )
 
     def activate(self, loaded: Loaded) -> None:
         """Tell the shared ODP parts which datafile counts from now on."""

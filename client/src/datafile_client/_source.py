@@ -21,6 +21,7 @@ import watchfiles
 from datafile_client.errors import InvalidDatafileError
 
 MAX_BYTES = 8 * 1024 * 1024
+_STATUS_MAX_BYTES = 64 * 1024
 # A step of 10 ms means 16 ms to the event and 0.27 % of a core. Our own tick sees what watchfiles' polling misses.
 _WATCH: Any = {"step": 10, "debounce": 50, "recursive": False, "force_polling": False, "raise_interrupt": False}
 
@@ -30,11 +31,11 @@ _Mark = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """A version of a file; `vouched` says that the sidecar has validated exactly these bytes."""
+    """Bytes that were not seen before; `vouched` says that the sidecar has validated exactly these."""
 
     data: bytes
     sha256: str
-    vouched: bool = False
+    vouched: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,33 +54,39 @@ class Source:
         self._directory = directory
         self._status_path = directory / f"{sdk_key}.status.json"
         self._mark: _Mark | None = None
+        self._sha256: str | None = None
         self._trouble: str | None = None
 
     def look(self) -> Found | None:
-        """Return what the file holds, or None when nobody has touched it since.
+        """Return what is new, or None when nothing is.
 
         Raises:
             InvalidDatafileError: the file is missing or cannot be read.
         """
         try:
-            data, mark = _read(self.path, self._mark)
+            data, mark = _read(self.path, MAX_BYTES, self._mark)
+            if mark == self._mark:
+                return None
         except InvalidDatafileError:
-            self._mark = None
+            self._mark = self._sha256 = None
             raise
-        if mark == self._mark:
-            return None
         self._mark = mark
         sha256 = hashlib.sha256(data).hexdigest()
+        if sha256 == self._sha256:
+            return None
+        self._sha256 = sha256
         vouched = self.vouched()
         return Found(data, sha256, vouched is not None and vouched.sha256 == sha256)
 
     def vouched(self) -> Vouched | None:
         """Read the sidecar's status file; None when there is none that we understand."""
         try:
-            status = json.loads(_read(self._status_path)[0])
+            data, _ = _read(self._status_path, _STATUS_MAX_BYTES)
+            status = json.loads(data)
             # True == 1 in Python, and a schema that we do not know means: validate yourself.
-            is_known = repr(status["schema"]) == "1"
-            return Vouched(str(status["sha256"]), _time(status.get("checked"))) if is_known else None
+            if repr(status["schema"]) != "1":
+                return None
+            return Vouched(str(status["sha256"]), _time(status.get("checked")))
         except (InvalidDatafileError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
             return None
 
@@ -113,9 +120,10 @@ class Source:
     def _is_ours(self, _: object, path: str) -> bool:
         return os.path.basename(path) in (self.path.name, "..data")
 
-    def _directory_mark(self) -> _Mark | None:
+    def _directory_mark(self) -> tuple[int, int] | None:
         with contextlib.suppress(OSError):
-            return _mark_of(os.stat(self._directory))[:2]
+            found = os.stat(self._directory)
+            return found.st_dev, found.st_ino
         return None
 
     def _report(self, error: Exception, tick_s: float) -> None:
@@ -125,17 +133,16 @@ class Source:
             _log.warning("Cannot watch for changes (%s); looking every %g s instead", trouble, tick_s)
 
 
-def read_file(path: Path) -> Found:
+def read_file(path: Path) -> bytes:
     """Read a regular file of a bearable size.
 
     Raises:
         InvalidDatafileError: it cannot be read, is no regular file or larger than `MAX_BYTES`.
     """
-    data, _ = _read(path)
-    return Found(data, hashlib.sha256(data).hexdigest())
+    return _read(path, MAX_BYTES)[0]
 
 
-def _read(path: Path, known: _Mark | None = None) -> tuple[bytes, _Mark]:
+def _read(path: Path, limit: int, known: _Mark | None = None) -> tuple[bytes, _Mark]:
     """Read the file and the mark of this version of it; nothing of a version that is known."""
     try:
         if known is not None and _mark_of(os.stat(path)) == known:
@@ -145,9 +152,9 @@ def _read(path: Path, known: _Mark | None = None) -> tuple[bytes, _Mark]:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise InvalidDatafileError(path, "not a regular file")
-            if found.st_size > MAX_BYTES:
-                raise InvalidDatafileError(path, f"{found.st_size} bytes are more than the {MAX_BYTES} allowed")
-            return file.read(MAX_BYTES + 1), _mark_of(found)
+            if found.st_size > limit:
+                raise InvalidDatafileError(path, f"{found.st_size} bytes are more than the {limit} allowed")
+            return file.read(limit + 1), _mark_of(found)
     except OSError as error:
         raise InvalidDatafileError(path, error.strerror or str(error)) from error
 

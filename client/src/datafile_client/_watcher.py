@@ -2,8 +2,8 @@
 
 import asyncio
 import datetime
+import hashlib
 import logging
-import math
 import os
 import sys
 import time
@@ -23,8 +23,8 @@ from datafile_client._source import Found, Source, is_mount_of_its_own, read_fil
 from datafile_client._status import WatcherStatus
 from datafile_client.errors import DatafileUnavailableError, InvalidDatafileError
 
+_DEFAULT_DIRECTORY = "/var/run/datafile"
 _TICK_MAX_S = 2.0
-_SHOWN = ("revision", "sha256", "source", "loaded_at")
 _LATE_S = 3.0
 
 _log = logging.getLogger("datafile_client")
@@ -65,7 +65,7 @@ class OptimizelyWatcher:
         rescan_interval_s: float = 1.0,
     ) -> None:
         self._sdk_key = choose_sdk_key(sdk_key, os.environ)
-        self._directory = Path(directory or os.environ.get("DATAFILE_DIR") or "/var/run/datafile").absolute()
+        self._directory = Path(directory or os.environ.get("DATAFILE_DIR") or _DEFAULT_DIRECTORY).absolute()
         self._path = self._directory / f"{self._sdk_key}.json"
         self._fallback = Path(fallback).absolute() if fallback is not None else None
         self._stale_after_s = check_seconds("stale_after_s", stale_after_s)
@@ -102,12 +102,12 @@ class OptimizelyWatcher:
         # uWSGI's master lets go of the GIL and forks in C: a thread that just holds it would take it into no child's hands.
         engine = self._attend(launch="uwsgi" not in sys.modules)
         if is_mount_of_its_own(self._path):
-            _log.warning("%s is a mount (subPath?) and never changes. Mount its directory instead", self._path)
+            _log.warning(
+                "%s is a mount of its own (subPath?) and never changes. Mount its directory instead", self._path
+            )
         if engine is not None:
             engine.wait(lambda: self._current is not None, timeout, self._look)
-            if self._current is None and self._fallback is not None:
-                self._fall_back(engine, self._fallback)
-        if self._current is None:
+        if self._current is None and not self._fall_back(engine):
             raise self._unavailable(f"nothing valid within {timeout:g} s")
 
     def stop(self) -> None:
@@ -119,7 +119,8 @@ class OptimizelyWatcher:
         if not self._started:
             return
         self._started = False
-        if (engine := self._engine.peek()) is not None:
+        engine = self._engine.peek()
+        if engine is not None:
             engine.stop()
         self._engine.drop()
         self._builder.parts.end()
@@ -131,6 +132,7 @@ class OptimizelyWatcher:
         Raises:
             DatafileUnavailableError: there is none yet.
         """
+        self._attend()
         return self._loaded().optimizely
 
     @property
@@ -140,21 +142,28 @@ class OptimizelyWatcher:
         Raises:
             DatafileUnavailableError: there is none yet.
         """
+        self._attend()
         return self._loaded().revision
 
     def status(self) -> WatcherStatus:
         """Say what decides now, how fresh it is, and what is wrong. Never raises, and reads one small file."""
         self._attend()
-        current, limit_s = self._current, self._stale_after_s
+        status = WatcherStatus(sdk_key=self._sdk_key, path=str(self._path), last_error=self._last_error)
+        if (current := self._current) is None:
+            return replace(status, stale=self._stale_after_s is not None)
         vouched = Source(self._directory, self._sdk_key).vouched()
-        if current is not None and vouched is not None and vouched.sha256 == current.sha256:
+        if vouched is not None and vouched.sha256 == current.sha256:
             self._checked_at = vouched.checked
-        loaded: dict[str, Any] = {name: getattr(current, name, None) for name in _SHOWN}
-        since = self._checked_at or loaded["loaded_at"]
-        age_s = (datetime.datetime.now(datetime.UTC) - since).total_seconds() if since else math.inf
-        stale, checked_at, last_error = limit_s is not None and age_s > limit_s, self._checked_at, self._last_error
-        named: dict[str, Any] = {"sdk_key": self._sdk_key, "path": str(self._path)}
-        return WatcherStatus(**named, **loaded, checked_at=checked_at, stale=stale, last_error=last_error)
+        age = datetime.datetime.now(datetime.UTC) - (self._checked_at or current.loaded_at)
+        return replace(
+            status,
+            revision=current.revision,
+            sha256=current.sha256,
+            source=current.source,
+            loaded_at=current.loaded_at,
+            checked_at=self._checked_at,
+            stale=self._stale_after_s is not None and age.total_seconds() > self._stale_after_s,
+        )
 
     def on_update(self, callback: Callable[[Optimizely], object]) -> Callable[[], None]:
         """Have `callback(optimizely)` called after each swap, and once for the present instance if there is one.
@@ -205,10 +214,11 @@ class OptimizelyWatcher:
 
     async def __aenter__(self) -> Self:
         try:
-            return await asyncio.to_thread(self.__enter__)
+            await asyncio.to_thread(self.start)
         except BaseException:
             self.stop()
             raise
+        return self
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.to_thread(self.stop)
@@ -255,27 +265,27 @@ class OptimizelyWatcher:
     def _look(self, engine: Engine) -> None:
         with engine.lock:
             try:
-                found, current = engine.source.look(), self._current
+                found = engine.source.look()
                 if found is None:
                     return
-                is_known = current is not None and current.sha256 == found.sha256
-                if current is not None and is_known:
-                    self._current = replace(current, source="file")
-                else:
-                    self._swap(found, self._path, "file")
+                swapped = self._take(found)
                 self._last_error = None
             except Exception as error:  # a request must not fail for it, and the thread must live
                 self._complain(error)
                 return
-        if not is_known:
-            self._announce(engine)
+        if swapped:
+            self._builder.announce()
+            engine.announce()
 
-    def _announce(self, engine: Engine) -> None:
-        self._builder.announce()
-        engine.announce()
+    def _take(self, found: Found) -> bool:
+        current = self._current
+        if current is not None and current.sha256 == found.sha256:
+            self._current = replace(current, source="file")
+            return False
+        self._swap(self._builder.build(found.data, found.sha256, self._path, vouched=found.vouched))
+        return True
 
-    def _swap(self, found: Found, path: Path, source: str) -> None:
-        loaded = self._builder.build(found.data, found.sha256, path, vouched=found.vouched, source=source)
+    def _swap(self, loaded: Loaded) -> None:
         self._builder.activate(loaded)
         self._current, self._checked_at = loaded, None
         _log.info("Deciding by revision %d of %s (%s)", loaded.revision, self._sdk_key, loaded.source)
@@ -296,18 +306,24 @@ class OptimizelyWatcher:
             self._last_error = str(error)
             _log.warning("%s", error, exc_info=not isinstance(error, InvalidDatafileError))
 
-    def _fall_back(self, engine: Engine, path: Path) -> None:
+    def _fall_back(self, engine: Engine | None) -> bool:
+        if self._fallback is None or engine is None:
+            return False
         try:
-            with engine.lock:
-                if self._current is None:
-                    self._swap(read_file(path), path, "fallback")
+            data = read_file(self._fallback)
+            sha256 = hashlib.sha256(data).hexdigest()
+            loaded = self._builder.build(data, sha256, self._fallback, vouched=False, source="fallback")
         except InvalidDatafileError as error:
             _log.error("The fallback cannot be used: %s", error)
-        else:
-            self._announce(engine)
+            return False
+        with engine.lock:
+            if self._current is None:
+                self._swap(loaded)
+        self._builder.announce()
+        engine.announce()
+        return True
 
     def _loaded(self) -> Loaded:
-        self._attend()
         if self._current is None:
             raise self._unavailable("start() was not called" if not self._started else "none has come yet")
         return self._current
