@@ -20,7 +20,7 @@ WRONG = [
     ({"sdk_key": "KEY1"}, "sdk_key.*poll the CDN"),
     ({"config_manager": object()}, "config_manager.*brings its own"),
     ({"datafile_access_token": "t"}, "datafile_access_token.*sidecar fetches"),
-    ({"event_dispatchr": None}, "event_dispatchr.*it takes cmab_service.*event_dispatcher"),
+    ({"event_dispatchr": None}, "event_dispatchr.*there are cmab_service.*event_dispatcher"),
     ({"event_dispatcher": object()}, "dispatch_event"),
     ({"logger": object()}, "a method log"),
     ({"error_handler": object()}, "handle_error"),

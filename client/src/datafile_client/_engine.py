@@ -1,23 +1,22 @@
 """What lives and dies with one process: the watching thread, its locks and its connection to the sidecar."""
 
 import threading
-import time
 from collections.abc import Callable
+from pathlib import Path
 
 from datafile_client._report import Report
 from datafile_client._source import Source
 
 NEVER = float("-inf")
 _JOIN_S = 1.0
-_POLL_S = 0.05
 
 
 class Engine:
     """Everything that a fork does not carry over; a child makes another."""
 
-    def __init__(self, source: Source, report: Report) -> None:
-        self.source = source
-        self.report = report
+    def __init__(self, directory: Path, sdk_key: str) -> None:
+        self.source = Source(directory, sdk_key)
+        self.report = Report(directory, sdk_key)
         self.lock = threading.RLock()  # a log filter may ask the watcher for its revision while we load
         self.changed = threading.Condition()
         self.wake = threading.Event()
@@ -39,14 +38,6 @@ class Engine:
             self.changed.notify_all()
         if self.thread is not threading.current_thread():
             self.wake.set()
-
-    def wait(self, done: Callable[[], bool], timeout: float, attend: Callable[[], object]) -> None:
-        """Wait until it is done, the time is over or the engine stops; attend meanwhile: the thread may not run."""
-        deadline = time.monotonic() + timeout
-        while not done() and not self.stopping and (left := deadline - time.monotonic()) > 0:
-            attend()
-            with self.changed:
-                self.changed.wait_for(lambda: self.stopping or done(), min(left, _POLL_S))
 
     def stop(self) -> None:
         """End the thread and the connection, within a second."""

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, final
 
 from optimizely.config_manager import BaseConfigManager
 from optimizely.helpers import validator
@@ -36,12 +36,12 @@ _silent = logging.getLogger("datafile_client.silent")
 _silent.disabled = True
 
 
+@final
 @dataclass(frozen=True, slots=True)
 class Loaded:
     """One built instance and where it came from."""
 
     optimizely: Optimizely
-    config: ProjectConfig
     revision: int
     sha256: str
     source: str
@@ -77,26 +77,16 @@ class Builder:
         self.parts = Parts(options)
 
     def build(self, data: bytes, sha256: str, path: Path, *, vouched: bool, source: str = "file") -> Loaded:
-        """Build an instance; nothing is shared with it yet that a failure could hurt.
+        """Build an instance, and tell the shared ODP parts that its datafile counts from now on; a failure changes nothing.
 
         Raises:
             InvalidDatafileError: the SDK could not decide by these bytes, or they are another SDK key's.
         """
         with collection_paused():
             config = self._parse(data.removeprefix(_BOM), path, vouched=vouched)
-            return Loaded(
-                self._instance(config),
-                config,
-                int(config.revision),
-                sha256,
-                source,
-                datetime.datetime.now(datetime.UTC),
-            )
-
-    def activate(self, loaded: Loaded) -> None:
-        """Tell the shared ODP parts which datafile counts from now on."""
-        config = loaded.config
+            optimizely = self._instance(config)
         self.parts.odp.update_odp_config(config.public_key_for_odp, config.host_for_odp, config.all_segments)
+        return Loaded(optimizely, int(config.revision), sha256, source, datetime.datetime.now(datetime.UTC))
 
     def announce(self) -> None:
         """Tell the SDK's own listeners, after the swap: inside the constructor they would still see the old instance."""

@@ -3,7 +3,6 @@
 The SDK itself answers a wrong option with a dead instance and a log line, and a wrong number with its default.
 """
 
-import inspect
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -12,7 +11,6 @@ from typing import Any
 from optimizely.decision.optimizely_decide_option import OptimizelyDecideOption
 from optimizely.helpers import validator
 from optimizely.helpers.sdk_settings import OptimizelySdkSettings
-from optimizely.optimizely import Optimizely
 
 from datafile_client.errors import InvalidOptionError
 
@@ -43,11 +41,13 @@ _CHECKS: _Checks = {
     "logger": (_has("log"), "it needs a method log"),
     "notification_center": (validator.is_notification_center_valid, "it must be a NotificationCenter of the SDK"),
     "settings": (lambda value: isinstance(value, OptimizelySdkSettings), "it must be OptimizelySdkSettings of the SDK"),
-    "settings.odp_event_manager": (validator.is_event_manager_valid, "it must be an OdpEventManager of the SDK"),
-    "settings.odp_segment_manager": (validator.is_segment_manager_valid, "it must be an OdpSegmentManager of the SDK"),
-    "settings.segments_cache": (_has("reset", "lookup", "save"), "it needs the methods reset, lookup and save"),
     "skip_json_validation": (lambda value: isinstance(value, bool), "it must be True or False"),
     "user_profile_service": (_has("lookup", "save"), "it needs the methods lookup and save"),
+}
+_SETTINGS_CHECKS: _Checks = {
+    "odp_event_manager": (validator.is_event_manager_valid, "it must be an OdpEventManager of the SDK"),
+    "odp_segment_manager": (validator.is_segment_manager_valid, "it must be an OdpSegmentManager of the SDK"),
+    "segments_cache": (_has("reset", "lookup", "save"), "it needs the methods reset, lookup and save"),
 }
 
 
@@ -69,27 +69,19 @@ def check_options(options: Mapping[str, Any]) -> None:
     Raises:
         InvalidOptionError: names the first wrong option and says why.
     """
-    allowed = set(inspect.signature(Optimizely).parameters) - set(_OURS)
-    for name in options:
-        if name not in allowed:
-            reason = _OURS.get(name, f"the SDK's constructor has none; it takes {', '.join(sorted(allowed))}")
-            raise InvalidOptionError(f"optimizely_options[{name!r}]", reason)
-    settings = options.get("settings")
-    parts = (
-        {f"settings.{name}": value for name, value in vars(settings).items()} if hasattr(settings, "__dict__") else {}
-    )
-    _check("optimizely_options", {**options, **parts}, _CHECKS)
-    processor_options = options.get("event_processor_options") or {}
-    for name in processor_options:
-        if name not in _PROCESSOR_CHECKS:
-            reason = f"not allowed; there are {', '.join(sorted(_PROCESSOR_CHECKS))}"
-            raise InvalidOptionError(f"event_processor_options[{name!r}]", reason)
-    _check("event_processor_options", processor_options, _PROCESSOR_CHECKS)
+    _check("optimizely_options", options, _CHECKS)
+    settings = {name: getattr(options.get("settings"), name, None) for name in _SETTINGS_CHECKS}
+    _check("settings", settings, _SETTINGS_CHECKS)
+    _check("event_processor_options", options.get("event_processor_options") or {}, _PROCESSOR_CHECKS)
 
 
 def _check(where: str, values: Mapping[str, Any], checks: _Checks) -> None:
-    for name, (is_valid, need) in checks.items():
-        if (value := values.get(name)) is not None and not is_valid(value):
+    for name, value in values.items():
+        if name not in checks:
+            reason = _OURS.get(name, f"there is no such option; there are {', '.join(sorted(checks))}")
+            raise InvalidOptionError(f"{where}[{name!r}]", reason)
+        is_valid, need = checks[name]
+        if value is not None and not is_valid(value):
             raise InvalidOptionError(f"{where}[{name!r}]", f"{need}, not {value!r}")
 
 

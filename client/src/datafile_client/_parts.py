@@ -6,6 +6,7 @@ has been forked.
 """
 
 import contextlib
+import copy
 import logging
 import queue
 import threading
@@ -26,7 +27,7 @@ from optimizely.odp.lru_cache import LRUCache
 from optimizely.odp.odp_event_manager import OdpEventManager, Signal
 from optimizely.odp.odp_manager import OdpManager
 
-from datafile_client._process import PerProcess, hook_into_exit
+from datafile_client._process import PerProcess, exit_hooks
 
 _log = logging.getLogger("datafile_client")
 # The SDK's constructor hides these defaults in its body; a test compares.
@@ -60,29 +61,19 @@ class Parts:
         self.odp.reopen()
 
     def _make_processor(self, inherited: Any) -> Any:
-        hook_into_exit()  # a child may use an instance and never the watcher
+        exit_hooks.get()  # a child may use an instance and never the watcher
         given = inherited or self.options.get("event_processor")
         if given is None:
             dispatcher, center = self.options.get("event_dispatcher"), self.notification_center
-            processor = BatchEventProcessor(
-                dispatcher, self.logger, notification_center=center, **self._processor_options
-            )
+            settings = self._processor_options
+            processor = BatchEventProcessor(dispatcher, self.logger, notification_center=center, **settings)
         elif inherited is None or type(given) is not BatchEventProcessor:
             return given  # before the first fork, and where it is of the app's own kind, it is taken as it is
         else:
             # Never the parent's queue: its events are the parent's to send, and its lock may be held for ever.
-            waiting: queue.Queue[Any] = queue.Queue(given.event_queue.maxsize)
-            times = given.flush_interval.total_seconds(), given.timeout_interval.total_seconds()
-            what = (
-                given.event_dispatcher,
-                given.logger,
-                False,
-                waiting,
-                given.batch_size,
-                *times,
-                given.notification_center,
-            )
-            processor = BatchEventProcessor(*what)
+            processor = copy.copy(given)
+            own: queue.Queue[Any] = queue.Queue(given.event_queue.maxsize)
+            vars(processor).update(event_queue=own, _current_batch=[], executor=None)
         # The SDK shares one lock among all processors, and a fork can copy it held.
         vars(processor)["LOCK"] = threading.Lock()
         processor.start()
@@ -109,8 +100,9 @@ class Parts:
             if type(events) is OdpEventManager:  # its thread cannot start a second time
                 events = OdpEventManager(events.logger, events.api_manager, flush_interval=events.flush_interval)
         times = settings.fetch_segments_timeout, settings.odp_event_timeout, settings.odp_flush_interval
-        segments = settings.odp_segment_manager
-        return OdpManager(settings.odp_disabled, cache, segments, events, *times, self.logger)
+        manager = OdpManager(settings.odp_disabled, cache, settings.odp_segment_manager, events, *times, self.logger)
+        manager.update_odp_config(*self.odp.config)
+        return manager
 
 
 def _unlocked(cache: Any) -> Any:
@@ -169,23 +161,16 @@ class SharedEvents(Shared, BaseEventProcessor):
 class SharedOdp(Shared):
     """The ODP manager as instances see it: `close` by an old instance does nothing."""
 
-    def __init__(self, make: Callable[[Any], OdpManager]) -> None:
-        super().__init__(lambda inherited: self._configured(make(inherited)))
-        self._config: tuple[str | None, str | None, list[str]] | None = None
-
-    def _configured(self, manager: OdpManager) -> OdpManager:
-        if self._config is not None:
-            manager.update_odp_config(*self._config)
-        return manager
+    config: tuple[str | None, str | None, list[str]] = (None, None, [])
 
     def close(self) -> None:
         """Do nothing: the instance that is being closed does not own it."""
 
     def update_odp_config(self, api_key: str | None, api_host: str | None, segments: list[str]) -> None:
         """Follow the datafile: its ODP account and the segments that its audiences ask for."""
-        self._config = (api_key, api_host, segments)
+        self.config = (api_key, api_host, segments)
         if (manager := self._own.peek()) is not None:  # its thread need not start before somebody uses it
-            manager.update_odp_config(*self._config)
+            manager.update_odp_config(*self.config)
 
     def end(self, deadline: float) -> None:
         """Send what is queued, until the deadline on the monotonic clock."""

@@ -60,12 +60,7 @@ _stoppables: "weakref.WeakSet[Any]" = weakref.WeakSet()
 def stop_at_exit(stoppable: Any) -> None:
     """Have its `stop()` called when this process ends, by whatever way that runs any Python code at all."""
     _stoppables.add(stoppable)
-    hook_into_exit()
-
-
-def hook_into_exit() -> None:
-    """Do so in this process, too, for what was named before it was forked."""
-    _hooks.get()
+    exit_hooks.get()
 
 
 def _stop_all(*_: Any, **__: Any) -> None:
@@ -84,11 +79,12 @@ def _hook_into_the_end(inherited: bool | None) -> bool:
 
         util.Finalize(None, _stop_all, exitpriority=0)
         # A spawned child imports its main module first and clears the finalizers then.
-        util.register_after_fork(_hooks, PerProcess.drop)
-        util.register_after_fork(_hooks, PerProcess.get)
+        util.register_after_fork(exit_hooks, PerProcess.drop)
+        util.register_after_fork(exit_hooks, PerProcess.get)
     if "celery.signals" in sys.modules:
         sys.modules["celery.signals"].worker_process_shutdown.connect(_stop_all, weak=False, dispatch_uid=__name__)
     return True
 
 
-_hooks = PerProcess(_hook_into_the_end)
+# Getting it in a process makes that process, too, stop what was named before it was forked.
+exit_hooks = PerProcess(_hook_into_the_end)

@@ -54,7 +54,6 @@ class Report:
             connection.close()
 
     def _connect(self) -> socket.socket:
-        self._said = None
         address = os.fsencode(self._path)
         with contextlib.ExitStack() as undo:
             if len(address) > _PATH_MAX:

@@ -21,16 +21,14 @@ import watchfiles
 from datafile_client.errors import InvalidDatafileError
 
 MAX_BYTES = 8 * 1024 * 1024
-_STATUS_MAX_BYTES = 64 * 1024
 # A step of 10 ms means 16 ms to the event and 0.27 % of a core. Our own tick sees what watchfiles' polling misses.
 _WATCH: Any = {"step": 10, "debounce": 50, "recursive": False, "force_polling": False, "raise_interrupt": False}
 
 # watchfiles fills a cell of its own at its first watch. A child that is forked in that moment would wait for it for ever, so
 # it happens here, before there is a thread of ours.
-_over = threading.Event()
-_over.set()
 with contextlib.suppress(OSError, RuntimeError):
-    next(watchfiles.watch(os.sep, stop_event=_over, **_WATCH | {"step": 1}), None)
+    _moment: Any = _WATCH | {"step": 1, "rust_timeout": 1, "yield_on_timeout": True}
+    next(watchfiles.watch(os.sep, stop_event=threading.Event(), **_moment))
 
 _log = logging.getLogger("datafile_client")
 _Mark = tuple[int, ...]
@@ -38,19 +36,11 @@ _Mark = tuple[int, ...]
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """Bytes that were not seen before; `vouched` says that the sidecar has validated exactly these."""
+    """A version of a file; `vouched` says that the sidecar has validated exactly these bytes."""
 
     data: bytes
     sha256: str
-    vouched: bool
-
-
-@dataclass(frozen=True, slots=True)
-class Vouched:
-    """What the sidecar's status file says: the digest that it validated, and when it last found it to be the newest."""
-
-    sha256: str
-    checked: datetime.datetime | None
+    vouched: bool = False
 
 
 class Source:
@@ -59,43 +49,37 @@ class Source:
     def __init__(self, directory: Path, sdk_key: str) -> None:
         self.path = directory / f"{sdk_key}.json"
         self._directory = directory
-        self._status_path = directory / f"{sdk_key}.status.json"
         self._mark: _Mark | None = None
-        self._sha256: str | None = None
         self._trouble: str | None = None
 
     def look(self) -> Found | None:
-        """Return what is new, or None when nothing is.
+        """Return what the file holds, or None when nobody has touched it since.
 
         Raises:
             InvalidDatafileError: the file is missing or cannot be read.
         """
         try:
-            data, mark = _read(self.path, MAX_BYTES, self._mark)
-            if mark == self._mark:
-                return None
+            data, mark = _read(self.path, self._mark)
         except InvalidDatafileError:
-            self._mark = self._sha256 = None
+            self._mark = None
             raise
+        if mark == self._mark:
+            return None
         self._mark = mark
         sha256 = hashlib.sha256(data).hexdigest()
-        if sha256 == self._sha256:
-            return None
-        self._sha256 = sha256
-        vouched = self.vouched()
-        return Found(data, sha256, vouched is not None and vouched.sha256 == sha256)
+        is_vouched, _ = self.vouched(sha256)
+        return Found(data, sha256, is_vouched)
 
-    def vouched(self) -> Vouched | None:
-        """Read the sidecar's status file; None when there is none that we understand."""
+    def vouched(self, sha256: str) -> tuple[bool, datetime.datetime | None]:
+        """Ask the sidecar's status file: has it validated the bytes of this digest, and when did it last find them the newest?"""
         try:
-            data, _ = _read(self._status_path, _STATUS_MAX_BYTES)
-            status = json.loads(data)
+            status = json.loads(_read(self._directory / f"{self.path.stem}.status.json")[0])
             # True == 1 in Python, and a schema that we do not know means: validate yourself.
-            if repr(status["schema"]) != "1":
-                return None
-            return Vouched(str(status["sha256"]), _time(status.get("checked")))
+            if repr(status["schema"]) == "1" and status["sha256"] == sha256:
+                return True, _time(status.get("checked"))
         except (InvalidDatafileError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            return None
+            pass
+        return False, None
 
     def hints(self, wake: threading.Event, tick_s: float) -> Iterator[bool]:
         """Say again and again that it is time to look: True when there is a reason, False when only the tick passed.
@@ -113,25 +97,19 @@ class Source:
                 wake.wait(tick_s)
 
     def _watch(self, wake: threading.Event, tick_s: float) -> Iterator[bool]:
-        watched = self._directory_mark()
+        watched = os.stat(self._directory)
         tick: Any = {"rust_timeout": round(tick_s * 1000), "yield_on_timeout": True, "stop_event": wake}
         changes = watchfiles.watch(self._directory, watch_filter=self._is_ours, **_WATCH, **tick)
         with contextlib.closing(changes):
             for change in changes:
                 self._trouble = None
                 # A replaced directory leaves a watch that is alive and deaf.
-                if self._directory_mark() != watched:
+                if not os.path.samestat(watched, os.stat(self._directory)):
                     return
                 yield bool(change)
 
     def _is_ours(self, _: object, path: str) -> bool:
         return os.path.basename(path) in (self.path.name, "..data")
-
-    def _directory_mark(self) -> tuple[int, int] | None:
-        with contextlib.suppress(OSError):
-            found = os.stat(self._directory)
-            return found.st_dev, found.st_ino
-        return None
 
     def _report(self, error: Exception, tick_s: float) -> None:
         trouble = f"{self._directory} does not exist" if isinstance(error, FileNotFoundError) else str(error)
@@ -140,16 +118,17 @@ class Source:
             _log.warning("Cannot watch for changes (%s); looking every %g s instead", trouble, tick_s)
 
 
-def read_file(path: Path) -> bytes:
+def read_file(path: Path) -> Found:
     """Read a regular file of a bearable size.
 
     Raises:
         InvalidDatafileError: it cannot be read, is no regular file or larger than `MAX_BYTES`.
     """
-    return _read(path, MAX_BYTES)[0]
+    data, _ = _read(path)
+    return Found(data, hashlib.sha256(data).hexdigest())
 
 
-def _read(path: Path, limit: int, known: _Mark | None = None) -> tuple[bytes, _Mark]:
+def _read(path: Path, known: _Mark | None = None) -> tuple[bytes, _Mark]:
     """Read the file and the mark of this version of it; nothing of a version that is known."""
     try:
         if known is not None and _mark_of(os.stat(path)) == known:
@@ -159,9 +138,9 @@ def _read(path: Path, limit: int, known: _Mark | None = None) -> tuple[bytes, _M
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise InvalidDatafileError(path, "not a regular file")
-            if found.st_size > limit:
-                raise InvalidDatafileError(path, f"{found.st_size} bytes are more than the {limit} allowed")
-            return file.read(limit + 1), _mark_of(found)
+            if found.st_size > MAX_BYTES:
+                raise InvalidDatafileError(path, f"{found.st_size} bytes are more than the {MAX_BYTES} allowed")
+            return file.read(MAX_BYTES + 1), _mark_of(found)
     except OSError as error:
         raise InvalidDatafileError(path, error.strerror or str(error)) from error
 

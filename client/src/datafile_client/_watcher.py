@@ -2,14 +2,12 @@
 
 import asyncio
 import datetime
-import hashlib
 import logging
 import os
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,14 +17,13 @@ from datafile_client._engine import NEVER, Engine
 from datafile_client._instance import Builder, Loaded, resume_collection_in_child
 from datafile_client._options import check_options, check_seconds, choose_sdk_key
 from datafile_client._process import PerProcess, stop_at_exit
-from datafile_client._report import Report
 from datafile_client._source import Found, Source, is_mount_of_its_own, read_file
 from datafile_client._status import WatcherStatus
 from datafile_client.errors import DatafileUnavailableError, InvalidDatafileError
 
-_DEFAULT_DIRECTORY = "/var/run/datafile"
 _TICK_MAX_S = 2.0
-_LATE_S = 3.0
+_LATE_S = 4.0
+_POLL_S = 0.05
 
 _log = logging.getLogger("datafile_client")
 
@@ -66,7 +63,7 @@ class OptimizelyWatcher:
         rescan_interval_s: float = 1.0,
     ) -> None:
         self._sdk_key = choose_sdk_key(sdk_key, os.environ)
-        self._directory = Path(directory or os.environ.get("DATAFILE_DIR") or _DEFAULT_DIRECTORY).absolute()
+        self._directory = Path(directory or os.environ.get("DATAFILE_DIR") or "/var/run/datafile").absolute()
         self._path = self._directory / f"{self._sdk_key}.json"
         self._fallback = Path(fallback).absolute() if fallback is not None else None
         self._stale_after_s = check_seconds("stale_after_s", stale_after_s)
@@ -102,16 +99,12 @@ class OptimizelyWatcher:
                 self._engine.drop()
             self._builder.parts.reopen()
             self._started = True
-        # uWSGI's master lets go of the GIL and forks in C: a thread that just holds it would take it into no child's hands.
-        attend = partial(self._attend, launch="uwsgi" not in sys.modules)
-        engine = attend()
         if is_mount_of_its_own(self._path):
-            _log.warning(
-                "%s is a mount of its own (subPath?) and never changes. Mount its directory instead", self._path
-            )
-        if engine is not None:
-            engine.wait(lambda: self._current is not None, timeout, attend)
-        if self._current is None and not self._fall_back(engine):
+            _log.warning("%s is a mount (subPath?) and never changes. Mount its directory instead", self._path)
+        # uWSGI's master lets go of the GIL and forks in C: a thread that just holds it would take it into no child's hands.
+        if not self._wait(lambda: self._current is not None, timeout, launch="uwsgi" not in sys.modules):
+            self._fall_back()
+        if self._current is None:
             raise self._unavailable(f"nothing valid within {timeout:g} s")
 
     def stop(self) -> None:
@@ -123,8 +116,7 @@ class OptimizelyWatcher:
         if not self._started:
             return
         self._started = False
-        engine = self._engine.peek()
-        if engine is not None:
+        if (engine := self._engine.peek()) is not None:
             engine.stop()  # and it stays, so that a use that comes at this moment starts no other
         self._builder.parts.end()
 
@@ -135,7 +127,6 @@ class OptimizelyWatcher:
         Raises:
             DatafileUnavailableError: there is none yet.
         """
-        self._attend()
         return self._loaded().optimizely
 
     @property
@@ -145,27 +136,26 @@ class OptimizelyWatcher:
         Raises:
             DatafileUnavailableError: there is none yet.
         """
-        self._attend()
         return self._loaded().revision
 
     def status(self) -> WatcherStatus:
         """Say what decides now, how fresh it is, and what is wrong. Never raises, and reads one small file."""
         self._attend()
-        status = WatcherStatus(sdk_key=self._sdk_key, path=str(self._path), last_error=self._last_error)
-        if (current := self._current) is None:
-            return replace(status, stale=self._stale_after_s is not None)
-        vouched = Source(self._directory, self._sdk_key).vouched()
-        if vouched is not None and vouched.sha256 == current.sha256:
-            self._checked_at = vouched.checked
-        age = datetime.datetime.now(datetime.UTC) - (self._checked_at or current.loaded_at)
-        return replace(
-            status,
-            revision=current.revision,
-            sha256=current.sha256,
-            source=current.source,
-            loaded_at=current.loaded_at,
+        current, limit_s, now = self._current, self._stale_after_s, datetime.datetime.now(datetime.UTC)
+        if current is not None:
+            is_vouched, checked_at = Source(self._directory, self._sdk_key).vouched(current.sha256)
+            self._checked_at = checked_at if is_vouched else self._checked_at
+        confirmed_at = self._checked_at or (current and current.loaded_at)
+        return WatcherStatus(
+            sdk_key=self._sdk_key,
+            path=str(self._path),
+            revision=current and current.revision,
+            sha256=current and current.sha256,
+            source=current and current.source,
+            loaded_at=current and current.loaded_at,
             checked_at=self._checked_at,
-            stale=self._stale_after_s is not None and age.total_seconds() > self._stale_after_s,
+            stale=limit_s is not None and (confirmed_at is None or (now - confirmed_at).total_seconds() > limit_s),
+            last_error=self._last_error,
         )
 
     def on_update(self, callback: Callable[[Optimizely], object]) -> Callable[[], None]:
@@ -197,12 +187,7 @@ class OptimizelyWatcher:
             Whether it came in time.
         """
 
-        def done() -> bool:
-            return self._current is not None and self._current.revision >= revision
-
-        if (engine := self._attend()) is not None:
-            engine.wait(done, timeout, self._attend)
-        return done()
+        return self._wait(lambda: self._current is not None and self._current.revision >= revision, timeout)
 
     def __enter__(self) -> Self:
         try:
@@ -217,11 +202,10 @@ class OptimizelyWatcher:
 
     async def __aenter__(self) -> Self:
         try:
-            await asyncio.to_thread(self.start)
+            return await asyncio.to_thread(self.__enter__)
         except BaseException:
             self.stop()
             raise
-        return self
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.to_thread(self.stop)
@@ -233,7 +217,7 @@ class OptimizelyWatcher:
             inherited.report.close()  # as long as a copy is open, the parent would count as alive
         resume_collection_in_child()
         stop_at_exit(self)
-        return Engine(Source(self._directory, self._sdk_key), Report(self._directory, self._sdk_key))
+        return Engine(self._directory, self._sdk_key)
 
     def _attend(self, *, launch: bool = True) -> Engine | None:
         """Make sure that somebody looks; runs at every use and costs a microsecond."""
@@ -241,7 +225,7 @@ class OptimizelyWatcher:
             return None
         engine = self._engine.get()
         now, ran_at = time.monotonic(), engine.ran_at
-        if now - ran_at > max(_LATE_S, 2 * self._tick_s):
+        if now - ran_at > _LATE_S:
             self._look(engine)
             if launch and ran_at == NEVER:  # others may find the same; the thread is started once
                 engine.launch(self._run, f"datafile {self._sdk_key}")
@@ -251,6 +235,15 @@ class OptimizelyWatcher:
             if launch:
                 engine.ran_at = now
         return engine
+
+    def _wait(self, done: Callable[[], bool], timeout: float, *, launch: bool = True) -> bool:
+        """Wait until it is done, the time is over or the watcher is stopped; look meanwhile if the thread does not."""
+        deadline = time.monotonic() + timeout
+        while (engine := self._attend(launch=launch)) is not None and (left := deadline - time.monotonic()) > 0:
+            with engine.changed:
+                if engine.changed.wait_for(done, min(left, _POLL_S)):
+                    return True
+        return done()
 
     def _run(self, engine: Engine) -> None:
         look_at = 0.0
@@ -268,28 +261,27 @@ class OptimizelyWatcher:
     def _look(self, engine: Engine) -> None:
         with engine.lock:
             try:
-                found = engine.source.look()
+                found, current = engine.source.look(), self._current
                 if found is None:
                     return
-                swapped = self._take(found)
+                is_known = current is not None and current.sha256 == found.sha256
+                if current is not None and is_known:
+                    self._current = replace(current, source="file")
+                else:
+                    self._swap(found, self._path, "file")
                 self._last_error = None
             except Exception as error:  # a request must not fail for it, and the thread must live
                 self._complain(error)
                 return
-        if swapped:
-            self._builder.announce()
-            engine.announce()
+        if not is_known:
+            self._announce(engine)
 
-    def _take(self, found: Found) -> bool:
-        current = self._current
-        if current is not None and current.sha256 == found.sha256:
-            self._current = replace(current, source="file")
-            return False
-        self._swap(self._builder.build(found.data, found.sha256, self._path, vouched=found.vouched))
-        return True
+    def _announce(self, engine: Engine) -> None:
+        self._builder.announce()
+        engine.announce()
 
-    def _swap(self, loaded: Loaded) -> None:
-        self._builder.activate(loaded)
+    def _swap(self, found: Found, path: Path, source: str) -> None:
+        loaded = self._builder.build(found.data, found.sha256, path, vouched=found.vouched, source=source)
         self._current, self._checked_at = loaded, None
         _log.info("Deciding by revision %d of %s (%s)", loaded.revision, self._sdk_key, loaded.source)
 
@@ -309,24 +301,21 @@ class OptimizelyWatcher:
             self._last_error = str(error)
             _log.warning("%s", error, exc_info=not isinstance(error, InvalidDatafileError))
 
-    def _fall_back(self, engine: Engine | None) -> bool:
-        if self._fallback is None or engine is None:
-            return False
+    def _fall_back(self) -> None:
+        path, engine = self._fallback, self._engine.peek()
+        if path is None or engine is None:
+            return
         try:
-            data = read_file(self._fallback)
-            sha256 = hashlib.sha256(data).hexdigest()
-            loaded = self._builder.build(data, sha256, self._fallback, vouched=False, source="fallback")
+            with engine.lock:
+                if self._current is None:
+                    self._swap(read_file(path), path, "fallback")
         except InvalidDatafileError as error:
             _log.error("The fallback cannot be used: %s", error)
-            return False
-        with engine.lock:
-            if self._current is None:
-                self._swap(loaded)
-        self._builder.announce()
-        engine.announce()
-        return True
+        else:
+            self._announce(engine)
 
     def _loaded(self) -> Loaded:
+        self._attend()
         if self._current is None:
             raise self._unavailable("start() was not called" if not self._started else "none has come yet")
         return self._current

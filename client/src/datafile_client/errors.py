@@ -14,6 +14,9 @@ _Path = str | os.PathLike[str]
 class DatafileClientError(Exception):
     """The base of every error that this package raises."""
 
+    def __str__(self) -> str:
+        return ": ".join(map(str, self.args))
+
 
 class DatafileUnavailableError(DatafileClientError):
     """There is nothing to decide by: no valid datafile came in time, and no fallback helped.
@@ -39,9 +42,6 @@ class InvalidDatafileError(DatafileClientError):
         super().__init__(os.fspath(path), reason)
         self.path, self.reason = os.fspath(path), reason
 
-    def __str__(self) -> str:
-        return f"{self.path}: {self.reason}"
-
 
 class InvalidOptionError(DatafileClientError, ValueError):
     """An argument or environment variable of the watcher is wrong; raised by its constructor, before anything starts."""
@@ -49,6 +49,3 @@ class InvalidOptionError(DatafileClientError, ValueError):
     def __init__(self, option: str, reason: str) -> None:
         super().__init__(option, reason)
         self.option, self.reason = option, reason
-
-    def __str__(self) -> str:
-        return f"{self.option}: {self.reason}"

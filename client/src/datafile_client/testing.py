@@ -32,7 +32,8 @@ def make_datafile(
         The datafile's bytes.
     """
     features = [_feature(number, key, flag) for number, (key, flag) in enumerate(flags.items(), 1)]
-    datafile: dict[str, Any] = {
+    empty = ("attributes", "audiences", "experiments", "groups", "typedAudiences", "variables")
+    datafile: dict[str, Any] = {name: [] for name in empty} | {
         "version": "4",
         "revision": str(revision),
         "accountId": "1",
@@ -42,9 +43,6 @@ def make_datafile(
         "featureFlags": [feature for feature, _ in features],
         "rollouts": [rollout for _, rollout in features],
         "events": [{"id": f"e{number}", "key": key, "experimentIds": []} for number, key in enumerate(events, 1)],
-    }
-    datafile |= {
-        name: [] for name in ("attributes", "audiences", "experiments", "groups", "typedAudiences", "variables")
     }
     if sdk_key is not None:
         datafile["sdkKey"] = sdk_key
