@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import pytest
 from datafile_client import OptimizelyWatcher
 from datafile_client._instance import collection_paused
 from datafile_client._process import PerProcess
+from datafile_client.testing import write_datafile
 from tests.client.conftest import MakeWatcher
-from tests.client.helpers import LocalDispatcher, Receiver, publish, running, wait_until
+from tests.client.helpers import LocalDispatcher, Receiver, publish, running, sized_datafile, wait_until
 
 ROOT = Path(__file__).parents[2]
 
@@ -35,6 +37,8 @@ def in_child(work: Callable[[], None]) -> int:
         import atexit
 
         atexit._run_exitfuncs()
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(status)
 
@@ -125,6 +129,26 @@ def test_a_forked_child_sees_what_changed_before_its_first_use(directory: Path, 
     assert reap([child]) == [0]
 
 
+def test_threads_that_come_at_once_in_a_child_are_told_of_no_trouble(
+    directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user of a threaded server reads no warning when a new worker's first requests come together."""
+    write_datafile(directory, "KEY1", sized_datafile(500_000, 1))
+    watcher = make_watcher()
+    watcher.start()
+    write_datafile(directory, "KEY1", sized_datafile(500_000, 2))
+
+    def work() -> None:
+        caplog.clear()
+        seen = []
+        with running([threading.Thread(target=lambda: seen.append(watcher.revision)) for _ in range(8)]):
+            pass
+        assert seen == [2] * 8
+        assert caplog.text == ""
+
+    assert reap([in_child(work)]) == [0]
+
+
 def test_a_child_of_a_paused_parent_collects_garbage() -> None:
     """A user's child that was forked in the midst of a build has its garbage collector on."""
 
@@ -175,6 +199,39 @@ def test_one_process_makes_one_value() -> None:
         pass
     assert len(made) == 1
     assert got == made * 8
+
+
+FORKING = """
+import os, sys, time
+from datafile_client import OptimizelyWatcher
+from tests.client.helpers import publish
+from pathlib import Path
+directory = Path(sys.argv[1])
+publish(directory, 1)
+watcher = OptimizelyWatcher(sdk_key="KEY1", directory=directory, rescan_interval_s=0.2)
+watcher.start()
+children = []
+for _ in range(10):
+    busy_until = time.monotonic() + 0.002
+    while time.monotonic() < busy_until:
+        pass
+    child = os.fork()
+    if not child:
+        watcher.optimizely
+        os._exit(0 if watcher.wait_for_revision(2, timeout=2) else 1)
+    children.append(child)
+publish(directory, 2)
+print(sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
+"""
+
+
+@pytest.mark.system
+def test_a_fork_right_after_start_leaves_no_child_deaf(directory: Path) -> None:
+    """A user's master may fork while its watching thread is only just beginning; chance decides, so it is done often."""
+    run = [sys.executable, "-W", "ignore", "-c", FORKING, str(directory)]
+    for _ in range(30):
+        done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+        assert (done.stdout, done.stderr) == ("0\n", "")
 
 
 SCRIPT = """

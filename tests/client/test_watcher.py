@@ -1,6 +1,7 @@
 """The watcher as an app sees it: files in, decisions out."""
 
 import asyncio
+import contextlib
 import datetime
 import logging
 import threading
@@ -243,9 +244,36 @@ def test_a_thread_that_is_held_up_is_stood_in_for(
     watcher.on_update(hold)
     assert entered.wait(5)
     publish(directory, 2)
-    wait_until(lambda: watcher.revision == 2, 6)
+    assert watcher.wait_for_revision(2, timeout=6)
+    assert is_on(watcher) is False
     release.set()
     assert caplog.text.count("The watching thread is held up") == 1
+
+
+def test_a_log_filter_may_ask_for_the_revision(
+    directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user who stamps each log line with the revision gets no deadlock from our own lines."""
+    watcher = make_watcher()
+    stamps = []
+
+    def stamp(_: logging.LogRecord) -> bool:
+        with contextlib.suppress(DatafileUnavailableError):
+            stamps.append(watcher.revision)
+        return True
+
+    logger = logging.getLogger("datafile_client")
+    caplog.set_level(logging.INFO, logger.name)
+    logger.addFilter(stamp)
+    try:
+        for content in (b"broken", publish(directory, 1)):
+            write_datafile(directory, "KEY1", content)
+            with contextlib.suppress(DatafileUnavailableError):
+                watcher.start(timeout=0)
+            watcher.stop()
+    finally:
+        logger.removeFilter(stamp)
+    assert 1 in stamps
 
 
 def test_wait_for_revision_gives_up(directory: Path, make_watcher: MakeWatcher) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datafile_client._report import Report
 from datafile_client._source import Source
 
+NEVER = float("-inf")
 _JOIN_S = 1.0
 _POLL_S = 0.05
 
@@ -17,12 +18,12 @@ class Engine:
     def __init__(self, source: Source, report: Report) -> None:
         self.source = source
         self.report = report
-        self.lock = threading.Lock()
+        self.lock = threading.RLock()  # a log filter may ask the watcher for its revision while we load
         self.changed = threading.Condition()
         self.wake = threading.Event()
         self.stopping = False
         self.thread: threading.Thread | None = None
-        self.ran_at = float("-inf")
+        self.ran_at = NEVER
         self.warned = False
 
     def launch(self, run: Callable[["Engine"], None], name: str) -> None:
@@ -39,15 +40,13 @@ class Engine:
         if self.thread is not threading.current_thread():
             self.wake.set()
 
-    def wait(self, done: Callable[[], bool], timeout: float, look: Callable[["Engine"], None]) -> None:
-        """Wait until it is done, the time is over or the engine stops; without a thread, look meanwhile."""
+    def wait(self, done: Callable[[], bool], timeout: float, attend: Callable[[], object]) -> None:
+        """Wait until it is done, the time is over or the engine stops; attend meanwhile: the thread may not run."""
         deadline = time.monotonic() + timeout
         while not done() and not self.stopping and (left := deadline - time.monotonic()) > 0:
-            if self.thread is None:
-                look(self)
-                left = min(left, _POLL_S)
+            attend()
             with self.changed:
-                self.changed.wait_for(lambda: self.stopping or done(), left)
+                self.changed.wait_for(lambda: self.stopping or done(), min(left, _POLL_S))
 
     def stop(self) -> None:
         """End the thread and the connection, within a second."""

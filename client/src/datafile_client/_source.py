@@ -25,6 +25,13 @@ _STATUS_MAX_BYTES = 64 * 1024
 # A step of 10 ms means 16 ms to the event and 0.27 % of a core. Our own tick sees what watchfiles' polling misses.
 _WATCH: Any = {"step": 10, "debounce": 50, "recursive": False, "force_polling": False, "raise_interrupt": False}
 
+# watchfiles fills a cell of its own at its first watch. A child that is forked in that moment would wait for it for ever, so
+# it happens here, before there is a thread of ours.
+_over = threading.Event()
+_over.set()
+with contextlib.suppress(OSError, RuntimeError):
+    next(watchfiles.watch(os.sep, stop_event=_over, **_WATCH | {"step": 1}), None)
+
 _log = logging.getLogger("datafile_client")
 _Mark = tuple[int, ...]
 

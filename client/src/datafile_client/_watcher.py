@@ -9,12 +9,13 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from optimizely.optimizely import Optimizely
 
-from datafile_client._engine import Engine
+from datafile_client._engine import NEVER, Engine
 from datafile_client._instance import Builder, Loaded, resume_collection_in_child
 from datafile_client._options import check_options, check_seconds, choose_sdk_key
 from datafile_client._process import PerProcess, stop_at_exit
@@ -97,16 +98,19 @@ class OptimizelyWatcher:
                 catches this can carry on, and `optimizely` works as soon as a datafile is there.
         """
         if not self._started:
+            if (stopped := self._engine.peek()) is not None and stopped.stopping:
+                self._engine.drop()
             self._builder.parts.reopen()
             self._started = True
         # uWSGI's master lets go of the GIL and forks in C: a thread that just holds it would take it into no child's hands.
-        engine = self._attend(launch="uwsgi" not in sys.modules)
+        attend = partial(self._attend, launch="uwsgi" not in sys.modules)
+        engine = attend()
         if is_mount_of_its_own(self._path):
             _log.warning(
                 "%s is a mount of its own (subPath?) and never changes. Mount its directory instead", self._path
             )
         if engine is not None:
-            engine.wait(lambda: self._current is not None, timeout, self._look)
+            engine.wait(lambda: self._current is not None, timeout, attend)
         if self._current is None and not self._fall_back(engine):
             raise self._unavailable(f"nothing valid within {timeout:g} s")
 
@@ -121,8 +125,7 @@ class OptimizelyWatcher:
         self._started = False
         engine = self._engine.peek()
         if engine is not None:
-            engine.stop()
-        self._engine.drop()
+            engine.stop()  # and it stays, so that a use that comes at this moment starts no other
         self._builder.parts.end()
 
     @property
@@ -198,7 +201,7 @@ class OptimizelyWatcher:
             return self._current is not None and self._current.revision >= revision
 
         if (engine := self._attend()) is not None:
-            engine.wait(done, timeout, self._look)
+            engine.wait(done, timeout, self._attend)
         return done()
 
     def __enter__(self) -> Self:
@@ -237,10 +240,10 @@ class OptimizelyWatcher:
         if not self._started:
             return None
         engine = self._engine.get()
-        now = time.monotonic()
-        if now - engine.ran_at > max(_LATE_S, 2 * self._tick_s):
+        now, ran_at = time.monotonic(), engine.ran_at
+        if now - ran_at > max(_LATE_S, 2 * self._tick_s):
             self._look(engine)
-            if launch and engine.thread is None:
+            if launch and ran_at == NEVER:  # others may find the same; the thread is started once
                 engine.launch(self._run, f"datafile {self._sdk_key}")
             elif launch and not engine.warned:
                 engine.warned = True
