@@ -223,7 +223,7 @@ async def test_a_bundle_that_cannot_be_used_is_named_and_mending_it_heals(hosts:
 async def test_a_ca_that_is_exchanged_is_read_again(hosts: Wire, tmp_path: Path) -> None:
     """The user who adds the new CA after the first failure needs no restart either."""
     bundle = tmp_path / "ca.pem"
-    bundle.write_bytes(other_ca())
+    bundle.write_bytes((CA_FILE.parent / "other-ca.pem").read_bytes())
     async with Upstream(template=hosts.template, environ={"SSL_CERT_FILE": str(bundle)}) as upstream:
         assert (await refusal(upstream)).outcome == "tls"
         bundle.write_bytes(CA_FILE.read_bytes())
@@ -384,9 +384,3 @@ def black_hole(address: str) -> Iterator[tuple[str, int]]:
         with pytest.raises(TimeoutError):
             probe.connect((address, port))
         yield address, port
-
-
-def other_ca() -> bytes:
-    """A certificate that is a good one, but not our CA's: the server's own."""
-    text = (Path(CA_FILE).parent / "server.pem").read_text()
-    return text[text.index("-----BEGIN CERTIFICATE") :].encode()
