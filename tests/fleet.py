@@ -99,7 +99,8 @@ class Fleet:
         headers = {"X-Hub-Signature": signature(body, SECRET.encode())}
         for pod, relayed in [(to, {}), *((pod, {"X-Datafile-Relayed": "1"}) for pod in relayed_to)]:
             async with self.session.post(pod.webhook_url, data=body, headers=headers | relayed) as answer:
-                assert answer.status == 202
+                # The bus may have been faster than the relay: then the webhook is no news there.
+                assert answer.status in ({202, 204} if relayed else {202})
 
     async def probes(self, pod: RunningSidecar) -> list[int]:
         """The answers of /livez and /readyz, each within 200 ms."""
