@@ -327,6 +327,20 @@ def test_what_vouched_for_replaced_bytes_vouches_for_nothing(fleet: Fleet) -> No
         assert "older than 11" in pod.syncer.status()["last_error"]
 
 
+def test_while_upstream_insists_each_pod_hears_it_for_itself(fleet: Fleet) -> None:
+    """No check on the bus stands for the answers that a rollback needs: each pod polls at each interval and believes it in time."""
+    begun = fleet.loop.time()
+    fleet.optimizely.issue(7)
+    fleet.optimizely.history[CDN].append((begun, 7))
+    fleet.wait(4 * POLL_S)
+    fleet.optimizely.fetches.clear()
+    fleet.wait(ROLLBACK_S - 4 * POLL_S)
+    assert not any(pod.body == fleet.optimizely.bodies[7] for pod in fleet.pods)
+    assert len(fleet.optimizely.fetches) <= PODS * (ROLLBACK_S / POLL_S - 3)
+    fleet.wait(3 * POLL_S)
+    assert all(pod.body == fleet.optimizely.bodies[7] for pod in fleet.pods)
+
+
 def test_no_claim_keeps_a_pod_from_polling_for_long(fleet: Fleet) -> None:
     """A claim that never ends costs two and a half intervals, once."""
     fleet.broker.claimed_until = float("inf")

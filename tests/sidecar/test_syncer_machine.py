@@ -44,6 +44,7 @@ class FakeOptimizely:
         self.latency_s = 0.01
         self.failure = FetchError("server_error", "it is down")
         self.fetches: list[tuple[float, str]] = []
+        self.answers: list[tuple[float, int]] = []
 
     def url(self, _: str) -> str:
         return CDN
@@ -63,6 +64,7 @@ class FakeOptimizely:
         if self._loop.time() < self.fails_until[url]:
             raise self.failure
         revision = self.serves(url)
+        self.answers.append((self._loop.time(), revision))
         if validators and validators.etag == str(revision):
             return NotModified()
         return Fetched(minimal(revision), Validators(url, str(revision), None))
@@ -226,6 +228,26 @@ def test_a_restored_project_is_believed_when_upstream_insists(house: House) -> N
     assert house.published == 10
     assert "older than 10" in house.syncer.status()["last_error"]
     house.wait(3 * POLL_S)
+    assert (house.published, house.syncer.status()["generation"]) == (7, 1)
+
+
+def test_an_outage_is_no_insistence(house: House) -> None:
+    """Two stale answers with an hour of failures between them don't throw a pod back to an old revision."""
+    house.optimizely.history[CDN].append((house.loop.time(), 7))
+    house.wait(1.2 * POLL_S)
+    assert "older than 10" in house.syncer.status()["last_error"]
+    house.optimizely.fails_until[CDN] = house.loop.time() + 4 * ROLLBACK_S
+    house.wait(4 * ROLLBACK_S + 1.5 * POLL_S)
+    assert "older than 10" in house.syncer.status()["last_error"]
+    assert house.published == 10
+
+
+def test_a_restored_project_is_believed_though_upstream_is_patchy(house: House) -> None:
+    """Where two of three minutes are an outage, insisting takes more time, but comes to its end."""
+    house.optimizely.history[CDN].append((house.loop.time(), 7))
+    for _ in range(10):
+        house.optimizely.fails_until[CDN] = house.loop.time() + 3 * POLL_S
+        house.wait(4.5 * POLL_S)
     assert (house.published, house.syncer.status()["generation"]) == (7, 1)
 
 
@@ -398,7 +420,7 @@ class AnyOrder(RuleBasedStateMachine):
         revision = self.house.optimizely.serves(CDN)
         self.house.optimizely.history[CDN] += [(self.now, max(1, revision - back)), (self.now + for_s, self.newest)]
 
-    @rule(place=st.sampled_from([CDN, ORIGIN]), for_s=st.sampled_from([1, 20, 200]))
+    @rule(place=st.sampled_from([CDN, ORIGIN]), for_s=st.sampled_from([1, 20, 200, 1000]))
     def outage(self, place: str, for_s: float) -> None:
         """One place answers with errors for a while."""
         self.house.optimizely.fails_until[place] = self.now + for_s
@@ -440,9 +462,15 @@ class AnyOrder(RuleBasedStateMachine):
             if self.last and not self.file_was_lost:
                 assert (status.generation, status.revision) >= (self.last.generation, self.last.revision)
                 assert status.generation <= self.last.generation + (status.revision < self.last.revision)
+                assert status.revision >= self.last.revision or self._insisted(status, self.last) >= 9
             self.last = status
             self.file_was_lost = False
         self.house.publications.clear()
+
+    def _insisted(self, status: Status, last: Status) -> int:
+        """How many answers in a row were older than what was left for this one: nine times two minutes make the patience."""
+        answers = [revision for at, revision in self.house.optimizely.answers if at <= (status.published or 0)]
+        return len(list(itertools.takewhile(lambda revision: revision < last.revision, reversed(answers))))
 
     @invariant()
     def the_file_is_whole(self) -> None:

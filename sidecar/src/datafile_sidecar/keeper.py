@@ -12,6 +12,7 @@ from typing import Any
 from datafile_sidecar.core import backoff, offers, reconcile
 from datafile_sidecar.core.bus_record import Record
 from datafile_sidecar.core.datafile import Datafile, InvalidDatafileError
+from datafile_sidecar.core.patience import Patience
 from datafile_sidecar.core.reconcile import Offer, Trigger, Verdict, Version
 from datafile_sidecar.inquiry import Answer
 from datafile_sidecar.publication import Publication
@@ -26,16 +27,14 @@ class Keeper:
     what failed.
     """
 
-    def __init__(
-        self, publication: Publication, *, rollback_after_s: float, random: Random, telemetry: Telemetry
-    ) -> None:
+    def __init__(self, publication: Publication, *, patience: Patience, random: Random, telemetry: Telemetry) -> None:
         self.state = reconcile.State()
         self.last_error: str | None = None
         self.retry_at = math.inf
         self.write_failures = 0
         self._sdk_key = publication.sdk_key
         self._publication = publication
-        self._rollback_after_s = rollback_after_s
+        self._patience = patience
         self._random = random
         self._telemetry = telemetry
         self._writing = asyncio.Lock()
@@ -74,7 +73,7 @@ class Keeper:
 
     async def _accept(self, found: Datafile, trigger: Trigger, source: str) -> bool:
         now, version = _now(), Version(found.revision, found.sha256)
-        match reconcile.decide(self.state, version, now, self._rollback_after_s):
+        match reconcile.decide(self.state, version, now, self._patience):
             case Verdict.KEEP:
                 return await self.confirm()
             case Verdict.REFUSE:
@@ -107,7 +106,7 @@ class Keeper:
         return True
 
     def _refuse(self, served: Version, now: float, source: str) -> bool:
-        self.state = reconcile.refuse(self.state, now)
+        self.state = reconcile.refuse(self.state, now, self._patience)
         self.last_error = f"upstream serves revision {served.revision}, older than {self.have}, which is on the volume"
         self._telemetry.datafile_refused(self._sdk_key, source, served.revision, self.have)
         return False

@@ -53,6 +53,8 @@ class Sharing:
         self._questioned = b""
         self._consultation: asyncio.Timeout | None = None
         self._has_claim = False
+        # When upstream, or another pod's word, last confirmed or replaced what we have. An older answer does not count: each pod
+        # must hear it for itself before it believes a rollback, so it polls, whatever is claimed.
         self._news_at = float("-inf")
         self.not_before = 0.0
         if bus is not None:

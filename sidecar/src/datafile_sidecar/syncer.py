@@ -15,6 +15,7 @@ from datafile_sidecar.core import backoff, offers, reconcile, webhook
 from datafile_sidecar.core.bus_record import Check, Record
 from datafile_sidecar.core.datafile import InvalidDatafileError
 from datafile_sidecar.core.offers import Opinion
+from datafile_sidecar.core.patience import Patience
 from datafile_sidecar.core.reconcile import Trigger
 from datafile_sidecar.core.webhook import DatafileUpdated
 from datafile_sidecar.inquiry import Inquiry, parsed
@@ -59,9 +60,8 @@ class Syncer:
         self._bootstrap = bootstrap
         self._pace = pace
         self._telemetry = telemetry
-        self._keeper = Keeper(
-            publication, rollback_after_s=pace.rollback_after_s, random=pace.random, telemetry=telemetry
-        )
+        patience = Patience.of(pace.rollback_after_s, pace.poll_interval_s)
+        self._keeper = Keeper(publication, patience=patience, random=pace.random, telemetry=telemetry)
         self._wake = asyncio.Event()
         self._resting = asyncio.Event()
         self._chase_at = self._poll_at = math.inf

@@ -6,10 +6,12 @@ import pytest
 
 from datafile_sidecar.core import offers, reconcile
 from datafile_sidecar.core.offers import Opinion
+from datafile_sidecar.core.patience import Insistence, Patience
 from datafile_sidecar.core.reconcile import Offer, State, Trigger, Verdict, Version
 
 HAVE, OLD, NEW = Version(42, "a"), Version(41, "o"), Version(43, "n")
 HOLDING = reconcile.keep(State(observed=HAVE, due=False))
+PATIENCE = Patience(900, 120)
 FLEET_WENT_BACK = Offer(OLD, 1, ("a",), at=100)
 
 
@@ -44,19 +46,19 @@ def test_a_rollback_of_the_fleet_is_believed_when_upstream_says_so_once() -> Non
     """No second quarter of an hour: the offer is confirmed by one answer, and what it left is not taken again."""
     state = offers.ask(HOLDING, FLEET_WENT_BACK)
     assert (state.due, state.trigger) == (True, Trigger.BUS)
-    assert reconcile.decide(state, OLD, 101, 900) is Verdict.ROLL_BACK
+    assert reconcile.decide(state, OLD, 101, PATIENCE) is Verdict.ROLL_BACK
     state = reconcile.publish(reconcile.begin(state), OLD)
     assert (state.observed, state.generation, state.left, state.offer) == (OLD, 1, ("a",), None)
-    assert reconcile.decide(state, HAVE, 102, 900) is Verdict.REFUSE
+    assert reconcile.decide(state, HAVE, 102, PATIENCE) is Verdict.REFUSE
     assert offers.weigh(state, Offer(HAVE, 1), fetched=200, have_fetched=100) is Opinion.IGNORE
-    assert reconcile.decide(state, NEW, 102, 900) is Verdict.PUBLISH
+    assert reconcile.decide(state, NEW, 102, PATIENCE) is Verdict.PUBLISH
 
 
 def test_a_stale_edge_confirms_no_rollback_and_denies_none() -> None:
     """Upstream still serves what the fleet left: it stays, in its own generation, until upstream serves the other."""
     state = reconcile.keep(reconcile.begin(offers.ask(HOLDING, FLEET_WENT_BACK)))
     assert (state.observed, state.generation, state.offer) == (HAVE, 0, FLEET_WENT_BACK)
-    assert reconcile.decide(state, OLD, 500, 900) is Verdict.ROLL_BACK
+    assert reconcile.decide(state, OLD, 500, PATIENCE) is Verdict.ROLL_BACK
 
 
 def test_what_follows_on_a_rollback_is_of_its_generation() -> None:
@@ -105,12 +107,14 @@ def test_a_new_pod_still_has_to_hear_of_a_check() -> None:
 
 def test_going_back_and_forth_is_each_time_a_generation() -> None:
     """Upstream insists on 41, then on 42 again: both are believed in time, and neither is refused for ever."""
-    state = replace(HOLDING, older_since=0)
-    assert reconcile.decide(state, OLD, 900, 900) is Verdict.ROLL_BACK
+    state = replace(HOLDING, older=Insistence(0, 900))
+    assert reconcile.decide(state, OLD, 900, PATIENCE) is Verdict.ROLL_BACK
     state = reconcile.publish(state, OLD)
     assert (state.generation, state.left) == (1, ("a",))
-    assert reconcile.decide(state, HAVE, 901, 900) is Verdict.REFUSE
-    state = reconcile.refuse(state, 901)
-    assert reconcile.decide(state, HAVE, 1801, 900) is Verdict.ROLL_BACK
+    assert reconcile.decide(state, HAVE, 901, PATIENCE) is Verdict.REFUSE
+    for now in range(901, 1801, 60):
+        assert reconcile.decide(state, HAVE, now, PATIENCE) is Verdict.REFUSE
+        state = reconcile.refuse(state, now, PATIENCE)
+    assert reconcile.decide(state, HAVE, 1801, PATIENCE) is Verdict.ROLL_BACK
     state = reconcile.publish(state, HAVE)
     assert (state.observed, state.generation, state.left) == (HAVE, 2, ("o",))

@@ -5,10 +5,13 @@ from dataclasses import replace
 import pytest
 
 from datafile_sidecar.core import backoff, reconcile
+from datafile_sidecar.core.patience import Insistence, Patience
 from datafile_sidecar.core.reconcile import Announcement, State, Trigger, Verdict, Version
 
 HAVE = Version(42, "a")
 NEW = State()
+PATIENCE = Patience(insist_s=900, apart_s=120)
+INSISTED = Insistence(at=900, lasted_s=840)
 HOLDING = reconcile.keep(State(observed=HAVE, due=False))
 POLL, WEBHOOK, PEER, STARTUP = Trigger.POLL, Trigger.WEBHOOK, Trigger.PEER, Trigger.STARTUP
 
@@ -22,21 +25,28 @@ POLL, WEBHOOK, PEER, STARTUP = Trigger.POLL, Trigger.WEBHOOK, Trigger.PEER, Trig
         ("the same bytes", HOLDING, HAVE, 0, Verdict.KEEP),
         ("the same revision, other bytes", HOLDING, Version(42, "b"), 0, Verdict.PUBLISH),
         ("older, for the first time", HOLDING, Version(41, "x"), 0, Verdict.REFUSE),
-        ("older, for long", replace(HOLDING, older_since=0), Version(41, "x"), 899, Verdict.REFUSE),
-        ("older, for long enough", replace(HOLDING, older_since=0), Version(41, "x"), 900, Verdict.ROLL_BACK),
-        ("newer, though it insisted on older", replace(HOLDING, older_since=0), Version(43, "x"), 900, Verdict.PUBLISH),
+        ("older, for long", replace(HOLDING, older=INSISTED), Version(41, "x"), 959, Verdict.REFUSE),
+        ("older, for long enough", replace(HOLDING, older=INSISTED), Version(41, "x"), 960, Verdict.ROLL_BACK),
+        ("older, long ago", replace(HOLDING, older=Insistence(0)), Version(41, "x"), 9999, Verdict.REFUSE),
+        (
+            "newer, though it insisted on older",
+            replace(HOLDING, older=INSISTED),
+            Version(43, "x"),
+            960,
+            Verdict.PUBLISH,
+        ),
     ],
 )
 def test_what_upstream_serves_gets_the_right_verdict(
     case: str, state: State, served: Version, now: float, verdict: Verdict
 ) -> None:
     """Newer is published, the same kept, older refused until upstream has insisted on it."""
-    assert reconcile.decide(state, served, now, rollback_after_s=900) is verdict, case
+    assert reconcile.decide(state, served, now, PATIENCE) is verdict, case
 
 
 def test_even_with_no_patience_one_older_answer_is_not_believed() -> None:
     """A single stale edge rolls nothing back, whatever the setting."""
-    assert reconcile.decide(HOLDING, Version(41, "x"), 1000, rollback_after_s=0) is Verdict.REFUSE
+    assert reconcile.decide(HOLDING, Version(41, "x"), 1000, Patience(0, 120)) is Verdict.REFUSE
 
 
 def test_an_announced_revision_is_wanted_until_it_is_on_disk() -> None:
@@ -112,15 +122,15 @@ def test_a_nudge_fades_after_a_minute() -> None:
 
 def test_upstream_insists_only_without_a_break() -> None:
     """One answer that is not older starts the patience anew."""
-    state = reconcile.refuse(reconcile.refuse(HOLDING, 10), 20)
-    assert state.older_since == 10
-    assert reconcile.keep(state).older_since is None
+    state = reconcile.refuse(reconcile.refuse(HOLDING, 10, PATIENCE), 20, PATIENCE)
+    assert state.older == Insistence(20, 10)
+    assert reconcile.keep(state).older is None
 
 
 def test_going_back_starts_a_new_generation() -> None:
     """Readers and other pods can tell a believed rollback from a late message."""
-    back = reconcile.publish(replace(HOLDING, older_since=0), Version(41, "x"))
-    assert (back.observed, back.generation, back.older_since) == (Version(41, "x"), 1, None)
+    back = reconcile.publish(replace(HOLDING, older=INSISTED), Version(41, "x"))
+    assert (back.observed, back.generation, back.older) == (Version(41, "x"), 1, None)
     assert reconcile.publish(back, Version(44, "y")).generation == 1
 
 

@@ -61,7 +61,7 @@ def take(state: State, offer: Offer) -> State:
     """What was offered was renamed into place. At start, upstream or a younger check still has to confirm it."""
     state = on_disk(join(state, offer), offer.version)
     due = state.due and bool(state.announced or state.nudged or not state.checked)
-    return replace(state, due=due, older_since=None)
+    return replace(state, due=due, older=None)
 
 
 def is_outvoted(state: State, now: float, patience_s: float) -> bool:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from datafile_sidecar.core import backoff
+from datafile_sidecar.core.patience import Insistence, Patience
 
 _MAX_ANNOUNCEMENTS = 64
 _MAX_LEFT = 4
@@ -85,7 +86,7 @@ class State:
     checked: bool = False
     webhook_seen: bool = False
     overdue: int = 0
-    older_since: float | None = None
+    older: Insistence | None = None
 
     @property
     def target(self) -> int | None:
@@ -127,7 +128,7 @@ def begin(state: State) -> State:
     return replace(state, due=False)
 
 
-def decide(state: State, candidate: Version, now: float, rollback_after_s: float) -> Verdict:
+def decide(state: State, candidate: Version, now: float, patience: Patience) -> Verdict:
     """What to do with the valid datafile that a fetch brought."""
     if candidate == state.observed:
         return Verdict.KEEP
@@ -135,8 +136,7 @@ def decide(state: State, candidate: Version, now: float, rollback_after_s: float
         return Verdict.PUBLISH
     if state.offer and candidate == state.offer.version:
         return Verdict.ROLL_BACK
-    insisted_s = 0.0 if state.older_since is None else now - state.older_since
-    return Verdict.ROLL_BACK if insisted_s >= rollback_after_s and state.older_since is not None else Verdict.REFUSE
+    return Verdict.ROLL_BACK if state.older and state.older.is_enough(now, patience) else Verdict.REFUSE
 
 
 def goes_back(state: State, candidate: Version) -> bool:
@@ -155,14 +155,14 @@ def adopt(state: State, version: Version, generation: int = 0) -> State:
 def publish(state: State, version: Version) -> State:
     """A datafile from upstream was renamed into place. What it fulfils is wanted no more."""
     state = on_disk(_go_back(state, version) if goes_back(state, version) else _join(state, version), version)
-    return replace(state, due=state.due and bool(state.announced or state.nudged), checked=True, older_since=None)
+    return replace(state, due=state.due and bool(state.announced or state.nudged), checked=True, older=None)
 
 
 def keep(state: State) -> State:
     """Upstream serves what we have."""
     if state.observed:
         state = _join(state, state.observed)
-    return replace(state, checked=True, older_since=None)
+    return replace(state, checked=True, older=None)
 
 
 def on_disk(state: State, version: Version) -> State:
@@ -202,9 +202,9 @@ def merged(left: tuple[str, ...], more: tuple[str, ...], version: Version) -> tu
     return tuple(digest for digest in known if digest != version.sha256)[-_MAX_LEFT:]
 
 
-def refuse(state: State, now: float) -> State:
+def refuse(state: State, now: float, patience: Patience) -> State:
     """Upstream serves something older than what we have."""
-    return replace(state, older_since=now if state.older_since is None else state.older_since)
+    return replace(state, older=state.older.again(now, patience) if state.older else Insistence(now))
 
 
 def missing(state: State) -> State:
