@@ -152,6 +152,34 @@ async def test_one_of_many_polls(broker: Broker) -> None:
 
 
 @needs_redis
+async def test_who_gives_up_late_ends_no_claim_but_its_own(broker: Broker) -> None:
+    """A poll that fails after its claim has expired does not let a third pod poll beside the second."""
+    async with running(broker.url, Holder(1)) as late, running(broker.url, Holder(1)) as other:
+        assert await late.consult(KEY, lambda _: True, 0.05) is Claim.OURS
+        await asyncio.sleep(0.1)
+        assert await other.consult(KEY, lambda _: True, 60) is Claim.OURS
+        late.release(KEY)
+        await late.settle()
+        assert await late.consult(KEY, lambda _: True, 60) is Claim.ANOTHERS
+        other.release(KEY)
+        await other.settle()
+        assert await late.consult(KEY, lambda _: True, 60) is Claim.OURS
+
+
+@needs_redis
+async def test_who_has_no_claim_gives_none_back(broker: Broker) -> None:
+    """A webhook's fetch that fails, made without a claim, or after the claim was given back, leaves another pod's alone."""
+    async with running(broker.url, Holder(1)) as bus, running(broker.url, Holder(1)) as other:
+        assert await bus.consult(KEY, lambda _: True, 60) is Claim.OURS
+        bus.tell(KEY, Check(at=5.0, sha256="a" * 64))
+        await bus.settle()
+        assert await other.consult(KEY, lambda _: False, 60) is Claim.OURS
+        bus.release(KEY)
+        await bus.settle()
+        assert await bus.consult(KEY, lambda _: False, 60) is Claim.ANOTHERS
+
+
+@needs_redis
 async def test_a_claim_without_an_end_is_ended_by_the_next_check(broker: Broker) -> None:
     """Somebody wrote into our keys what never goes away: the pod that polls in spite of it mends it."""
     client = broker.client()

@@ -68,6 +68,7 @@ class ModelBroker:
         self.value: Record | None = None
         self.check: Check | None = None
         self.claimed_until = 0.0
+        self.claimed_by: ModelBus | None = None
         self.lines: list[ModelBus] = []
 
 
@@ -95,7 +96,7 @@ class ModelBus:
         self._later(lambda: self._told(check))
 
     def release(self, _: str) -> None:
-        self._later(self._end_claim)
+        self._later(lambda: self._end_claim() if self._broker.claimed_by is self else None)
 
     async def consult(self, _: str, suits: Callable[[Check], bool], claim_s: float | None) -> Check | Claim:
         await asyncio.sleep(HOP_S)
@@ -108,7 +109,7 @@ class ModelBus:
             return Claim.OURS
         if now < broker.claimed_until:
             return Claim.ANOTHERS
-        broker.claimed_until = now + claim_s
+        broker.claimed_until, broker.claimed_by = now + claim_s, self
         return Claim.OURS
 
     def connect(self) -> None:
@@ -162,7 +163,7 @@ class ModelBus:
         self._end_claim()
 
     def _end_claim(self) -> None:
-        self._broker.claimed_until = 0.0
+        self._broker.claimed_until, self._broker.claimed_by = 0.0, None
 
 
 class Pod:

@@ -87,6 +87,7 @@ class Bus:
         self._since: float | None = None
         self._last_error: str | None = None
         self._errands: dict[tuple[str, str], Work] = {}
+        self._claims: dict[str, bytes] = {}
         self._errand = asyncio.Event()
         self._pong = asyncio.Event()
         self._idle = asyncio.Event()
@@ -126,11 +127,13 @@ class Bus:
 
     def tell(self, sdk_key: str, check: Check) -> None:
         """Upstream was asked."""
+        self._claims.pop(sdk_key, None)
         self._ask("tell", sdk_key, lambda client: self._write_check(client, sdk_key, check))
 
     def release(self, sdk_key: str) -> None:
-        """Upstream was asked in vain: let another pod try."""
-        self._ask("release", sdk_key, lambda client: client.delete(_name(sdk_key, "poll")))
+        """Upstream was asked in vain: let another pod try, where the claim to it is ours."""
+        if (claim := self._claims.pop(sdk_key, None)) is not None:
+            self._ask("release", sdk_key, lambda client: self._give_back(client, sdk_key, claim))
 
     async def consult(self, sdk_key: str, suits: Callable[[Check], bool], claim_s: float | None) -> Check | Claim:
         """The check that another pod made, where it suits; else who polls now. `claim_s` None claims nothing.
@@ -145,7 +148,7 @@ class Bus:
                 return check
             if claim_s is None:
                 return Claim.OURS
-            if not await client.set(_name(sdk_key, "poll"), "1", nx=True, px=max(1, round(claim_s * 1000))):
+            if not await self._claim(client, sdk_key, claim_s):
                 return Claim.ANOTHERS
             # Who had the claim until now may have told its check between our look and our claim.
             check = await self._suitable(client, sdk_key, suits)
@@ -155,6 +158,13 @@ class Bus:
         if check:
             self.release(sdk_key)
         return check or Claim.OURS
+
+    async def _claim(self, client: "Redis", sdk_key: str, claim_s: float) -> bool:
+        self._claims[sdk_key] = claim = secrets.token_hex(8).encode()  # before, for the answer may never come
+        if await client.set(_name(sdk_key, "poll"), claim, nx=True, px=max(1, round(claim_s * 1000))):
+            return True
+        self._claims.pop(sdk_key, None)
+        return False
 
     async def _suitable(self, client: "Redis", sdk_key: str, suits: Callable[[Check], bool]) -> Check | None:
         text = await _range(client, _name(sdk_key, "checked"), bus_record.MAX_HEAD_BYTES)
@@ -355,6 +365,19 @@ class Bus:
             return bus_record.is_newer(mine, bus_record.decode_head(line), self._now())
         except BadRecordError:
             return True
+
+    async def _give_back(self, client: "Redis", sdk_key: str, claim: bytes) -> None:
+        """Compare and delete: a claim that has expired may be another pod's by now."""
+        from redis.exceptions import WatchError
+
+        name = _name(sdk_key, "poll")
+        async with client.pipeline(transaction=True) as pipe:
+            await pipe.watch(name)
+            if await _range(pipe, name, len(claim)) == claim:
+                pipe.multi()  # type: ignore[no-untyped-call]
+                pipe.delete(name)
+                with suppress(WatchError):
+                    await pipe.execute()
 
     async def _write_check(self, client: "Redis", sdk_key: str, check: Check) -> None:
         async with client.pipeline(transaction=True) as pipe:

@@ -52,7 +52,6 @@ class Sharing:
         self._offered: Record | None = None
         self._questioned = b""
         self._consultation: asyncio.Timeout | None = None
-        self._has_claim = False
         # When upstream, or another pod's word, last confirmed or replaced what we have. An older answer does not count: each pod
         # must hear it for itself before it believes a rollback, so it polls, whatever is claimed.
         self._news_at = float("-inf")
@@ -91,9 +90,7 @@ class Sharing:
         try:
             async with asyncio.timeout(_CONSULT_S) as self._consultation:
                 claim_s = min(_CLAIM_S, self._interval_s) if claim else None
-                answer = await self._bus.consult(self._sdk_key, self._suits, claim_s)
-                self._has_claim = claim and answer is Claim.OURS
-                return answer
+                return await self._bus.consult(self._sdk_key, self._suits, claim_s)
         except TimeoutError:
             return Claim.OURS
         finally:
@@ -123,9 +120,8 @@ class Sharing:
 
     def failed(self) -> None:
         """Upstream was asked in vain: another pod may have better luck."""
-        if self._bus is not None and self._has_claim:
+        if self._bus is not None:
             self._bus.release(self._sdk_key)
-        self._has_claim = False
 
     def adopted(self, check: Check) -> None:
         """Another pod's check counts as ours."""
