@@ -5,9 +5,8 @@ Times are those of the event loop, but where Unix seconds are named.
 
 import asyncio
 import math
-from collections.abc import Coroutine
+from collections.abc import Awaitable, Callable
 from random import Random
-from typing import Any
 
 from datafile_sidecar.core import backoff, offers, reconcile
 from datafile_sidecar.core.bus_record import Record
@@ -52,11 +51,11 @@ class Keeper:
         self._telemetry.datafile_lost(self._sdk_key)
         return True
 
-    async def write(self, step: Coroutine[Any, Any, bool]) -> bool:
+    async def write(self, step: Callable[[], Awaitable[bool]]) -> bool:
         """Run one step on the volume, alone; whether it did what it says. One that fails is tried again soon."""
         try:
             async with self._writing:
-                accepted = await step
+                accepted = await step()
         except VolumeError as problem:
             self.write_failures += 1
             wait_s = backoff.failure_pause(self.write_failures, self._random.random())

@@ -4,6 +4,7 @@ Nothing here runs inside a request: `notify` notes what a webhook said and wakes
 """
 
 import asyncio
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -233,7 +234,7 @@ class Syncer:
             return
         if answer is not None:
             before = self._keeper.state.observed
-            if await self._keeper.write(self._keeper.judge(answer, trigger)):
+            if await self._keeper.write(lambda: self._keeper.judge(answer, trigger)):
                 replaced = self._keeper.state.observed != before
                 self._inquiry.remember(answer, replaced=replaced)
                 self._sharing.tell(replaced=replaced)
@@ -258,7 +259,7 @@ class Syncer:
         return True
 
     async def _adopt(self, check: Check) -> None:
-        if await self._keeper.write(self._keeper.confirm(check.at)):
+        if await self._keeper.write(lambda: self._keeper.confirm(check.at)):
             self._sharing.adopted(check)
             self._telemetry.poll_spared(self.sdk_key)
 
@@ -266,7 +267,7 @@ class Syncer:
         offer = offered(record.head, _now())
         match opinion:
             case Opinion.TAKE:
-                if await self._keeper.write(self._keeper.take(record, offer)):
+                if await self._keeper.write(lambda: self._keeper.take(record, offer)):
                     self._sharing.taken(record)
             case Opinion.JOIN:
                 self._keeper.state = offers.join(self._keeper.state, offer)
@@ -292,7 +293,8 @@ class Syncer:
             if self._keeper.state.observed is not None or (body := await asyncio.to_thread(self._bootstrap)) is None:
                 return None
             try:
-                if await self._keeper.write(self._keeper.start_from(await parsed(body, self.sdk_key))):
+                found = await parsed(body, self.sdk_key)
+                if await self._keeper.write(functools.partial(self._keeper.start_from, found)):
                     return None
             except InvalidDatafileError as problem:
                 return self._telemetry.datafile_unusable(self.sdk_key, "bootstrap", str(problem))
