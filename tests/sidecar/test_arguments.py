@@ -59,6 +59,7 @@ def test_environment(capsys: pytest.CaptureFixture[str]) -> None:
         ["check", "--jsn"],
         ["fetch", "--timeout", "soon"],
         ["status", "--wait-for-revision", "newest"],
+        ["send-webhook", "--sdk-key", "key", "--revision=-3"],
         ["simulate"],
     ],
 )

@@ -59,9 +59,9 @@ async def one_trouble(environment: Mapping[str, str]) -> Finding:
     return finding
 
 
-def run(environment: Mapping[str, str], *options: str) -> subprocess.CompletedProcess[str]:
+def run(environment: Mapping[str, str], *options: str, command: str = "check") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [sys.executable, "-m", "datafile_sidecar", "check", *options],
+        [sys.executable, "-m", "datafile_sidecar", command, *options],
         env={"PATH": os.environ["PATH"], **environment},
         capture_output=True,
         text=True,
@@ -110,6 +110,22 @@ class TestSettings:
         found = await trouble(healthy | {"DATAFILE_POLL_INTERVAL_S": "0"})
         assert [(finding.part, finding.verdict) for finding in found] == [("settings", FAILED), ("secrets", WARNING)]
         assert "DATAFILE_WEBHOOK_SECRETS_PATH" in str(found[0].mend)
+
+    @pytest.mark.parametrize(
+        ("webhook", "admin", "verdicts"),
+        [
+            (":9", "127.0.0.1:9", [REFUSED]),
+            ("0.0.0.0:9", "[::1]:9", [REFUSED]),
+            ("127.0.0.1:9", "127.0.0.2:9", []),
+            (":0", ":0", []),
+        ],
+    )
+    async def test_one_port_twice(
+        self, healthy: dict[str, str], webhook: str, admin: str, verdicts: list[Verdict]
+    ) -> None:
+        """One port for both listeners is refused: no sidecar starts with it. On two addresses, or with port 0, it is fine."""
+        found = await trouble(healthy | {"DATAFILE_WEBHOOK_LISTEN": webhook, "DATAFILE_ADMIN_LISTEN": admin})
+        assert [finding.verdict for finding in found] == verdicts
 
 
 class TestSecrets:
@@ -174,17 +190,24 @@ class TestDirectory:
         found = await one_trouble(healthy | {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
         assert (found.verdict, "mount the shared volume" in str(found.mend)) == (FAILED, True)
 
-    async def test_no_directory(self, healthy: dict[str, str], tmp_path: Path) -> None:
-        """A file in its place, which a mount by subPath can leave behind."""
+    @pytest.mark.parametrize(
+        ("place", "says"), [("file", "is no directory"), ("file/in", "is no directory"), ("loop", "can't be opened")]
+    )
+    async def test_no_directory(self, healthy: dict[str, str], tmp_path: Path, place: str, says: str) -> None:
+        """What no sidecar can take as its directory, such as a file that a mount by subPath left, is refused here as by `run`."""
         (tmp_path / "file").touch()
-        found = await one_trouble(healthy | {"DATAFILE_DIR": str(tmp_path / "file")})
-        assert (found.part, found.verdict, "is no directory" in found.says) == ("directory", FAILED, True)
+        (tmp_path / "loop").symlink_to("loop")
+        environment = healthy | {"DATAFILE_DIR": str(tmp_path / place)}
+        found = await one_trouble(environment)
+        assert (found.part, found.verdict, says in found.says) == ("directory", REFUSED, True)
+        started = run(environment, command="run")
+        assert (started.returncode, "name its path in DATAFILE_DIR" in started.stderr) == (1, True)
 
     async def test_not_writable_and_full(self, healthy: dict[str, str]) -> None:
         """A place where nothing can be written, and that has no room, is told with what to change."""
         found = await trouble(healthy | {"DATAFILE_DIR": "/proc/self/task"})
         assert [(finding.part, finding.verdict) for finding in found] == [("directory", FAILED)] * 2
-        assert f"let user {os.getuid()} write there" in str(found[0].mend)
+        assert f"let user {os.getuid()} read and write there" in str(found[0].mend)
         assert "sizeLimit" in str(found[1].mend)
 
     async def test_no_mount(self, healthy: dict[str, str], tmp_path: Path) -> None:
@@ -328,6 +351,8 @@ class TestCommand:
         assert (done.returncode, done.stderr) == (1, "")
         assert "One thing to mend." in done.stdout
         assert "\x1b" not in done.stdout
+        assert "not looked at" not in run(environment | {"DATAFILE_WEBHOOK_SECRETS_PATH": "/nowhere"}).stdout
+        assert "What depends on it was not looked at." in run({"DATAFILE_SDK_KEYS": "a b"}).stdout
         done = run(upstream, "--json")
         told = json.loads(done.stdout)
         assert (done.returncode, told["verdict"], told["findings"][0]["part"]) == (2, "refused", "settings")

@@ -22,7 +22,7 @@ first steps:
   datafile-sidecar run                      begin
   datafile-sidecar status                   who decides by which revision?
 
-exit status: 0 it did its work, 1 it could not, 2 it was told nonsense
+exit status: 0 it did its work, 1 it could not, 2 arguments or settings are wrong
 """
 _FETCH = """
 Reads what `run` reads. A failed fetch is tried again until the time is over, with growing pauses; one that upstream
@@ -38,7 +38,7 @@ Takes some seconds where upstream, the bus or peers don't answer. NO_COLOR turns
 example:
   kubectl exec POD -c datafile-sidecar -- datafile-sidecar check
 """
-_SIGNED = "Signed with the first secret of DATAFILE_WEBHOOK_SECRETS or DATAFILE_WEBHOOK_SECRETS_PATH."
+_SIGNED = "Webhooks are signed with the first secret of DATAFILE_WEBHOOK_SECRETS or DATAFILE_WEBHOOK_SECRETS_PATH."
 _SIMULATE = f"""
 {_SIGNED}
 
@@ -106,7 +106,7 @@ def _status(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
     command.add_argument("--sdk-key", metavar="KEY", help="only this SDK key; needed to wait when there are several")
     command.add_argument(
-        "--url", action="append", default=[], metavar="URL", help="ask this admin port instead; may be given again"
+        "--url", action="append", default=[], metavar="URL", help="ask this admin port instead; may be repeated"
     )
     command.add_argument(
         "--wait-for-revision", type=_revision, metavar="N|latest", help="wait until everybody has applied it"
@@ -127,7 +127,11 @@ def _simulate(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--webhook-url", metavar="URL", help="where to post webhooks; without it, none are sent")
     command.add_argument(
-        "--lag", type=_seconds, default=0.0, metavar="S", help="serve a new revision that much after its webhook"
+        "--lag",
+        type=_seconds,
+        default=0.0,
+        metavar="S",
+        help="serve a new revision that long after its webhook (%(default)g)",
     )
 
 
@@ -136,9 +140,9 @@ def _send_webhook(command: argparse.ArgumentParser) -> None:
         "--url", default="http://127.0.0.1:8089/webhooks/optimizely", help="the endpoint (%(default)s)"
     )
     command.add_argument("--sdk-key", required=True, metavar="KEY", help="the SDK key whose datafile changed")
-    command.add_argument("--revision", type=int, required=True, metavar="N", help="the revision to announce")
+    command.add_argument("--revision", type=_number, required=True, metavar="N", help="the revision to announce")
     command.add_argument(
-        "--project-id", type=int, metavar="N", help="the project's id; without it, the event fits any project"
+        "--project-id", type=_number, metavar="N", help="the project's id; without it, the event fits any project"
     )
     command.add_argument(
         "--environment", default="Production", metavar="NAME", help="the environment's name (%(default)s)"
@@ -164,9 +168,18 @@ def _formatter(prog: str) -> argparse.HelpFormatter:
 
 
 def _revision(text: str) -> int | str:
-    if text == "latest" or (text.isascii() and text.isdecimal() and len(text) < 19):
-        return text if text == "latest" else int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is neither a revision, a decimal number, nor 'latest'")
+    if text == "latest":
+        return text
+    try:
+        return _number(text)
+    except argparse.ArgumentTypeError:
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a revision, a decimal number, nor 'latest'") from None
+
+
+def _number(text: str) -> int:
+    if text.isascii() and text.isdecimal() and len(text) < 19:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is no decimal number")
 
 
 def _seconds(text: str) -> float:

@@ -12,6 +12,7 @@ from ._directory import look_at_bootstrap, look_at_directory
 from ._finding import Finding, Verdict, as_json, as_text, exit_status, summary
 from ._peers import look_at_peers
 from ._settings import look_at_secrets, look_at_settings, look_at_tokens
+from ._upstream import PART as UPSTREAM
 from ._upstream import look_at_upstream
 
 __all__ = ["Finding", "Verdict", "look", "show"]
@@ -49,5 +50,6 @@ async def show(environ: Mapping[str, str], in_json: bool) -> int:
         findings.append(finding)
         if not in_json:
             print(as_text(finding, colours), flush=True)  # noqa: T201
-    print(as_json(findings) if in_json else summary(findings))  # noqa: T201
+    whole = any(finding.part == UPSTREAM for finding in findings)  # settings and tokens stand before it
+    print(as_json(findings) if in_json else summary(findings, whole=whole))  # noqa: T201
     return exit_status(findings)

@@ -3,7 +3,6 @@
 import errno
 import os
 import shutil
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from datafile_sidecar.local_socket import MAX_ADDRESS_BYTES
 from datafile_sidecar.settings import Settings
 from datafile_sidecar.workers import NAME as SOCKET
 
-from ._finding import Finding, failed, ok, warning
+from ._finding import Finding, failed, ok, refused, warning
 
 _PART = "directory"
 _MIB = 2**20
@@ -26,7 +25,7 @@ _PROBE = ".datafile-sidecar.check-{}.tmp"
 def look_at_directory(told: Settings, environ: Mapping[str, str]) -> tuple[list[Finding], dict[str, int]]:
     """What there is to say, and the revision of each key's datafile that is there already."""
     directory, in_a_pod = told.directory, "KUBERNETES_SERVICE_HOST" in environ
-    if problem := _missing(directory, in_a_pod=in_a_pod):
+    if problem := _unusable(directory, in_a_pod=in_a_pod):
         return [problem], {}
     findings = [_writable(directory), _mounted(directory, in_a_pod=in_a_pod), _space(directory)]
     findings += _socket(directory / SOCKET)
@@ -54,17 +53,22 @@ def look_at_bootstrap(told: Settings) -> list[Finding]:
     return found
 
 
-def _missing(directory: Path, *, in_a_pod: bool) -> Finding | None:
+def _unusable(directory: Path, *, in_a_pod: bool) -> Finding | None:
+    """Why a sidecar could not take it, tried as a sidecar does: it opens the directory, and makes it where there is none."""
     mend = "mount the shared volume there, or name its path in DATAFILE_DIR"
     try:
-        mode = directory.stat().st_mode
+        os.close(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except FileNotFoundError:
-        if in_a_pod or not os.access(_nearest(directory), os.W_OK | os.X_OK):
+        if not os.access(_nearest(directory), os.W_OK | os.X_OK):
+            return refused(_PART, f"there is no directory {directory}, and it can't be made", mend)
+        if in_a_pod:
             return failed(_PART, f"there is no directory {directory}", mend)
         return warning(_PART, f"there is no directory {directory}; a sidecar would make it", mend)
+    except NotADirectoryError:
+        return refused(_PART, f"{directory} is no directory", mend)
     except OSError as error:
-        return failed(_PART, f"{directory} can't be used: {error.strerror}", mend)
-    return None if stat.S_ISDIR(mode) else failed(_PART, f"{directory} is no directory", mend)
+        return refused(_PART, f"{directory} can't be opened: {error.strerror}", _mend(error.errno))
+    return None
 
 
 def _nearest(path: Path) -> Path:
@@ -84,18 +88,18 @@ def _writable(directory: Path) -> Finding:
         finally:
             probe.unlink(missing_ok=True)
     except OSError as error:
-        return failed(_PART, f"{directory} can't be written to: {error.strerror}", _writing_mend(error.errno))
+        return failed(_PART, f"{directory} can't be written to: {error.strerror}", _mend(error.errno))
     return ok(_PART, f"{directory} can be written to")
 
 
-def _writing_mend(number: int | None) -> str:
+def _mend(number: int | None) -> str:
     match number:
         case errno.EROFS:
             return "mount it read-write for the sidecar: only the app's mount is read-only"
         case errno.ENOSPC | errno.EDQUOT:
             return "make room: raise the volume's sizeLimit"
         case _:
-            return f"let user {os.getuid()} write there (in a pod: fsGroup in the securityContext)"
+            return f"let user {os.getuid()} read and write there (in a pod: fsGroup in the securityContext)"
 
 
 def _mounted(directory: Path, *, in_a_pod: bool) -> Finding:

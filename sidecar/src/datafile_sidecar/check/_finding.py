@@ -76,15 +76,15 @@ def as_text(finding: Finding, colours: bool) -> str:
     return "\n".join(lines)
 
 
-def summary(findings: Iterable[Finding]) -> str:
-    """The last line for people."""
+def summary(findings: Iterable[Finding], *, whole: bool) -> str:
+    """The last line for people. `whole` is false where something could not be looked at."""
     counts = [finding.verdict for finding in findings if finding.verdict is not Verdict.OK]
     if not counts:
         return "\nAll is well."
     to_mend = sum(verdict is not Verdict.WARNING for verdict in counts)
     if not to_mend:
         return f"\nIt works. {_things(len(counts))} may not be what you meant."
-    rest = " The rest was not looked at: it depends on these." if Verdict.REFUSED in counts else ""
+    rest = "" if whole else " What depends on it was not looked at."
     return f"\n{_things(to_mend)} to mend.{rest}"
 
 

@@ -5,10 +5,11 @@ from collections.abc import Mapping
 
 from datafile_sidecar import settings
 from datafile_sidecar.credentials import CredentialsError, Secrets, Tokens
-from datafile_sidecar.settings import Settings, SettingsError
+from datafile_sidecar.settings import Address, Settings, SettingsError
 
 from ._finding import Finding, failed, ok, refused, warning
 
+_ANY = {"", "0.0.0.0", "::"}  # noqa: S104 – read, not bound
 _READABLE = "see that the Secret is mounted there and that this user may read it (in a pod: fsGroup, defaultMode 0440)"
 
 
@@ -40,16 +41,25 @@ def _strange(name: str, nearest: str | None) -> Finding:
 
 
 def _contradictions(told: Settings) -> list[Finding]:
+    findings = []
+    if _overlap(told.webhook_listen, told.admin_listen):
+        says = f"DATAFILE_WEBHOOK_LISTEN and DATAFILE_ADMIN_LISTEN both take port {told.admin_listen.port}"
+        findings.append(refused("settings", says, "give each a port of its own"))
     has_secret = bool(told.webhook_secrets or told.webhook_secrets_path)
     if not told.poll_interval_s and not has_secret:
-        return [
+        findings.append(
             failed(
                 "settings",
                 "polling is off (DATAFILE_POLL_INTERVAL_S=0) and there is no webhook secret: no update will ever come",
                 "set DATAFILE_WEBHOOK_SECRETS_PATH, or leave DATAFILE_POLL_INTERVAL_S at its default",
             )
-        ]
-    return []
+        )
+    return findings
+
+
+def _overlap(one: Address, other: Address) -> bool:
+    hosts = {one.host, other.host}
+    return one.port == other.port != 0 and (len(hosts) == 1 or not hosts.isdisjoint(_ANY))
 
 
 def look_at_secrets(told: Settings) -> list[Finding]:

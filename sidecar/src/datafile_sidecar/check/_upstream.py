@@ -13,7 +13,7 @@ from datafile_sidecar.upstream import Fetched, FetchError, NotModified, Upstream
 
 from ._finding import Finding, failed, ok, warning
 
-_PART = "upstream"
+PART = "upstream"
 _REACH = "see that this pod may connect there: DNS, network policies, HTTPS_PROXY and NO_PROXY"
 _CREDENTIALS = "look at the SDK key, its access token and DATAFILE_URL_TEMPLATE"
 _MENDS = {
@@ -46,26 +46,26 @@ async def _look(upstream: Upstream, key: str, token: str | None, held: int | Non
     try:
         answer = await upstream.fetch(upstream.url(key), sdk_key=key, token=token)
     except FetchError as error:
-        return failed(_PART, f"{key}: {error.reason}", _MENDS.get(error.outcome, _OTHERWISE))
+        return failed(PART, f"{key}: {error.reason}", _MENDS.get(error.outcome, _OTHERWISE))
     took_s = time.monotonic() - started
     if isinstance(answer, NotModified):
-        return failed(_PART, f"{key}: {upstream.url(key)} answered 304 to a request without conditions", _OTHERWISE)
+        return failed(PART, f"{key}: {upstream.url(key)} answered 304 to a request without conditions", _OTHERWISE)
     try:
         found = await asyncio.to_thread(datafile.parse, answer.body, key)
     except InvalidDatafileError as error:
         says = f"{key}: {sources.shown(upstream.url(key))} answered 200, and not with a datafile of this key: {error}"
-        return failed(_PART, says, _OTHERWISE)
+        return failed(PART, says, _OTHERWISE)
     return _judged(key, found, held, f"{_described(found, answer)}, in {took_s * 1000:.0f} ms, {_with(token)}")
 
 
 def _judged(key: str, found: Datafile, held: int | None, facts: str) -> Finding:
     if held is not None and found.revision < held:
         return warning(
-            _PART,
+            PART,
             f"{key}: {facts}: older than revision {held}, which is on the volume",
             "wait: caches differ for a while, and upstream is believed once it has insisted for DATAFILE_ROLLBACK_AFTER_S",
         )
-    return ok(_PART, f"{key}: {facts}")
+    return ok(PART, f"{key}: {facts}")
 
 
 def _described(found: Datafile, answer: Fetched) -> str:
