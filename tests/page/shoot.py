@@ -94,12 +94,18 @@ def _state(ready: bool = True, ways: dict[str, Any] | None = None, **fields: Any
 STATES = {
     "healthy": HEALTHY,
     "lagging": _state(target_revision=44, webhook="2026-03-02T10:41:24.000Z"),
+    "out-of-reach": _state(
+        target_revision=44,
+        webhook="2026-03-02T10:41:24.000Z",
+        last_error="https://cdn.optimizely.com/datafiles/Wm3oPRODuction9xk.json: no complete answer within 10 s",
+    ),
     "outage": _state(
         checked="2026-03-02T09:12:00.000Z",
         last_error="https://cdn.optimizely.com/datafiles/Wm3oPRODuction9xk.json: no complete answer within 10 s",
     ),
     "nothing": _state(
         ready=False,
+        ways={"workers": {"state": "on", "settled": False, "last_error": None}},
         revision=None,
         sha256=None,
         size=None,

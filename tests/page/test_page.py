@@ -75,9 +75,10 @@ async def test_healthy(tab: Tab) -> None:
 async def test_states(served: Served, tab: Tab) -> None:
     """Each trouble is named in words, with what it means for the app."""
     expected = {
-        "lagging": ("waiting for 44", "The app decides by 43"),
+        "lagging": ("upstream does not serve it yet", "waiting for 44", "The app decides by 43"),
+        "out-of-reach": ("the reason is below", "waiting for 44", "no complete answer within 10 s"),
         "outage": ("not confirmed", "Upstream last confirmed it 90 min ago", "no complete answer within 10 s"),
-        "nothing": ("no datafile", "not ready", "answered 403"),
+        "nothing": ("no datafile", "not ready", "answered 403", "give them 10 s"),
         "worker-behind": ("worker behind", "1 worker of 2 does not decide by 43"),
         "ways-down": ("disconnected", "no answer within 5 s", "Not reached: 10.1.4.17:8089", "They can't be heard"),
     }
