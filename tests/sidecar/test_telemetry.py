@@ -39,7 +39,12 @@ class Recorder:
     def __init__(self) -> None:
         self.now = 1000.0
         self.stream = io.StringIO()
-        self.tell = Telemetry(logs.configure("debug", "json", self.stream), lambda: self.now)
+        self.dropped = [0]
+        self.tell = Telemetry(
+            logs.configure("debug", "json", self.stream),
+            lambda: self.now,
+            lambda: self.dropped.pop() if self.dropped else 0,
+        )
         self.tell.prepare("1.2.3", ["KEY1", "KEY2"], TRIGGERS, ("timeout",))
 
     @property
@@ -68,6 +73,16 @@ def publish(tell: Telemetry, revision: int = 43, trigger: str = "webhook", propa
     tell.datafile_published(
         "KEY1", revision=revision, target=revision, trigger=trigger, size=9, propagation_s=propagation_s
     )
+
+
+def test_lines_that_nobody_took(recorder: Recorder) -> None:
+    """When the log was not read, how much of it is missing is said once in the log, and counted."""
+    recorder.tell.summarise()
+    recorder.dropped.append(7)
+    recorder.tell.summarise()
+    recorder.tell.summarise()
+    assert [(line["event"], line["count"]) for line in recorder.lines] == [("lines.dropped", 7)]
+    assert recorder.value("dropped_lines_total") == 7
 
 
 def test_names(recorder: Recorder) -> None:

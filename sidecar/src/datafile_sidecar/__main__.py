@@ -4,15 +4,18 @@ import os
 import signal
 import sys
 
+LAST_LINES_S = 0.3
+
 
 def main() -> None:
     """Run the command line and leave at once: no thread that hangs in the operating system holds the process back."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: os._exit(128 + received))
 
-    from datafile_sidecar import cli
+    from datafile_sidecar import cli, lines
 
     status = cli.main(sys.argv[1:])
+    lines.settle(LAST_LINES_S)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from datafile_sidecar import arguments, logs, settings
 from datafile_sidecar.credentials import CredentialsError, Secrets
+from datafile_sidecar.lines import Lines
 from datafile_sidecar.memory import give_back_large_blocks
 from datafile_sidecar.settings import Settings, SettingsError
 
@@ -165,7 +166,9 @@ def _telemetry(told: Settings, environ: Mapping[str, str]) -> "Telemetry":
     """The log and the metrics; the first that they hear of are variables that mean nothing."""
     from datafile_sidecar.telemetry import Telemetry
 
-    telemetry = Telemetry(logs.configure(told.log_level, told.log_format), time.monotonic)
+    lines = Lines(sys.stderr)
+    logger = logs.configure(told.log_level, told.log_format, lines)
+    telemetry = Telemetry(logger, time.monotonic, lines.take_dropped)
     for name, nearest in settings.unknown(environ).items():
         telemetry.setting_ignored(name, nearest)
     return telemetry

@@ -8,22 +8,24 @@ from typing import Any, TextIO
 
 import structlog
 
+from datafile_sidecar.lines import Lines
+
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 def configure(
-    level: str, log_format: str | None, stream: TextIO | None = None
+    level: str, log_format: str | None, stream: TextIO | Lines | None = None
 ) -> structlog.typing.FilteringBoundLogger:
     """The process's one logger; what libraries log through `logging` comes out of it too. Writes to stderr."""
-    stream = stream or sys.stderr
-    readable = log_format == "console" or (log_format is None and stream.isatty())
+    lines = stream if isinstance(stream, Lines) else Lines(stream or sys.stderr)
+    readable = log_format == "console" or (log_format is None and lines.isatty())
     renderer = (
-        structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False, timestamp_key="time")
+        structlog.dev.ConsoleRenderer(colors=lines.isatty(), sort_keys=False, timestamp_key="time")
         if readable
         else _render_json
     )
     logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
-        _Lines(stream),
+        lines,
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
@@ -54,22 +56,6 @@ def _render_json(_: object, __: str, event: MutableMapping[str, Any]) -> str:
     except (TypeError, ValueError, RecursionError):
         # What JSON has no word for: infinity, keys that are no text, a value that holds itself.
         return json.dumps({name: value if isinstance(value, str) else repr(value) for name, value in fields.items()})
-
-
-class _Lines:
-    """A file that takes whole lines, and none once it is broken: a log that nobody reads must not stop the sidecar."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def msg(self, line: str) -> None:
-        try:
-            self._stream.write(line + "\n")
-            self._stream.flush()
-        except (OSError, ValueError):
-            return
-
-    debug = info = warning = error = msg
 
 
 class _Forward(logging.Handler):

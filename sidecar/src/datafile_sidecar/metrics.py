@@ -79,6 +79,7 @@ class Metrics:
             buckets=_LATENCIES_S,
             registry=self.registry,
         )
+        self.dropped_lines = self._counter("dropped_lines", "Lines of the log that were left out, unread")
         self.build_info = self._gauge("build_info", "Version of the sidecar", "version")
 
     def exposition(self) -> bytes:

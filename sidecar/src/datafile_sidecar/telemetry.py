@@ -21,10 +21,16 @@ _SELDOM_S = 30.0
 class Telemetry:
     """The log and the metrics of one sidecar."""
 
-    def __init__(self, logger: structlog.typing.FilteringBoundLogger, clock: Callable[[], float]) -> None:
-        """`clock` gives monotonic seconds."""
+    def __init__(
+        self,
+        logger: structlog.typing.FilteringBoundLogger,
+        clock: Callable[[], float],
+        take_dropped: Callable[[], int] = lambda: 0,
+    ) -> None:
+        """`clock` gives monotonic seconds; `take_dropped` how many lines the log has lost since it was asked last."""
         self._log = logger
         self._clock = clock
+        self._take_dropped = take_dropped
         self._metrics = Metrics()
         self._rejected: Counter[str] = Counter()
         self._rejected_at = float("-inf")
@@ -66,6 +72,13 @@ class Telemetry:
     def admin_listening(self, address: str, port: int) -> None:
         """The admin port is open at this address. → Nothing."""
         self._log.info("admin.listening", address=address, port=port)
+
+    def lines_dropped(self, count: int) -> None:
+        """So many lines of the log were left out, for whoever reads it did not keep up.
+        → See why: a container runtime that hangs, or a full disk on the node?
+        """
+        self._metrics.dropped_lines.inc(count)
+        self._log.warning("lines.dropped", count=count, reason="the log is not read fast enough")
 
     def setting_ignored(self, name: str, nearest: str | None) -> None:
         """A variable that begins like ours means nothing here.
@@ -155,7 +168,9 @@ class Telemetry:
         self._log.warning("webhook.rejected", outcome=outcome, reason=_short(reason))
 
     def summarise(self) -> None:
-        """Write what was held back, if anything was and its time has come."""
+        """Write what was held back, if anything was and its time has come, and how much of the log nobody took."""
+        if dropped := self._take_dropped():
+            self.lines_dropped(dropped)
         if self._rejected and self._clock() - self._rejected_at >= _SUMMARY_S:
             self._log.warning("webhook.rejected", more=dict(self._rejected))
             self._rejected.clear()

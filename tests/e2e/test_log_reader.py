@@ -1,0 +1,114 @@
+"""A real sidecar whose log nobody takes away: what a container runtime does when it hangs, or when its disk is full."""
+
+import asyncio
+import fcntl
+import hashlib
+import hmac
+import json
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiohttp import ClientError, ClientSession
+
+from datafile_sidecar.simulator import Simulator
+from tests.broker import free_port
+from tests.datafiles import minimal
+
+KEY, SECRET = "KEY1", b"test-secret-1"
+OTHER = b'{"event":"project.flag_updated"}'
+SIGNED = {"X-Hub-Signature": f"sha1={hmac.new(SECRET, OTHER, hashlib.sha1).hexdigest()}"}
+
+
+class Unread:
+    """A sidecar that logs into a pipe of one page, which is read only when the test says so."""
+
+    def __init__(self, process: asyncio.subprocess.Process, log: int, url: str, webhook_url: str) -> None:
+        self.process = process
+        self._log = log
+        self._url, self._webhook_url = url, webhook_url
+
+    async def post(self, times: int) -> None:
+        """So many webhooks, each of which makes a line; all are answered in time, and so is the probe."""
+        async with ClientSession() as session, asyncio.timeout(5):
+            for _ in range(times):
+                async with session.post(self._webhook_url, data=OTHER, headers=SIGNED) as answer:
+                    assert answer.status == 204
+            async with session.get(f"{self._url}/livez") as answer:
+                assert answer.status == 200
+
+    async def read(self) -> list[dict[str, Any]]:
+        """All lines until the process has ended."""
+
+        def until_end() -> bytes:
+            with open(self._log, "rb", closefd=False) as log:
+                return log.read()
+
+        return [json.loads(line) for line in (await asyncio.to_thread(until_end)).splitlines()]
+
+    async def stop(self) -> int:
+        """SIGTERM, and the exit status; TimeoutError where it takes longer than a pod may give."""
+        self.process.terminate()
+        async with asyncio.timeout(2):
+            return await self.process.wait()
+
+
+@asynccontextmanager
+async def unread(directory: Path) -> AsyncIterator[Unread]:
+    webhook, admin = free_port(), free_port()
+    async with Simulator({KEY: minimal(1)}, secret=SECRET) as optimizely:
+        environment = {
+            "DATAFILE_SDK_KEYS": KEY,
+            "DATAFILE_DIR": str(directory),
+            "DATAFILE_URL_TEMPLATE": optimizely.template,
+            "DATAFILE_WEBHOOK_SECRETS": SECRET.decode(),
+            "DATAFILE_WEBHOOK_LISTEN": f"127.0.0.1:{webhook}",
+            "DATAFILE_ADMIN_LISTEN": f"127.0.0.1:{admin}",
+        }
+        log, there = os.pipe()
+        fcntl.fcntl(there, fcntl.F_SETPIPE_SZ, 4096)
+        command = (sys.executable, "-m", "datafile_sidecar", "run")
+        process = await asyncio.create_subprocess_exec(*command, env=environment, stderr=there)
+        os.close(there)
+        try:
+            await up(f"http://127.0.0.1:{admin}/readyz")
+            yield Unread(process, log, f"http://127.0.0.1:{admin}", f"http://127.0.0.1:{webhook}/webhooks/optimizely")
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.wait()
+            os.close(log)
+
+
+async def up(url: str) -> None:
+    async with ClientSession() as session, asyncio.timeout(10):
+        while True:
+            try:
+                async with session.get(url) as answer:
+                    if answer.status == 200:
+                        return
+            except ClientError:
+                await asyncio.sleep(0.02)
+
+
+async def test_lines_wait_for_their_reader_and_nothing_else_does(tmp_path: Path) -> None:
+    """A full pipe holds up no webhook and no probe; when it is read again, no line is missing, and they stand in their order."""
+    async with unread(tmp_path) as sidecar:
+        await sidecar.post(200)
+        lines = asyncio.create_task(sidecar.read())
+        assert await sidecar.stop() == 0
+        events = [line["event"] for line in await lines]
+        assert events.count("webhook.ignored") == 200
+        assert events[-1] == "sidecar.stopped"
+        times = [line["time"] for line in lines.result()]
+        assert times == sorted(times)
+
+
+async def test_a_log_that_nobody_ever_reads_keeps_no_pod_from_ending(tmp_path: Path) -> None:
+    """Within two seconds of the signal the process has ended, in order, whatever could not be said."""
+    async with unread(tmp_path) as sidecar:
+        await sidecar.post(200)
+        assert await sidecar.stop() == 0
