@@ -2,15 +2,22 @@
 
 import asyncio
 import os
+import shutil
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
+import pytest
 from aiohttp import ClientSession, web
 
 from datafile_sidecar.core.webhook import signature
 from datafile_sidecar.simulator import Simulator, webhook_body
+from tests.datafiles import minimal
 from tests.running import RunningSidecar
 
 KEY = "KEY1"
@@ -116,3 +123,49 @@ async def test_no_output_shows_a_secret(tmp_path: Path) -> None:
     assert "answered 403" in shown["check"]
     assert "DATAFILE_BUS_URL" in shown["broken settings"]
     assert [name for name, text in shown.items() if "hunter2" in text] == []
+
+
+@pytest.mark.system
+async def test_secrets_on_a_mount_that_hangs(tmp_path: Path) -> None:
+    """A file system of secrets that stops answering stops neither probes nor webhooks, nor the end; the log names it.
+
+    `bindfs` serves the secrets and is stopped: every look at them hangs in the kernel.
+    """
+    bindfs = shutil.which("bindfs")
+    if bindfs is None:
+        pytest.skip("needs bindfs: make system-packages")
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "secret").write_bytes(SECRET)
+    mount = tmp_path / "mounted"
+    mount.mkdir()
+    server = await asyncio.create_subprocess_exec(bindfs, "-f", tmp_path / "kept", mount)
+    try:
+        async with asyncio.timeout(5):
+            while not (mount / "secret").exists():
+                await asyncio.sleep(0.05)
+        async with Simulator({KEY: minimal(1)}, secret=SECRET) as optimizely:
+            settings: dict[str, Any] = {"webhook_secrets_path": mount, "url_template": optimizely.template}
+            async with RunningSidecar(tmp_path / "volume", sdk_keys=KEY, **settings) as sidecar:
+                optimizely.webhook_urls = [sidecar.webhook_url]
+                await asyncio.sleep(1)
+                server.send_signal(signal.SIGSTOP)
+                async with ClientSession() as session, asyncio.timeout(30):
+                    headers = {"X-Hub-Signature": signature(b"{}", b"wrong")}
+                    async with session.post(sidecar.webhook_url, data=b"{}", headers=headers) as answer:
+                        assert answer.status == 401
+                    for revision in range(2, 15):
+                        assert await optimizely.publish(KEY, minimal(revision)) == 202
+                        async with session.get(f"{sidecar.admin_url}/livez") as answer:
+                            assert answer.status == 200
+                        await asyncio.sleep(1)
+                assert (await sidecar.status())["keys"][KEY]["revision"] == 14
+                said = await sidecar.logged("credentials.failed", kind="webhook secrets")
+                assert "does the mount hang?" in said["reason"]
+                began = time.monotonic()
+                assert await sidecar.stop() == 0
+                assert time.monotonic() - began < 2
+    finally:
+        server.send_signal(signal.SIGCONT)
+        subprocess.run(["umount", "-l", mount], check=False, timeout=10)
+        server.kill()
+        await server.wait()

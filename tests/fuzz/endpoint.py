@@ -34,8 +34,11 @@ async def talk(data: bytes, secret: bytes) -> Seen:
         seen.notified = True
         return ("KEY1",)
 
+    async def reread() -> bool:
+        return False
+
     telemetry = Telemetry(logs.configure("info", "json", stream), time.monotonic)
-    receiver = Receiver(lambda: (secret,), lambda: False, notify, lambda *_: None, telemetry)
+    receiver = Receiver(lambda: (secret,), reread, notify, lambda *_: None, telemetry)
     listener = bind("127.0.0.1", 0, "DATAFILE_WEBHOOK_LISTEN")
     port = listener.getsockname()[1]
     async with serving(receiver.app(), listener):

@@ -170,25 +170,19 @@ class TestSecrets:
             secrets_of(tmp_path / name)
         assert "DATAFILE_WEBHOOK_SECRETS_PATH" in str(error.value)
 
-    def test_reread_soon(self, mounted: MountedSecret) -> None:
-        """A new secret works at the first webhook signed by it, and a flood of bad signatures reads at most once a second."""
+    def test_are_recent(self, mounted: MountedSecret) -> None:
+        """A flood of bad signatures has them read at most once a second, also while they can't be read."""
         now = 100.0
         mounted.write(a=b"old")
         secrets = secrets_of(mounted.path, clock=lambda: now)
-        mounted.write(a=b"new")
-        assert not secrets.reread_soon()
+        now = 100.9
+        assert secrets.are_recent
         now = 101.0
-        assert secrets.reread_soon()
-        assert secrets.active == (b"new",)
-        mounted.write(a=b"newer")
-        now = 101.9
-        assert not secrets.reread_soon()
+        assert not secrets.are_recent
         mounted.path.rename(mounted.path.with_name("gone"))
-        now = 102.0
         with pytest.raises(CredentialsError):
-            secrets.reread_soon()
-        now = 102.5
-        assert not secrets.reread_soon()
+            secrets.reread()
+        assert secrets.are_recent
 
     def test_no_path(self) -> None:
         """Without a path there is nothing to read again, and without any secret nothing verifies."""
@@ -196,7 +190,7 @@ class TestSecrets:
         assert not secrets.active
         assert not secrets.untrimmed
         assert not secrets.reread()
-        assert not secrets.reread_soon()
+        assert secrets.are_recent
 
     def test_words(self, tmp_path: Path) -> None:
         """Neither an error nor the object's own text ever shows a secret."""

@@ -49,7 +49,7 @@ class Endpoint:
         self.telemetry = Telemetry(logs.configure("info", "json", self.stream), time.monotonic)
         self.receiver = Receiver(lambda: self.secrets, self._reread, self._notify, self._relay, self.telemetry)
 
-    def _reread(self) -> bool:
+    async def _reread(self) -> bool:
         self.rereads += 1
         changed = bool(self.coming)
         self.secrets, self.coming = self.secrets + self.coming, ()

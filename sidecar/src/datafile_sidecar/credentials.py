@@ -1,6 +1,7 @@
 """Webhook secrets and access tokens: given once, or mounted as files and read again while the sidecar runs.
 
-A read that fails, or that finds nothing, keeps what was known. No value of these ever stands in an error.
+All of it blocks, as long as the mount does; callers on an event loop use a thread. A read that fails, or that finds nothing,
+keeps what was known. No value of these ever stands in an error.
 """
 
 import os
@@ -71,9 +72,10 @@ class Secrets:
         self._mounted = found
         return changed
 
-    def reread_soon(self) -> bool:
-        """The same after a bad signature, which may mean a new secret: at most once a second."""
-        return self._clock() - self._read_at >= 1.0 and self.reread()
+    @property
+    def are_recent(self) -> bool:
+        """Whether they were read within the last second, or can't be read again."""
+        return self._path is None or self._clock() - self._read_at < 1.0
 
 
 class Tokens:

@@ -19,12 +19,13 @@ from datafile_sidecar.bus import Bus
 from datafile_sidecar.core import sources
 from datafile_sidecar.core.reconcile import Trigger
 from datafile_sidecar.core.times import rfc3339
-from datafile_sidecar.credentials import CredentialsError, Secrets, Tokens
+from datafile_sidecar.credentials import Secrets, Tokens
 from datafile_sidecar.inquiry import Inquiry
 from datafile_sidecar.listening import bind, serving
 from datafile_sidecar.peers import Peers
 from datafile_sidecar.publication import Publication
 from datafile_sidecar.receiver import Receiver
+from datafile_sidecar.rotation import Rotation
 from datafile_sidecar.settings import Settings
 from datafile_sidecar.syncer import Pace, Syncer
 from datafile_sidecar.telemetry import Telemetry
@@ -53,9 +54,9 @@ class Daemon:
         self._started = time.time()
         self._instance = secrets.token_hex(8)
         self._is_stopping = False
-        self._complaints: dict[str, str] = {}
         self._secrets = Secrets(settings.webhook_secrets_path, settings.webhook_secrets, time.monotonic)
         self._tokens = Tokens(settings.access_tokens_path, settings.sdk_keys)
+        self._rotation = Rotation(self._secrets, self._tokens, self._retry, telemetry)
         self._webhook_socket = bind(
             settings.webhook_listen.host, settings.webhook_listen.port, "DATAFILE_WEBHOOK_LISTEN"
         )
@@ -82,6 +83,7 @@ class Daemon:
                 for key, one in self._syncers.items():
                     tasks.create_task(_forever(one.run, f"the loop of {key}"), name=key)
                 tasks.create_task(_forever(self._keep_house, "housekeeping"))
+                tasks.create_task(_forever(self._rotation.run, "the look at credentials"))
                 tasks.create_task(_forever(self._workers.run, "the socket for workers"))
                 tasks.create_task(_forever(self._peers.run, "the relay to peers"))
                 if self._bus is not None:
@@ -97,7 +99,7 @@ class Daemon:
         await rooms.enter_async_context(serving(admin.app(), self._admin_socket))
         notify = functools.partial(syncer.notify, self._syncers)
         receiver = Receiver(
-            lambda: self._secrets.active, self._reread_secrets, notify, self._peers.relay, self._telemetry
+            lambda: self._secrets.active, self._rotation.look_for_secrets, notify, self._peers.relay, self._telemetry
         )
         await rooms.enter_async_context(serving(receiver.app(), self._webhook_socket))
 
@@ -190,33 +192,14 @@ class Daemon:
             "peers": self._peers.status(),
         }
 
-    # Credentials that change
-
     async def _keep_house(self) -> None:
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
             self._telemetry.summarise()
-            self._reread("webhook secrets", self._secrets.reread, lambda: len(self._secrets.active))
-            if self._reread("access tokens", self._tokens.reread, lambda: len(self._tokens)):
-                for one in self._syncers.values():
-                    one.retry()
 
-    def _reread_secrets(self) -> bool:
-        return self._reread("webhook secrets", self._secrets.reread_soon, lambda: len(self._secrets.active))
-
-    def _reread(self, kind: str, reread: Callable[[], bool], count: Callable[[], int]) -> bool:
-        try:
-            changed = reread()
-        except CredentialsError as problem:
-            # Anybody can have them read again, by a bad signature: what was said once is not said again.
-            if self._complaints.get(kind) != str(problem):
-                self._complaints[kind] = str(problem)
-                self._telemetry.credentials_failed(kind, str(problem))
-            return False
-        self._complaints.pop(kind, None)
-        if changed:
-            self._telemetry.credentials_changed(kind, count())
-        return changed
+    def _retry(self) -> None:
+        for one in self._syncers.values():
+            one.retry()
 
 
 async def _forever(work: Callable[[], Awaitable[None]], name: str) -> None:

@@ -1,7 +1,7 @@
 """The webhook port: size, signature, JSON, event, answer. The work that a webhook sets off comes after the answer."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Final
 
@@ -28,7 +28,7 @@ class Receiver:
     """
 
     secrets: Callable[[], tuple[bytes, ...]]
-    reread: Callable[[], bool]
+    reread: Callable[[], Awaitable[bool]]
     notify: Callable[[DatafileUpdated, Trigger], tuple[str, ...]]
     relay: Callable[[bytes, bytes], None]
     telemetry: Telemetry
@@ -56,7 +56,7 @@ class Receiver:
             return self._reject(
                 "no_secret", 503, "no webhook secret is configured here; set DATAFILE_WEBHOOK_SECRETS_PATH"
             )
-        if (signature := self._signature(request, body)) is None:
+        if (signature := await self._signature(request, body)) is None:
             return self._reject("unverified", 401, "the signature is missing or wrong")
         try:
             event = webhook.parse(body)
@@ -67,13 +67,15 @@ class Receiver:
             self.relay(body, signature)
         return self._take(event, Trigger.PEER if is_relayed else Trigger.WEBHOOK)
 
-    def _signature(self, request: web.Request, body: bytes) -> bytes | None:
+    async def _signature(self, request: web.Request, body: bytes) -> bytes | None:
         """The header that signs the body, None where none does."""
         headers = [value for name, value in request.raw_headers if name.lower() == SIGNATURE]
         header = headers[0] if len(headers) == 1 else None
         if webhook.verify(body, header, self.secrets()):
             return header
-        return header if header is not None and self.reread() and webhook.verify(body, header, self.secrets()) else None
+        if header is not None and await self.reread() and webhook.verify(body, header, self.secrets()):
+            return header
+        return None
 
     def _take(self, event: DatafileUpdated | webhook.OtherEvent, trigger: Trigger) -> web.Response:
         if not isinstance(event, DatafileUpdated):
