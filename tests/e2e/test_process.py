@@ -271,8 +271,20 @@ class TestEnd:
                 assert running.logs[-1]["event"] == "sidecar.stopped"
 
     async def test_everything_hangs(self, tmp_path: Path) -> None:
-        """It ends within two seconds while upstream hangs, a webhook is half sent and connections stay open (trap 55)."""
-        async with hanging() as template, sidecar(tmp_path, ready=False, url_template=template) as running:
+        """It ends within two seconds while upstream, bus and peers hang and connections stay open (trap 55)."""
+        async with (
+            hanging() as template,
+            hanging() as broker,
+            sidecar(
+                tmp_path,
+                ready=False,
+                url_template=template,
+                bus_url=f"redis://127.0.0.1:{port_of(broker)}",
+                peers=f"127.0.0.1:{port_of(template)}",
+            ) as running,
+            ClientSession() as browser,
+        ):
+            assert await post(browser, running, SECRET.encode()) == 202
             webhook, admin = port_of(running.webhook_url), port_of(running.admin_url)
             half = b"POST /webhooks/optimizely HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nabc"
             writers = []

@@ -2,7 +2,6 @@
 
 import asyncio
 import functools
-import hashlib
 import random
 import secrets
 import socket
@@ -16,7 +15,7 @@ from datafile_sidecar import syncer, upstream
 from datafile_sidecar.admin import Admin
 from datafile_sidecar.bootstrap import Bootstrap
 from datafile_sidecar.bus import Bus
-from datafile_sidecar.core import sources
+from datafile_sidecar.core import backoff, sources
 from datafile_sidecar.core.reconcile import Trigger
 from datafile_sidecar.core.times import rfc3339
 from datafile_sidecar.credentials import Secrets, Tokens
@@ -147,7 +146,7 @@ class Daemon:
             settings.poll_interval_s,
             settings.rollback_after_s,
             settings.bootstrap_after_s,
-            _offset(self._pod, sdk_key),
+            backoff.place(self._pod, sdk_key),
             random.Random(),
         )
         inquiry = Inquiry(
@@ -206,8 +205,3 @@ async def _forever(work: Callable[[], Awaitable[None]], name: str) -> None:
     """Run what must never return; if it does, that is as bad as an error, and the process ends."""
     await work()
     raise RuntimeError(f"{name} ended, which it never should")
-
-
-def _offset(pod: str, sdk_key: str) -> float:
-    """This pod's place within a poll interval: stable, and spread evenly over a fleet."""
-    return int.from_bytes(hashlib.sha256(f"{pod}/{sdk_key}".encode()).digest()[:8]) / 2**64

@@ -1,5 +1,7 @@
 """How long to wait. Every pause is seconds; `jitter` is a random number in [0, 1) that the caller draws."""
 
+import hashlib
+
 CHASE_FOR_S = 600.0
 """For how long an announced revision is chased before it is called overdue."""
 NUDGE_FOR_S = 60.0
@@ -34,6 +36,11 @@ def refusal_pause(poll_interval_s: float, retry_after_s: float | None) -> float:
 def reconnect_pause(failures: int, jitter: float) -> float:
     """Before the bus is tried again, after so many failures in a row: soon, for it is what makes a fleet fast, and spread out."""
     return min(8.0, 0.25 * 2.0 ** min(failures - 1, 10)) * (0.5 + 0.5 * jitter)
+
+
+def place(pod: str, sdk_key: str) -> float:
+    """A pod's place within a poll interval, 0 to 1: always the same, and spread evenly over a fleet."""
+    return int.from_bytes(hashlib.sha256(f"{pod}/{sdk_key}".encode()).digest()[:8]) / 2**64
 
 
 def next_poll(now: float, interval_s: float, offset: float, jitter: float) -> float:
