@@ -200,6 +200,8 @@ async def test_a_few(stage: Stage) -> None:
     assert sum(attack.answers.values()) > 100
     assert stage.used("VmHWM") - before < 60
     assert len(stage.sidecar.output) < 20_000
+    assert (await stage.sidecar.metrics())['datafile_sidecar_dropped_connections_total{port="webhook"}'] > 100
+    assert [line["port"] for line in stage.sidecar.logs if line["event"] == "connection.dropped"] == ["webhook"]
     assert [line for line in stage.sidecar.logs if line["level"] == "error"] == []
 
 

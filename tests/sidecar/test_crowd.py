@@ -13,13 +13,21 @@ LIMIT = 4
 
 
 @pytest.fixture
-async def port() -> AsyncIterator[int]:
+def dropped() -> list[None]:
+    """One for each connection that had to go."""
+    return []
+
+
+@pytest.fixture
+async def port(dropped: list[None]) -> AsyncIterator[int]:
     async def answer(request: web.BaseRequest) -> web.Response:
         await request.read()
         return web.Response(text="ok")
 
     http = web.Server(answer, access_log=None)
-    server = await asyncio.get_running_loop().create_server(Crowd(http, LIMIT), "127.0.0.1", 0)
+    server = await asyncio.get_running_loop().create_server(
+        Crowd(http, LIMIT, lambda: dropped.append(None)), "127.0.0.1", 0
+    )
     yield server.sockets[0].getsockname()[1]
     server.close()
     await http.shutdown(0.1)
@@ -39,19 +47,20 @@ async def ask(port: int, *parts: bytes) -> bytes:
             writer.transport.abort()
 
 
-async def test_the_oldest_gives_way(port: int) -> None:
-    """When all places are taken by who says nothing, the next one gets in, and the one that waited longest is out."""
+async def test_the_oldest_gives_way(port: int, dropped: list[None]) -> None:
+    """When all places are taken by who says nothing, the next one gets in, the one that waited longest is out, and is counted."""
     silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(LIMIT)]
     reading = [asyncio.create_task(reader.read()) for reader, _ in silent]
     assert (await ask(port, HEAD + b"\r\n")).startswith(b"HTTP/1.1 200")
     await asyncio.sleep(0.05)
     assert [one.done() for one in reading] == [True] + [False] * (LIMIT - 1)
+    assert len(dropped) == 1
     for _, writer in silent:
         writer.transport.abort()
     await asyncio.gather(*reading, return_exceptions=True)
 
 
-async def test_who_has_left_takes_no_place(port: int) -> None:
+async def test_who_has_left_takes_no_place(port: int, dropped: list[None]) -> None:
     """Any number of requests one after another push nobody out."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for _ in range(3 * LIMIT):
@@ -59,6 +68,7 @@ async def test_who_has_left_takes_no_place(port: int) -> None:
     writer.write(HEAD + b"\r\n")
     assert (await reader.read(12)) == b"HTTP/1.1 200"
     writer.transport.abort()
+    assert dropped == []
 
 
 async def test_a_head_has_a_bound(port: int) -> None:

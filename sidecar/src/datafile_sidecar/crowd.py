@@ -15,10 +15,13 @@ class Crowd:
     A request is answered as soon as it is whole, and its connection ends; so what is old has not sent a whole one.
     """
 
-    def __init__(self, protocol: Callable[[], asyncio.Protocol], limit: int) -> None:
-        """`protocol` makes what speaks HTTP on one connection."""
+    def __init__(
+        self, protocol: Callable[[], asyncio.Protocol], limit: int, dropped: Callable[[], None] = lambda: None
+    ) -> None:
+        """`protocol` makes what speaks HTTP on one connection; `dropped` is told of each that gave way."""
         self._protocol = protocol
         self._limit = limit
+        self._dropped = dropped
         self._open: dict[_Connection, None] = {}
 
     def __call__(self) -> asyncio.Protocol:
@@ -32,6 +35,7 @@ class Crowd:
             oldest = next(iter(self._open))
             self.leave(oldest)
             oldest.abort()
+            self._dropped()
 
     def leave(self, connection: "_Connection") -> None:
         """A connection has ended."""

@@ -95,12 +95,12 @@ class Daemon:
         for one in self._upstreams.values():
             await rooms.enter_async_context(one)
         admin = Admin(self._stuck, self._unready, self._status, self._telemetry.exposition)
-        await rooms.enter_async_context(serving(admin.app(), self._admin_socket))
+        await rooms.enter_async_context(serving(admin.app(), self._admin_socket, self._dropped("admin")))
         notify = functools.partial(syncer.notify, self._syncers)
         receiver = Receiver(
             lambda: self._secrets.active, self._rotation.look_for_secrets, notify, self._peers.relay, self._telemetry
         )
-        await rooms.enter_async_context(serving(receiver.app(), self._webhook_socket))
+        await rooms.enter_async_context(serving(receiver.app(), self._webhook_socket, self._dropped("webhook")))
 
     async def _end(self, stop: asyncio.Event) -> NoReturn:
         """Wait for `stop`; then be unready, give accepted work its moment, and unwind."""
@@ -139,6 +139,9 @@ class Daemon:
                 self._telemetry.volume_cleaned(leftovers)
 
     # What the rooms are given
+
+    def _dropped(self, port: str) -> Callable[[], None]:
+        return functools.partial(self._telemetry.connection_dropped, port)
 
     def _syncer(self, sdk_key: str) -> Syncer:
         settings = self._settings

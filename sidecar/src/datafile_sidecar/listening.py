@@ -4,7 +4,7 @@ import asyncio
 import logging
 import resource
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -57,11 +57,13 @@ def _bind_all(port: int) -> socket.socket:
 
 
 @asynccontextmanager
-async def serving(app: web.Application, listener: socket.socket) -> AsyncIterator[None]:
+async def serving(
+    app: web.Application, listener: socket.socket, dropped: Callable[[], None] = lambda: None
+) -> AsyncIterator[None]:
     """Serve an application on a socket. At the end open requests get a tenth of a second.
 
-    Idle, silent and half-sent connections are dropped after 5 s, the oldest at once where there are too many. A request's head
-    has at most 32 KiB, and its body comes as the bytes of the wire.
+    Idle, silent and half-sent connections are dropped after 5 s, the oldest at once where there are too many; `dropped` is told of
+    each of these. A request's head has at most 32 KiB, and its body comes as the bytes of the wire.
     """
     runner = web.AppRunner(
         app,
@@ -76,7 +78,7 @@ async def serving(app: web.Application, listener: socket.socket) -> AsyncIterato
     await runner.setup()
     try:
         assert runner.server
-        crowd = Crowd(runner.server, _limit())
+        crowd = Crowd(runner.server, _limit(), dropped)
         loop = asyncio.get_running_loop()
         server = await loop.create_server(crowd, sock=listener, backlog=_ACCEPTED_AT_ONCE)
         listener.listen(_BACKLOG)

@@ -18,6 +18,7 @@ WEBHOOK_OUTCOMES: Final = (
 )
 RELAY_OUTCOMES: Final = ("delivered", "rejected", "timeout", "unreachable", "unresolved", "dropped")
 WORKER_REFUSALS: Final = ("too_many", "malformed", "silent", "unknown_key")
+PORTS: Final = ("webhook", "admin")
 BUS_OUTCOMES: Final = ("shared", "questioned", "bad", "refused")
 FETCH_OUTCOMES: Final = ("ok", "not_modified", "invalid")
 SOURCES: Final = ("cdn", "origin")
@@ -79,6 +80,9 @@ class Metrics:
             buckets=_LATENCIES_S,
             registry=self.registry,
         )
+        self.dropped_connections = self._counter(
+            "dropped_connections", "Connections that gave way to newer ones, for there were too many", "port"
+        )
         self.dropped_lines = self._counter("dropped_lines", "Lines of the log that were left out, unread")
         self.build_info = self._gauge("build_info", "Version of the sidecar", "version")
 
@@ -89,14 +93,15 @@ class Metrics:
     def prepare(self, version: str, sdk_keys: Sequence[str], triggers: Sequence[str], outcomes: Sequence[str]) -> None:
         """Show every series from the first scrape on; `outcomes` are those of fetches."""
         self.build_info.labels(version).set(1)
-        for outcome in WEBHOOK_OUTCOMES:
-            self.webhooks.labels(outcome)
-        for outcome in RELAY_OUTCOMES:
-            self.relays.labels(outcome)
-        for outcome in BUS_OUTCOMES:
-            self.bus_records.labels(outcome)
-        for reason in WORKER_REFUSALS:
-            self.refused_workers.labels(reason)
+        for counter, values in (
+            (self.webhooks, WEBHOOK_OUTCOMES),
+            (self.relays, RELAY_OUTCOMES),
+            (self.bus_records, BUS_OUTCOMES),
+            (self.refused_workers, WORKER_REFUSALS),
+            (self.dropped_connections, PORTS),
+        ):
+            for value in values:
+                counter.labels(value)
         for key in sdk_keys:
             self.worker_revision_min.labels(key).set(math.nan)
             for metric in (

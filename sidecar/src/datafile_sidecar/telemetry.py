@@ -80,6 +80,14 @@ class Telemetry:
         self._metrics.dropped_lines.inc(count)
         self._log.warning("lines.dropped", count=count, reason="the log is not read fast enough")
 
+    def connection_dropped(self, port: str) -> None:
+        """A port had too many connections, so the oldest, which had not sent a whole request, gave way; told at once and
+        then twice a minute.
+        → For `webhook`, limit the rate at the Ingress: whoever opens them can crowd a webhook out, which polling then heals.
+        """
+        self._metrics.dropped_connections.labels(port).inc()
+        self._seldom("connection.dropped", port=port, reason="there are too many, and it was the oldest")
+
     def setting_ignored(self, name: str, nearest: str | None) -> None:
         """A variable that begins like ours means nothing here.
         → Rename it to the nearest, if that is meant, or remove it.
