@@ -1,16 +1,10 @@
-"""The CDN and the origin: one conditional, capped, timed request for a datafile, and every way it can fail in words.
-
-Whatever the other side, a proxy, the network or the operating system does, `Upstream.fetch` returns a whole body, says
-that nothing changed, or raises `FetchError`, all within its time-out. It judges the transport only: whether the body is a
-good datafile is for others to say, and so are pauses and retries.
-"""
+"""One conditional, capped, timed request for a datafile, redirects followed where that is permitted."""
 
 import asyncio
 import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -19,17 +13,16 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from datafile_sidecar.core import answer, sources
-from datafile_sidecar.core.fetch_error import OUTCOMES, FetchError, proxy_refused, refused, unwelcome
+from datafile_sidecar.core.fetch_error import FetchError, proxy_refused, refused, unwelcome
 from datafile_sidecar.core.proxies import Proxies, ProxyError
 from datafile_sidecar.resolver import DaemonResolver
-
-__all__ = ["FetchError", "Fetched", "MAX_TIMEOUT_S", "NotModified", "OUTCOMES", "Upstream", "Validators"]
+from datafile_sidecar.upstream._diagnosis import diagnosis, speakable
+from datafile_sidecar.upstream._response import Response, received
+from datafile_sidecar.upstream._trust import trusting
 
 MAX_TIMEOUT_S = 30.0
 _MAX_HOPS = 4
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_CHUNK = 64 * 1024
-_BROKEN = "the connection broke before the whole body had come"
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +80,7 @@ class Upstream:
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            response_class=_Response,
+            response_class=Response,
             headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
@@ -125,7 +118,7 @@ class Upstream:
         except FetchError:
             raise
         except Exception as error:
-            raise self._explained(error, trail[-1]) from _speakable(error)
+            raise self._explained(error, trail[-1]) from speakable(error)
 
     async def _follow(
         self, trail: list[str], sdk_key: str, validators: Validators | None, token: str | None
@@ -158,7 +151,7 @@ class Upstream:
             ssl=self._tls() if is_https or (proxy and proxy.url.startswith("https:")) else True,
         ) as response:
             if response.status == 200:
-                return Fetched(await _received(response), _validators(url, response))
+                return Fetched(await received(response), _validators(url, response))
             if response.status == 304 and conditions:
                 return NotModified()
             if response.status in _REDIRECTS and (location := response.headers.get("Location")):
@@ -173,14 +166,14 @@ class Upstream:
     def _tls(self) -> ssl.SSLContext:
         """What we trust, read when first needed and again after a failure, so that a mended bundle needs no restart."""
         if self._trust is None:
-            self._trust = _trust(self._environ.get("SSL_CERT_FILE"))
+            self._trust = trusting(self._environ.get("SSL_CERT_FILE"))
         return self._trust
 
     def _explained(self, error: Exception, url: str) -> FetchError:
-        """The one place where foreign exceptions become ours."""
+        """Ours for a foreign one."""
         if isinstance(error, aiohttp.ClientHttpProxyError):
             return proxy_refused(self._where(url), error.status)
-        outcome, problem = _diagnosis(error, self._timeout_s)
+        outcome, problem = diagnosis(error, self._timeout_s)
         if outcome == "tls":
             self._trust = None
         return FetchError(outcome, f"{self._where(url)}: {problem}")
@@ -192,49 +185,6 @@ class Upstream:
         except ProxyError:
             proxy = None
         return f"{sources.shown(url)} through the proxy {proxy.url}" if proxy else sources.shown(url)
-
-
-class _Response(aiohttp.ClientResponse):
-    """An answer that knows whether its connection ended in an error: a body "until close" hides that from its reader."""
-
-    _ending: asyncio.Future[None] | None = None
-
-    async def start(self, connection: aiohttp.connector.Connection) -> "_Response":
-        """Read the head, after asking to be told how the connection ends."""
-        if (protocol := connection.protocol) is not None and (ending := protocol.closed) is not None:
-            ending.remove_done_callback(_noticed)  # one is enough for all the answers of a connection
-            ending.add_done_callback(_noticed)
-            self._ending = ending
-        await super().start(connection)
-        return self
-
-    @property
-    def was_reset(self) -> bool:
-        """Whether the connection has ended, and not by a clean close."""
-        ending = self._ending
-        return ending is not None and ending.done() and not ending.cancelled() and ending.exception() is not None
-
-
-def _noticed(ending: asyncio.Future[None]) -> None:
-    """Keep asyncio from reporting the lost connection of an answer that came whole, long before."""
-    if not ending.cancelled():
-        ending.exception()
-
-
-class _TrustError(Exception):
-    """SSL_CERT_FILE is set and can't be used."""
-
-
-def _trust(cert_file: str | None) -> ssl.SSLContext:
-    """OpenSSL's own defaults (which honour SSL_CERT_FILE and SSL_CERT_DIR), and the file: OpenSSL is silent about a bad one."""
-    context = ssl.create_default_context()
-    if cert_file:
-        try:
-            context.load_verify_locations(cafile=Path(cert_file))
-        except OSError as error:  # ssl.SSLError is one
-            cause = "holds no PEM certificates" if isinstance(error, ssl.SSLError) else error.strerror
-            raise _TrustError(f"SSL_CERT_FILE={cert_file} can't be used: {cause}") from error
-    return context
 
 
 def _conditions(url: str, validators: Validators | None) -> dict[str, str]:
@@ -250,19 +200,6 @@ def _validators(url: str, response: aiohttp.ClientResponse) -> Validators | None
     return Validators(url, etag, last_modified) if etag or last_modified else None
 
 
-async def _received(response: aiohttp.ClientResponse) -> bytes:
-    codings = ", ".join(response.headers.getall("Content-Encoding", []))
-    body = answer.Body(codings, response.content_length)
-    try:
-        async for chunk in response.content.iter_chunked(_CHUNK):
-            body.feed(chunk)
-    except (aiohttp.ClientError, OSError) as error:
-        raise answer.BodyError("truncated", _BROKEN) from error
-    if isinstance(response, _Response) and response.was_reset:
-        raise answer.BodyError("truncated", _BROKEN)
-    return body.complete()
-
-
 def _next_hop(url: str, location: str) -> str:
     target = sources.redirect_target(url, location)
     if sources.is_downgrade(url, target):
@@ -272,42 +209,3 @@ def _next_hop(url: str, location: str) -> str:
 
 def _retry_after_s(response: aiohttp.ClientResponse) -> float | None:
     return answer.retry_after_s(response.headers.get("Retry-After"), response.headers.get("Date"), time.time())
-
-
-def _diagnosis(error: Exception, timeout_s: float) -> tuple[str, str]:  # noqa: C901 - a flat table is easiest to check
-    """(outcome, words) for whatever was raised. The words quote neither headers nor foreign text, which may hold secrets."""
-    match error:
-        case answer.BodyError():
-            return error.outcome, error.problem
-        case TimeoutError():
-            return "timeout", f"no complete answer within {timeout_s:g} s"
-        case _TrustError():
-            return "tls", str(error)
-        case ProxyError():
-            return "unreachable", str(error)
-        case aiohttp.ClientConnectorCertificateError():
-            return "tls", f"its certificate is not trusted ({_verdict(error.certificate_error)}); {_TRUST_HINT}"
-        case aiohttp.ClientSSLError() | ssl.SSLError():
-            return "tls", "no TLS connection could be made; does it speak TLS at this port?"
-        case aiohttp.ClientConnectorDNSError():
-            return "unreachable", f"the name {error.host} does not resolve ({error.os_error.strerror})"
-        case aiohttp.ClientConnectorError():
-            return "unreachable", f"can't connect ({str(error.os_error) or type(error.os_error).__name__})"
-        case aiohttp.ServerDisconnectedError() | OSError():
-            return "unreachable", "the connection broke before there was an answer"
-        case aiohttp.ClientResponseError():
-            return "protocol_error", f"the answer is not good HTTP ({type(error.__cause__ or error).__name__})"
-        case _:
-            return "protocol_error", f"the request could not be made or the answer not read ({type(error).__name__})"
-
-
-_TRUST_HINT = "where a proxy or a private CA signs it, name that CA's file in SSL_CERT_FILE"
-
-
-def _verdict(error: Exception) -> str:
-    return getattr(error, "verify_message", "") or type(error).__name__
-
-
-def _speakable(error: Exception) -> Exception | None:
-    """The cause, unless its `repr` would show the request's headers, and with them the token."""
-    return None if isinstance(error, aiohttp.ClientResponseError) else error
