@@ -4,6 +4,7 @@ import asyncio
 import base64
 import contextlib
 import gc
+import os
 import socket
 import subprocess
 import sys
@@ -228,6 +229,19 @@ async def test_a_ca_that_is_exchanged_is_read_again(hosts: Wire, tmp_path: Path)
         assert (await refusal(upstream)).outcome == "tls"
         bundle.write_bytes(CA_FILE.read_bytes())
         assert await body(upstream) == DATAFILE
+
+
+async def test_a_bundle_on_a_mount_that_hangs_stops_nothing_else(hosts: Wire, tmp_path: Path) -> None:
+    """The user's probes and webhooks are answered while the CA file can't be read, and fetches go on when it can."""
+    bundle = tmp_path / "ca.pem"
+    os.mkfifo(bundle)  # opening it hangs until somebody writes
+    async with Upstream(template=hosts.template, environ={"SSL_CERT_FILE": str(bundle)}, timeout_s=0.2) as upstream:
+        threads = threading.active_count()
+        for _ in range(5):
+            assert (await refusal(upstream)).outcome == "timeout"
+        assert threading.active_count() <= threads + 1
+        await asyncio.to_thread(bundle.write_bytes, CA_FILE.read_bytes())
+        assert await body_in_the_end(upstream) == DATAFILE
 
 
 async def test_plain_http_where_tls_was_meant() -> None:

@@ -1,7 +1,6 @@
 """One conditional, capped, timed request for a datafile, redirects followed where that is permitted."""
 
 import asyncio
-import ssl
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from datafile_sidecar.core.proxies import Proxies, ProxyError
 from datafile_sidecar.resolver import DaemonResolver
 from datafile_sidecar.upstream._diagnosis import diagnosis, speakable
 from datafile_sidecar.upstream._response import Response, received
-from datafile_sidecar.upstream._trust import trusting
+from datafile_sidecar.upstream._trust import Trust
 
 MAX_TIMEOUT_S = 30.0
 _MAX_HOPS = 4
@@ -69,7 +68,7 @@ class Upstream:
         self._proxies = Proxies.from_environ(self._environ)
         self._headers = {"Accept-Encoding": "gzip", "User-Agent": user_agent}
         self._resolver = resolver
-        self._trust: ssl.SSLContext | None = None
+        self._trust = Trust(self._environ.get("SSL_CERT_FILE"))
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -148,7 +147,7 @@ class Upstream:
             proxy_headers=introduction,
             allow_redirects=False,
             proxy=proxy.url if proxy else None,
-            ssl=self._tls() if is_https or (proxy and proxy.url.startswith("https:")) else True,
+            ssl=await self._trust.context() if is_https or (proxy and proxy.url.startswith("https:")) else True,
         ) as response:
             if response.status == 200:
                 return Fetched(await received(response), _validators(url, response))
@@ -163,19 +162,13 @@ class Upstream:
             raise RuntimeError("Upstream is used outside its `async with`")
         return self._session
 
-    def _tls(self) -> ssl.SSLContext:
-        """What we trust, read when first needed and again after a failure, so that a mended bundle needs no restart."""
-        if self._trust is None:
-            self._trust = trusting(self._environ.get("SSL_CERT_FILE"))
-        return self._trust
-
     def _explained(self, error: Exception, url: str) -> FetchError:
         """Ours for a foreign one."""
         if isinstance(error, aiohttp.ClientHttpProxyError):
             return proxy_refused(self._where(url), error.status)
         outcome, problem = diagnosis(error, self._timeout_s)
         if outcome == "tls":
-            self._trust = None
+            self._trust.doubt()
         return FetchError(outcome, f"{self._where(url)}: {problem}")
 
     def _where(self, url: str) -> str:
