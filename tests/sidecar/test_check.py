@@ -111,6 +111,15 @@ class TestSettings:
         assert [(finding.part, finding.verdict) for finding in found] == [("settings", FAILED), ("secrets", WARNING)]
         assert "DATAFILE_WEBHOOK_SECRETS_PATH" in str(found[0].mend)
 
+    async def test_foreign_address(self, healthy: dict[str, str]) -> None:
+        """An address of another machine, with which no sidecar starts, is told with its setting; a port in use is not looked at."""
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            found = await one_trouble(
+                healthy | {"DATAFILE_WEBHOOK_LISTEN": f"127.0.0.1:{port}", "DATAFILE_ADMIN_LISTEN": "192.0.2.1:9"}
+            )
+        assert (found.verdict, found.says) == (REFUSED, "DATAFILE_ADMIN_LISTEN: nothing can listen on 192.0.2.1 here")
+
     @pytest.mark.parametrize(
         ("webhook", "admin", "verdicts"),
         [
@@ -352,7 +361,7 @@ class TestCommand:
         assert "One thing to mend." in done.stdout
         assert "\x1b" not in done.stdout
         assert "not looked at" not in run(environment | {"DATAFILE_WEBHOOK_SECRETS_PATH": "/nowhere"}).stdout
-        assert "What depends on it was not looked at." in run({"DATAFILE_SDK_KEYS": "a b"}).stdout
+        assert "What depends on that was not looked at." in run({"DATAFILE_SDK_KEYS": "a b"}).stdout
         done = run(upstream, "--json")
         told = json.loads(done.stdout)
         assert (done.returncode, told["verdict"], told["findings"][0]["part"]) == (2, "refused", "settings")

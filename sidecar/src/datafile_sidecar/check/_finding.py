@@ -84,7 +84,7 @@ def summary(findings: Iterable[Finding], *, whole: bool) -> str:
     to_mend = sum(verdict is not Verdict.WARNING for verdict in counts)
     if not to_mend:
         return f"\nIt works. {_things(len(counts))} may not be what you meant."
-    rest = "" if whole else " What depends on it was not looked at."
+    rest = "" if whole else " What depends on that was not looked at."
     return f"\n{_things(to_mend)} to mend.{rest}"
 
 

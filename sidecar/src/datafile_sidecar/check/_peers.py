@@ -61,7 +61,7 @@ def _told(host: str, count: int, problems: list[str]) -> Finding:
     named = ", ".join(problems[:_MOST_NAMED]) + (f" and {more} more" if more > 0 else "")
     return failed(
         _PART,
-        f"{host}: {count - len(problems)} of {count} answer; these do not: {named}",
+        f"{host}: a sidecar answers at {count - len(problems)} of {count}; not at {named}",
         "see that a sidecar runs there, that the port in DATAFILE_PEERS is that of its DATAFILE_WEBHOOK_LISTEN, and that network "
         "policies let pods reach each other at it",
     )

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from datafile_sidecar import settings
 from datafile_sidecar.credentials import CredentialsError, Secrets, Tokens
+from datafile_sidecar.listening import ListenError, bind
 from datafile_sidecar.settings import Address, Settings, SettingsError
 
 from ._finding import Finding, failed, ok, refused, warning
@@ -22,7 +23,7 @@ def look_at_settings(environ: Mapping[str, str]) -> tuple[Settings | None, list[
         return None, [*map(_bad, error.problems), *strange]
     count = sum(variable.name in environ for variable in settings.VARIABLES)
     keys = "1 SDK key" if len(told.sdk_keys) == 1 else f"{len(told.sdk_keys)} SDK keys"
-    findings = [*strange, *_contradictions(told)]
+    findings = [*strange, *_contradictions(told), *_addresses(told)]
     return told, findings or [ok("settings", f"{keys}; all of the {count} variables that are set can be read")]
 
 
@@ -55,6 +56,26 @@ def _contradictions(told: Settings) -> list[Finding]:
             )
         )
     return findings
+
+
+def _addresses(told: Settings) -> list[Finding]:
+    hosts = {"DATAFILE_WEBHOOK_LISTEN": told.webhook_listen.host, "DATAFILE_ADMIN_LISTEN": told.admin_listen.host}
+    return [
+        refused(
+            "settings", f"{name}: nothing can listen on {host} here", "name an address of this machine, or leave it out"
+        )
+        for name, host in hosts.items()
+        if not _can_listen(host)
+    ]
+
+
+def _can_listen(host: str) -> bool:
+    """At any port: the one that is meant may be a running sidecar's."""
+    try:
+        bind(host, 0, "").close()
+    except ListenError:
+        return False
+    return True
 
 
 def _overlap(one: Address, other: Address) -> bool:
