@@ -11,23 +11,21 @@ from dataclasses import dataclass, field
 from random import Random
 from typing import Any
 
-from datafile_sidecar.bus import Bus, Claim
-from datafile_sidecar.core import backoff, offers, reconcile, webhook
-from datafile_sidecar.core.bus_record import Check, Record
+from datafile_sidecar.accord import Accord
+from datafile_sidecar.bus import Bus
+from datafile_sidecar.core import backoff, reconcile, webhook
 from datafile_sidecar.core.datafile import InvalidDatafileError
-from datafile_sidecar.core.offers import Opinion
 from datafile_sidecar.core.patience import Patience
 from datafile_sidecar.core.reconcile import Trigger
 from datafile_sidecar.core.webhook import DatafileUpdated
 from datafile_sidecar.inquiry import Inquiry, parsed
 from datafile_sidecar.keeper import Keeper
 from datafile_sidecar.publication import Publication
-from datafile_sidecar.sharing import Sharing, offered
+from datafile_sidecar.sharing import Sharing
 from datafile_sidecar.telemetry import Telemetry
 from datafile_sidecar.upstream import FetchError
 
 _STUCK_AFTER_S = 90.0
-_OFFER_STANDS_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +73,9 @@ class Syncer:
             wake=self._wake.set,
             poll_interval_s=pace.poll_interval_s,
             random=pace.random,
+        )
+        self._accord = Accord(
+            self.sdk_key, self._keeper, self._sharing, patience_s=pace.rollback_after_s, telemetry=telemetry
         )
 
     # What others ask
@@ -196,10 +197,12 @@ class Syncer:
         if self._keeper.miss():
             self._inquiry.forget()
         if (offer := self._sharing.take()) is not None:
-            await self._consider(*offer)
-        elif not await self._is_spared():
+            await self._accord.consider(*offer)
+        elif (look_s := await self._accord.spares_us()) is None:
             self._keeper.retry_at = math.inf
             await self._ask()
+        elif math.isfinite(look_s):
+            self._poll_at = _now() + look_s
         self._plan()
 
     def _expire(self) -> None:
@@ -238,53 +241,7 @@ class Syncer:
                 replaced = self._keeper.state.observed != before
                 self._inquiry.remember(answer, replaced=replaced)
                 self._sharing.tell(replaced=replaced)
-                self._overrule()
-
-    # The bus
-
-    async def _is_spared(self) -> bool:
-        """Whether this turn's fetch is one that another pod has made or is making: a poll, or the first look at what was kept."""
-        is_poll = self._keeper.state.trigger in {Trigger.POLL, Trigger.STARTUP}
-        if self._keeper.state.observed is None or not is_poll or self._keeper.write_failures:
-            return False
-        answer = await self._sharing.consult(claim=self._keeper.retry_at > _now())
-        if answer is Claim.OURS or self._keeper.state.announced or self._keeper.state.nudged:
-            return False
-        self._keeper.state = reconcile.begin(self._keeper.state)
-        self._keeper.retry_at = math.inf
-        if isinstance(answer, Check):
-            await self._adopt(answer)
-        else:
-            self._poll_at = _now() + self._sharing.look_again_s
-        return True
-
-    async def _adopt(self, check: Check) -> None:
-        if await self._keeper.write(lambda: self._keeper.confirm(check.at)):
-            self._sharing.adopted(check)
-            self._telemetry.poll_spared(self.sdk_key)
-
-    async def _consider(self, record: Record, opinion: Opinion) -> None:
-        offer = offered(record.head, _now())
-        match opinion:
-            case Opinion.TAKE:
-                if await self._keeper.write(lambda: self._keeper.take(record, offer)):
-                    self._sharing.taken(record)
-            case Opinion.JOIN:
-                self._keeper.state = offers.join(self._keeper.state, offer)
-            case Opinion.ASK:
-                self._keeper.state = offers.ask(self._keeper.state, offer)
-                if not self._keeper.state.due:
-                    self._keeper.retry_at = min(self._keeper.retry_at, _now() + offers.ASK_AGAIN_S)
-                self._telemetry.bus_record_questioned(self.sdk_key, record.found.revision, self._keeper.have)
-            case Opinion.IGNORE:
-                pass
-
-    def _overrule(self) -> None:
-        """End an offer that upstream did not confirm for as long as it takes to believe a rollback."""
-        patience_s = max(self._pace.rollback_after_s, _OFFER_STANDS_S)
-        if offers.is_outvoted(self._keeper.state, _now(), patience_s):
-            self._keeper.state = offers.drop(self._keeper.state)
-            self._sharing.overrule()
+                self._accord.overrule()
 
     async def _bootstrap_later(self) -> None:
         wait_s = self._pace.bootstrap_after_s
