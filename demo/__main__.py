@@ -147,3 +147,5 @@ if __name__ == "__main__":
         sys.exit(asyncio.run(main()))
     except KeyboardInterrupt:
         sys.exit(130)
+    except BrokenPipeError:  # whoever watched has seen enough; all that was started has ended
+        os._exit(1)
