@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 
+from datafile_sidecar.core.seldom import Seldom
 from datafile_sidecar.metrics import FETCH_OUTCOMES, Metrics
 
 _SUMMARY_S = 10.0
@@ -34,8 +35,7 @@ class Telemetry:
         self._metrics = Metrics()
         self._rejected: Counter[str] = Counter()
         self._rejected_at = float("-inf")
-        self._worker_refused_at: dict[str, float] = {}
-        self._repeated: dict[str, tuple[float, int]] = {}
+        self._told = Seldom()
 
     def prepare(self, version: str, sdk_keys: Iterable[str], triggers: Iterable[str], failures: Sequence[str]) -> None:
         """Show every series from the first scrape on, at zero, so that a rate over the first event is one."""
@@ -217,7 +217,7 @@ class Telemetry:
     def bus_connected(self, address: str) -> None:
         """The bus is connected, has been read, and tells of news. → Nothing."""
         self._metrics.bus_connected.set(1)
-        self._repeated.pop("bus.disconnected", None)
+        self._told.forget("bus.disconnected")
         self._log.info("bus.connected", address=address)
 
     def bus_disconnected(self, reason: str, wait_s: float) -> None:
@@ -261,12 +261,8 @@ class Telemetry:
 
     def _seldom(self, event: str, **fields: object) -> None:
         """Log what may happen all the time at most twice a minute, with how often it happened meanwhile."""
-        at, more = self._repeated.get(event, (float("-inf"), 0))
-        if self._clock() - at < _SELDOM_S:
-            self._repeated[event] = at, more + 1
-            return
-        self._repeated[event] = self._clock(), 0
-        self._log.warning(event, **fields, **({"more": more} if more else {}))
+        if (more := self._told.untold(event, self._clock(), _SELDOM_S)) is not None:
+            self._log.warning(event, **fields, **({"more": more} if more else {}))
 
     # Workers
 
@@ -287,9 +283,7 @@ class Telemetry:
         who connects there.
         """
         self._metrics.refused_workers.labels(reason).inc()
-        now = self._clock()
-        if now - self._worker_refused_at.get(reason, float("-inf")) >= _REPEAT_S:
-            self._worker_refused_at[reason] = now
+        if self._told.untold(f"worker.refused {reason}", self._clock(), _REPEAT_S) is not None:
             self._log.warning("worker.refused", reason=reason)
 
     def workers_counted(self, sdk_key: str, count: int, oldest: int | None) -> None:
