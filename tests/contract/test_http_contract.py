@@ -82,6 +82,9 @@ async def test_every_answer_is_documented(sidecar: RunningSidecar, tmp_path: Pat
             tmp_path / "other", ready=False, sdk_keys=KEY, url_template="http://127.0.0.1:9/{sdk_key}.json"
         ) as without_secret:
             seen[503] = await _answer(session, "POST", without_secret.webhook_url, news, SECRET)
+        seen[417] = await _answer(session, "POST", url, old, SECRET, Expect="the unexpected")
+        many = {f"X-Much-{number}": "x" * 7000 for number in range(5)}
+        seen[431] = await _answer(session, "POST", url, old, SECRET, **many)
         seen[408] = await late
     assert seen == {status: status for status in seen}
     assert set(seen) == _documented_answers()
@@ -95,9 +98,11 @@ async def test_admin_paths_are_there(sidecar: RunningSidecar) -> None:
     assert answers == dict.fromkeys(("/livez", "/readyz", "/metrics", "/status"), 200)
 
 
-async def _answer(session: ClientSession, method: str, url: str, body: bytes, secret: bytes | None) -> int:
-    headers = {"X-Hub-Signature": signature(body, secret)} if secret else {}
-    async with session.request(method, url, data=body, headers=headers) as answer:
+async def _answer(
+    session: ClientSession, method: str, url: str, body: bytes, secret: bytes | None, **headers: str
+) -> int:
+    signed = {"X-Hub-Signature": signature(body, secret)} if secret else {}
+    async with session.request(method, url, data=body, headers=headers | signed) as answer:
         return answer.status
 
 
