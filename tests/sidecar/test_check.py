@@ -324,6 +324,16 @@ class TestBus:
         assert (found.part, found.verdict, "hunter2" in found.says) == ("bus", FAILED, False)
         assert "see that the broker runs" in str(found.mend)
 
+    async def test_no_extra(self, healthy: dict[str, str], tmp_path: Path) -> None:
+        """A bus without the client for Redis, with which no sidecar starts, is refused, with what to install."""
+        (tmp_path / "sitecustomize.py").write_text("import sys; sys.modules['redis'] = None")
+        environment = healthy | {"DATAFILE_BUS_URL": "redis://127.0.0.1:9", "PYTHONPATH": str(tmp_path)}
+        done = await asyncio.to_thread(run, environment)
+        started = await asyncio.to_thread(run, environment, command="run")
+        assert (done.returncode, started.returncode) == (2, 1)
+        assert "pip install 'datafile-sidecar[redis]'" in done.stdout
+        assert "pip install 'datafile-sidecar[redis]'" in started.stderr
+
     @needs_redis
     async def test_password_and_permission(self, healthy: dict[str, str]) -> None:
         """A wrong password and a user who may not write are told apart; a broker that will do is left as it was."""

@@ -9,7 +9,7 @@ from datafile_sidecar.bus import ANSWER_WITHIN_S, Bus, BusError, Claim, shown
 from datafile_sidecar.core.bus_record import Head, Record
 from datafile_sidecar.telemetry import Telemetry
 
-from ._finding import Finding, failed, ok
+from ._finding import Finding, failed, ok, refused
 
 _PART = "bus"
 _PATIENCE_S = ANSWER_WITHIN_S + 1.0
@@ -32,7 +32,7 @@ async def look_at_bus(url: str | None, sdk_keys: tuple[str, ...]) -> Finding | N
     try:
         bus = Bus(url, heard)
     except BusError as error:
-        return failed(_PART, str(error), "install the extra, or take DATAFILE_BUS_URL away")
+        return refused(_PART, str(error), "install the extra, or take DATAFILE_BUS_URL away")
     for key in sdk_keys:
         bus.join(key, _Silent())
     async with asyncio.TaskGroup() as tasks:
