@@ -5,7 +5,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 
 import pytest
@@ -232,29 +232,16 @@ async def test_a_broker_that_is_loading_is_waited_for(broker: Broker, monkeypatc
     """One that answers -LOADING at first is used when it is done; and no proxy for upstream has a part in it."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
-    writers = []
+    is_loading = True
 
-    async def loading(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writers.append(writer)
-        while await reader.read(4096):
-            writer.write(b"-LOADING Redis is loading the dataset in memory\r\n" * 4)
-
-    server = await asyncio.start_server(loading, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    async with running(f"redis://127.0.0.1:{port}", holder := Holder(1), connected=False) as bus:
-        await until(lambda: "loading" in str(bus.view()["last_error"]))
-        server.close()
-        for writer in writers:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if is_loading:
+            while heard := await reader.read(4096):
+                writer.write(b"-LOADING Redis is loading the dataset in memory\r\n" * heard.count(b"*"))
             writer.transport.abort()
-        async with running(broker.url, Holder(2)):
-            line = await asyncio.start_server(through(broker.port), "127.0.0.1", port)
-            await until(lambda: holder.content == minimal(2))
-            assert bus.is_connected
-            line.close()
-
-
-def through(port: int) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
-    """A server's callback that hands each connection on to this port."""
+            return
+        far, other = await asyncio.open_connection("127.0.0.1", broker.port)
+        await asyncio.gather(pump(reader, other), pump(far, writer))
 
     async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):
@@ -262,11 +249,13 @@ def through(port: int) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter],
                 writer.write(data)
         writer.transport.abort()
 
-    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far, other = await asyncio.open_connection("127.0.0.1", port)
-        await asyncio.gather(pump(reader, other), pump(far, writer))
-
-    return serve
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, running(broker.url, Holder(2)), running(url, holder := Holder(1), connected=False) as bus:
+        await until(lambda: "loading" in str(bus.view()["last_error"]))
+        is_loading = False
+        await until(lambda: bus.is_connected)
+        assert holder.content == minimal(2)
 
 
 async def test_what_a_broker_echoes_is_shown_without_the_password() -> None:
