@@ -1,5 +1,6 @@
 """Wrong options are refused at once, in words."""
 
+import multiprocessing
 from typing import Any
 
 import pytest
@@ -30,6 +31,7 @@ WRONG = [
     ({"cmab_service": object()}, "get_decision"),
     ({"default_decide_options": "INCLUDE_REASONS"}, "must be a list"),
     ({"default_decide_options": ["INCLUDE_REASON"]}, "OptimizelyDecideOption"),
+    ({"default_decide_options": [["INCLUDE_REASONS"]]}, "OptimizelyDecideOption"),
     ({"skip_json_validation": "yes"}, "True or False"),
     ({"settings": {"odp_disabled": True}}, "OptimizelySdkSettings"),
     ({"settings": _settings(segments_cache=object())}, "reset, lookup and save"),
@@ -37,11 +39,13 @@ WRONG = [
     ({"settings": _settings(odp_segment_manager=object())}, "OdpSegmentManager"),
     ({"event_processor_options": 5}, "a mapping"),
     ({"event_processor_options": {"batchsize": 5}}, "batchsize.*there are batch_size"),
-    ({"event_processor_options": {"start_on_init": False}}, "start_on_init"),
+    ({"event_processor_options": {"start_on_init": False}}, "start_on_init.*started at its first event"),
     ({"event_processor_options": {"batch_size": 0}}, "batch_size.*positive whole number, not 0"),
     ({"event_processor_options": {"batch_size": 1.5}}, "batch_size"),
     ({"event_processor_options": {"flush_interval": "30"}}, "flush_interval"),
     ({"event_processor_options": {"timeout_interval": float("inf")}}, "timeout_interval"),
+    ({"event_processor_options": {"flush_interval": 1e10}}, "flush_interval"),
+    ({"event_processor_options": {"event_queue": multiprocessing.Queue()}}, "event_queue.*Queue"),
     ({"event_processor_options": {"event_queue": []}}, "event_queue.*Queue"),
 ]
 

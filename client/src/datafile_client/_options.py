@@ -3,8 +3,9 @@
 The SDK itself answers a wrong option with a dead instance and a log line, and a wrong number with its default.
 """
 
-import math
+import queue
 import re
+import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -19,9 +20,10 @@ _OURS = {
     "sdk_key": "it would make every process poll the CDN; give it to the watcher instead",
     "config_manager": "the watcher brings its own",
     "datafile_access_token": "the sidecar fetches the datafile",
+    "start_on_init": "it is started at its first event",
 }
 _Checks = dict[str, tuple[Callable[[Any], bool], str]]
-_DECIDE_OPTIONS = {value for name, value in vars(OptimizelyDecideOption).items() if name.isupper()}
+_DECIDE_OPTIONS = [value for name, value in vars(OptimizelyDecideOption).items() if name.isupper()]
 
 
 def _has(*methods: str) -> Callable[[Any], bool]:
@@ -31,7 +33,7 @@ def _has(*methods: str) -> Callable[[Any], bool]:
 _CHECKS: _Checks = {
     "cmab_service": (_has("get_decision"), "it needs a method get_decision"),
     "default_decide_options": (
-        lambda value: isinstance(value, list) and set(value) <= _DECIDE_OPTIONS,
+        lambda value: isinstance(value, list) and all(option in _DECIDE_OPTIONS for option in value),
         "it must be a list of the SDK's OptimizelyDecideOption",
     ),
     "error_handler": (_has("handle_error"), "it needs a method handle_error"),
@@ -52,12 +54,12 @@ _SETTINGS_CHECKS: _Checks = {
 
 
 def _is_seconds(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value <= threading.TIMEOUT_MAX
 
 
 _PROCESSOR_CHECKS: _Checks = {
     "batch_size": (lambda value: _is_seconds(value) and isinstance(value, int), "it must be a positive whole number"),
-    "event_queue": (_has("get", "put", "put_nowait", "full", "qsize"), "it must be a queue.Queue"),
+    "event_queue": (lambda value: isinstance(value, queue.Queue), "it must be a queue.Queue"),
     "flush_interval": (_is_seconds, "it must be a positive number of seconds"),
     "timeout_interval": (_is_seconds, "it must be a positive number of seconds"),
 }
