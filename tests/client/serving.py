@@ -16,6 +16,7 @@ watcher = OptimizelyWatcher(
     optimizely_options={"event_dispatcher": LocalDispatcher(int(os.environ["RECEIVER_PORT"]))}, rescan_interval_s=0.5
 )
 watcher.start(timeout=10)
+watcher.optimizely.get_optimizely_config()  # an app may well ask for something at import
 
 
 def serve(user: str) -> dict[str, int]:

@@ -84,17 +84,20 @@ def test_a_mount_without_events_is_looked_at(directory: Path, tmp_path: Path) ->
         follow([], tmp_path / "mirror", directory)
 
 
-def test_a_file_that_is_a_mount_of_its_own_is_warned_of(directory: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("way", ["itself", "link"])
+def test_a_file_that_is_a_mount_of_its_own_is_warned_of(way: str, directory: Path, tmp_path: Path) -> None:
     """A user who mounted the file by subPath, which never changes, reads what to do (trap 38)."""
     publish(directory, 1)
     need("unshare")
     elsewhere = tmp_path / "with space" / "KEY1.json"
     elsewhere.parent.mkdir()
     elsewhere.touch()
-    script = 'mount --bind "$0/KEY1.json" "$1" && exec "$2" -c "$3" "$(dirname "$1")"'
+    (tmp_path / "link").symlink_to(elsewhere.parent)  # as /var/run is one to /run
+    seen = elsewhere.parent if way == "itself" else tmp_path / "link"
+    script = 'mount --bind "$0/KEY1.json" "$1" && exec "$2" -c "$3" "$4"'
     app = APP.replace("(2, 3)", "()")
     done = subprocess.run(
-        ["unshare", "-m", "sh", "-c", script, directory, elsewhere, sys.executable, app],
+        ["unshare", "-m", "sh", "-c", script, directory, elsewhere, sys.executable, app, seen],
         cwd=ROOT,
         capture_output=True,
         text=True,

@@ -3,6 +3,7 @@
 import gc
 import json
 import logging
+import logging.config
 import queue
 import subprocess
 import sys
@@ -213,6 +214,26 @@ def test_a_slow_dispatcher_is_waited_for(directory: Path, make_watcher: MakeWatc
         assert len(receiver.users) == 12
 
 
+def test_an_event_that_comes_amid_the_end_is_told_of(
+    directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user whose event is queued just behind the last that is sent reads that it is lost."""
+    publish(directory, 1)
+    waiting: queue.Queue[Any] = queue.Queue()
+
+    class Late:
+        def dispatch_event(self, event: Any) -> None:
+            wait_until(lambda: waiting.qsize() == 1)  # the word to end
+            waiting.put("what another thread was just about to queue")
+
+    options = {"event_dispatcher": Late(), "event_processor_options": {"event_queue": waiting}}
+    watcher = make_watcher(optimizely_options=options)
+    watcher.start()
+    watcher.optimizely.track("bought", "user")
+    watcher.stop()
+    assert "Up to 1 events are lost" in caplog.text
+
+
 def test_the_sdks_defaults_stay(directory: Path, make_watcher: MakeWatcher) -> None:
     """A user who sets nothing gets what the SDK's constructor would have set."""
     datafile = publish(directory, 1)
@@ -230,6 +251,27 @@ def test_the_sdks_defaults_stay(directory: Path, make_watcher: MakeWatcher) -> N
         assert set(vars(plain)) - {"cmab_client", "cmab_cache"} <= set(vars(ours))
     finally:
         plain.close()
+
+
+def test_an_apps_logging_config_brings_no_lines_about_odp(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user whose logging is configured after the import, as Django does, is not told at each swap that ODP is disabled."""
+    publish(directory, 1)
+    watcher = make_watcher()
+    watcher.start()
+    lines: list[str] = []
+    root = logging.getLogger()
+    kept = root.level, root.handlers[:]
+    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, "root": {"level": "DEBUG"}})
+    root.addHandler(collector := logging.Handler())
+    collector.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    try:
+        publish(directory, 2)
+        assert watcher.wait_for_revision(2)
+    finally:
+        root.setLevel(kept[0])
+        root.handlers[:] = kept[1]
+    assert [line for line in lines if "Deciding by revision 2" in line]
+    assert not [line for line in lines if "ODP" in line]
 
 
 def test_options_reach_every_instance(directory: Path, make_watcher: MakeWatcher) -> None:

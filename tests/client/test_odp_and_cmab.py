@@ -136,6 +136,21 @@ def test_odp_in_children(odp: Odp, directory: Path, make_watcher: MakeWatcher) -
     assert len(odp.events) == 4
 
 
+def test_a_stopped_watcher_starts_no_odp(odp: Odp, directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user who decides on after stop() revives no thread; a restart brings ODP back."""
+    write(directory, odp, 1)
+    watcher = make_watcher(optimizely_options={"settings": OptimizelySdkSettings(odp_event_flush_interval=0)})
+    watcher.start()
+    watcher.stop()
+    decide(watcher.optimizely)
+    watcher.optimizely.send_odp_event("late", {"email": "a@b.example"})
+    assert "OdpThread" not in {thread.name for thread in threading.enumerate()}
+    watcher.start()
+    watcher.optimizely.send_odp_event("again", {"email": "a@b.example"})
+    watcher.stop()
+    assert odp.events == {"again": 1}
+
+
 def test_odp_can_be_off(odp: Odp, directory: Path, make_watcher: MakeWatcher) -> None:
     """A user who disables ODP has no thread of it and sends nothing."""
     write(directory, odp, 1)

@@ -1,6 +1,8 @@
 """Forks and endings: no process loses an event, sends another's, or hangs."""
 
 import gc
+import io
+import logging
 import multiprocessing
 import os
 import signal
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from optimizely.event.event_processor import BatchEventProcessor
 
 from datafile_client import OptimizelyWatcher
 from datafile_client._instance import collection_paused
@@ -114,6 +117,31 @@ def test_a_child_does_not_send_what_its_parent_has_queued(directory: Path, make_
         assert receiver.users == {"child": 1, "parent": 1}
 
 
+class Processor(BatchEventProcessor):
+    """An app's own kind of it."""
+
+
+@pytest.mark.parametrize("kind", [BatchEventProcessor, Processor])
+@pytest.mark.parametrize("is_used_before", [False, True])
+def test_an_apps_own_event_processor_works_in_children_and_after_a_restart(
+    kind: type[BatchEventProcessor], is_used_before: bool, directory: Path, make_watcher: MakeWatcher
+) -> None:
+    """A user who brings an event processor loses no event of a child, nor one after stop() and start()."""
+    publish(directory, 1)
+    with Receiver() as receiver:
+        own = kind(LocalDispatcher(receiver.port), start_on_init=True, batch_size=1)
+        watcher = make_watcher(optimizely_options={"event_processor": own})
+        watcher.start()
+        if is_used_before:
+            watcher.optimizely.track("bought", "parent")
+        assert reap([in_child(lambda: watcher.optimizely.track("bought", "child"))]) == [0]
+        watcher.stop()
+        watcher.start()
+        watcher.optimizely.track("bought", "again")
+        watcher.stop()
+        assert receiver.users == {"child": 1, "again": 1} | ({"parent": 1} if is_used_before else {})
+
+
 def test_a_forked_child_sees_what_changed_before_its_first_use(directory: Path, make_watcher: MakeWatcher) -> None:
     """A user's child decides by the newest datafile at its very first use, however late that is."""
     publish(directory, 1)
@@ -147,6 +175,31 @@ def test_threads_that_come_at_once_in_a_child_are_told_of_no_trouble(
         assert caplog.text == ""
 
     assert reap([in_child(work)]) == [0]
+
+
+def test_a_formatter_may_ask_for_the_revision_at_a_childs_first_use(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user who stamps each log line with the revision gets no deadlock between a request that builds and one that logs."""
+    write_datafile(directory, "KEY1", sized_datafile(2_000_000, 1))
+    watcher = make_watcher()
+    watcher.start()
+    write_datafile(directory, "KEY1", sized_datafile(2_000_000, 2))
+
+    class Stamp(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return f"{watcher.revision} {super().format(record)}"
+
+    def work() -> None:
+        handler = logging.StreamHandler(io.StringIO())
+        handler.setFormatter(Stamp())
+        root = logging.getLogger()
+        root.handlers[:] = [handler]
+        root.setLevel(logging.INFO)
+        with running([threading.Thread(target=lambda: watcher.revision)]):
+            time.sleep(0.02)
+            root.info("a line")
+        assert watcher.revision == 2
+
+    assert reap([in_child(work)], timeout=15) == [0]
 
 
 def test_a_child_of_a_paused_parent_collects_garbage() -> None:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from datafile_client import OptimizelyWatcher
 from datafile_client._report import Report
 from tests.client.conftest import MakeWatcher
@@ -50,6 +52,28 @@ def test_the_sidecar_hears_of_each_swap_and_of_the_end(directory: Path, make_wat
             assert hear(connection)["revision"] == 2
             watcher.stop()
             assert connection.recv(1) == b""
+
+
+def test_a_stop_from_a_callback_is_for_good(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user who stops the watcher from its own callback is no worker any more, however late the callback ends."""
+    publish(directory, 1)
+    with listening(directory) as server:
+        watcher = make_watcher()
+        watcher.start()
+        connection, _ = server.accept()
+        with connection:
+            hear(connection)
+            report = watcher._engine.get().report
+
+            def stop(_: object) -> None:
+                watcher.stop()
+                report._retry_at = 0.0  # as if it had taken longer than the pause between two tries
+
+            watcher.on_update(stop)
+            assert connection.recv(1) == b""
+            server.settimeout(0.5)
+            with pytest.raises(TimeoutError):
+                server.accept()
 
 
 def test_a_restarted_sidecar_hears_of_everybody(directory: Path, make_watcher: MakeWatcher) -> None:

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -76,6 +77,30 @@ def test_a_config_map_swap_is_seen(directory: Path, make_watcher: MakeWatcher) -
     (directory / "..tmp").symlink_to("..2")
     (directory / "..tmp").rename(directory / "..data")
     assert watcher.wait_for_revision(2, timeout=1)
+
+
+def test_what_comes_before_the_watch_begins_is_seen(directory: Path) -> None:
+    """A user gets a change that falls between the first look and the first event, however rare the looks are."""
+    publish(directory, 1)
+    source = Source(directory, "KEY1")
+    hints = source.hints(threading.Event(), 0.1)
+    assert next(hints)
+    assert source.look() is not None
+    publish(directory, 2)
+    assert next(hints)
+    assert source.look() is not None
+    assert not next(hints)
+
+
+def test_what_cannot_be_read_costs_no_descriptor(directory: Path) -> None:
+    """A user who has a directory in the file's place, as a wrong mount leaves one, does not run out of descriptors."""
+    (directory / "KEY1.json").mkdir()
+    source = Source(directory, "KEY1")
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        with pytest.raises(InvalidDatafileError, match="Is a directory"):
+            source.look()
+    assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_an_event_is_not_needed(directory: Path) -> None:
@@ -256,7 +281,10 @@ def test_only_a_status_file_that_we_understand_vouches(fields: dict[str, object]
     assert found.vouched
 
 
-@pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"schema":1}', "[" * 20_000, "x" * 100_000])
+AGES_AGO = '{"schema":1,"sha256":"","checked":"0001-01-01T00:00:00+23:59"}'
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"schema":1}', "[" * 20_000, "x" * 100_000, AGES_AGO])
 def test_a_broken_status_file_is_none(text: str, directory: Path) -> None:
     """A user's app survives whatever the status file holds."""
     (directory / "KEY1.status.json").write_text(text)

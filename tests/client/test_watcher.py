@@ -4,22 +4,30 @@ import asyncio
 import contextlib
 import datetime
 import logging
+import os
+import sys
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from optimizely.helpers import validator
 
 from datafile_client import DatafileUnavailableError, InvalidOptionError, OptimizelyWatcher
 from datafile_client.testing import make_datafile, write_datafile
 from tests.client.conftest import MakeWatcher
-from tests.client.helpers import decide, publish, vouch, wait_until
+from tests.client.helpers import LocalDispatcher, Receiver, decide, publish, running, vouch, wait_until
 
 
 def is_on(watcher: OptimizelyWatcher, flag: str = "checkout") -> bool:
     """Ask the watcher's present instance for a decision."""
     return bool(decide(watcher.optimizely, flag).enabled)
+
+
+def watching() -> list[threading.Thread]:
+    """Return the threads that watch KEY1 in this process."""
+    return [thread for thread in threading.enumerate() if thread.name == "datafile KEY1"]
 
 
 def test_each_replacement_is_decided_by(directory: Path, make_watcher: MakeWatcher) -> None:
@@ -99,7 +107,7 @@ def test_a_timeout_of_zero_never_waits(directory: Path, make_watcher: MakeWatche
 def test_before_start_there_is_nothing(make_watcher: MakeWatcher, directory: Path) -> None:
     """A user who forgot start() is told so."""
     publish(directory, 1)
-    with pytest.raises(DatafileUnavailableError, match=r"start\(\) was not called"):
+    with pytest.raises(DatafileUnavailableError, match=r"is not running, call start\(\)"):
         make_watcher().optimizely  # noqa: B018 - the property is what is asked
     assert make_watcher().wait_for_revision(1, timeout=5) is False
 
@@ -134,8 +142,8 @@ def test_with_starts_and_stops(directory: Path) -> None:
     publish(directory, 1)
     with OptimizelyWatcher(sdk_key="KEY1", directory=directory) as watcher:
         assert watcher.revision == 1
-        assert [thread for thread in threading.enumerate() if thread.name == "datafile KEY1"]
-    assert not [thread for thread in threading.enumerate() if thread.name == "datafile KEY1"]
+        assert watching()
+    assert not watching()
 
 
 async def test_async_with_leaves_the_loop_free(directory: Path) -> None:
@@ -160,11 +168,15 @@ async def test_async_with_leaves_the_loop_free(directory: Path) -> None:
 
 async def test_a_cancelled_start_leaves_nothing_behind(directory: Path) -> None:
     """A user who gives up waiting in asyncio is not held by a thread that still waits."""
-    watcher = OptimizelyWatcher(sdk_key="KEY1", directory=directory)
-    with pytest.raises(TimeoutError):
-        async with asyncio.timeout(0.2):
-            await watcher.__aenter__()
-    wait_until(lambda: not [thread for thread in threading.enumerate() if thread.name == "datafile KEY1"], 2)
+    for number in range(45):  # at ever other moments of the start
+        watcher = OptimizelyWatcher(sdk_key="KEY1", directory=directory)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.00002 * number):
+                await watcher.__aenter__()
+        with pytest.raises(DatafileUnavailableError, match=r"is not running, call start\(\)"):
+            watcher.optimizely  # noqa: B018 - the property is what is asked
+    await asyncio.sleep(0.2)
+    assert not watching()
 
 
 def test_after_stop_the_last_instance_decides_on_and_start_works_again(
@@ -184,6 +196,73 @@ def test_after_stop_the_last_instance_decides_on_and_start_works_again(
     assert watcher.revision == 2
 
 
+def test_threads_that_start_it_at_once_start_one(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user whose threads all start a stopped watcher has one that watches, and none after stop()."""
+    publish(directory, 1)
+    watcher = make_watcher()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(150):
+            barrier = threading.Barrier(4)
+
+            def start(barrier: threading.Barrier = barrier) -> None:
+                barrier.wait()
+                watcher.start()
+
+            with running([threading.Thread(target=start) for _ in range(4)]):
+                pass
+            assert len(watching()) == 1
+            watcher.stop()
+            assert not watching()
+    finally:
+        sys.setswitchinterval(interval)
+
+
+def test_a_start_amid_a_stop_is_a_start(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user who starts the watcher while another thread is still stopping it follows, and sends events."""
+    publish(directory, 1)
+    with Receiver() as receiver:
+        watcher = make_watcher(optimizely_options={"event_dispatcher": LocalDispatcher(receiver.port)})
+        watcher.start()
+        entered = threading.Event()
+
+        def hold(_: object) -> None:
+            entered.set()
+            time.sleep(0.5)
+
+        watcher.on_update(hold)()
+        watcher.on_update(hold)
+        assert entered.wait(5)
+        with running([threading.Thread(target=watcher.stop)]):
+            time.sleep(0.1)
+            watcher.start()
+        publish(directory, 2)
+        assert watcher.wait_for_revision(2, timeout=5)
+        watcher.optimizely.track("bought", "user")
+        wait_until(lambda: receiver.users == {"user": 1})
+
+
+def test_thirty_restarts_leave_nothing_behind(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user may start and stop as often as they like: threads and descriptors are flat."""
+    publish(directory, 1)
+
+    class Nowhere:
+        def dispatch_event(self, event: Any) -> None:
+            """Let it vanish."""
+
+    watcher = make_watcher(optimizely_options={"event_dispatcher": Nowhere()})
+    watcher.start()
+    watcher.stop()
+    threads, descriptors = threading.active_count(), len(os.listdir("/proc/self/fd"))
+    for _ in range(30):
+        watcher.start()
+        watcher.optimizely.track("bought", "user")
+        watcher.stop()
+    assert threading.active_count() == threads
+    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
+
+
 def test_listeners_are_told_on_the_watchers_thread(
     directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -193,7 +272,7 @@ def test_listeners_are_told_on_the_watchers_thread(
     told: list[tuple[str, bool]] = []
 
     def fails(_: Any) -> None:
-        raise ValueError("listener trouble")
+        sys.exit("listener trouble")  # the worst that it can raise: it would end the thread without a word
 
     def listen(optimizely: Any) -> None:
         told.append((threading.current_thread().name, watcher.optimizely is optimizely))
@@ -211,6 +290,28 @@ def test_listeners_are_told_on_the_watchers_thread(
     time.sleep(0.1)
     assert told == [("datafile KEY1", True)] * 2
     assert caplog.text.count("callback failed at revision") == 3
+
+
+def test_a_removed_listener_is_not_told_any_more(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user who removes a listener, even while others are being told, does not hear from it again."""
+    publish(directory, 1)
+    watcher = make_watcher()
+    told: list[str] = []
+    removers: list[Any] = []
+
+    def first(_: object) -> None:
+        told.append("first")
+        removers[0]()
+
+    def last(_: object) -> None:
+        told.append("last")
+
+    watcher.on_update(first)
+    removers.append(watcher.on_update(lambda _: told.append("removed")))
+    watcher.on_update(last)
+    watcher.start()
+    wait_until(lambda: "last" in told)
+    assert told == ["first", "last"]
 
 
 def test_a_listener_may_stop_the_watcher(directory: Path, make_watcher: MakeWatcher) -> None:
@@ -248,6 +349,52 @@ def test_a_thread_that_is_held_up_is_stood_in_for(
     assert is_on(watcher) is False
     release.set()
     assert caplog.text.count("The watching thread is held up") == 1
+
+
+def test_a_slow_build_holds_no_request(
+    directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user on a starved node, where a build takes seconds, decides by the last flags meanwhile, without an alarm."""
+    monkeypatch.setattr("datafile_client._watcher._LATE_S", 0.3)
+    check, building, built = validator.is_datafile_valid, threading.Event(), threading.Event()
+    publish(directory, 1)
+    watcher = make_watcher()
+    watcher.start()
+
+    def slow(data: bytes) -> bool:
+        building.set()
+        built.wait(20)
+        return check(data)
+
+    monkeypatch.setattr(validator, "is_datafile_valid", slow)
+    publish(directory, 2)
+    assert building.wait(5)
+    time.sleep(0.5)
+    started = time.monotonic()
+    assert watcher.revision == 1
+    assert time.monotonic() - started < 0.2
+    built.set()
+    assert watcher.wait_for_revision(2)
+    assert "held up" not in caplog.text
+
+
+def test_a_process_that_gets_no_thread_decides_all_the_same(
+    directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user whose container is out of threads gets the newest flags at each use, and reads one warning."""
+    monkeypatch.setattr("datafile_client._watcher._LATE_S", 0.1)
+    publish(directory, 1)
+    watcher = make_watcher()
+    size = threading.stack_size(1 << 46)  # more than the system can give
+    try:
+        watcher.start()
+    finally:
+        threading.stack_size(size)
+    assert not watching()
+    publish(directory, 2)
+    assert watcher.wait_for_revision(2, timeout=2)
+    watcher.stop()
+    assert caplog.text.count("held up") == 1
 
 
 def test_a_log_filter_may_ask_for_the_revision(
@@ -302,6 +449,8 @@ def test_status_tells_what_decides(directory: Path, make_watcher: MakeWatcher) -
     assert len(status.sha256) == 64
     assert status.checked_at == datetime.datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=datetime.UTC)
     assert status.stale
+    vouch(directory, "KEY1", datafile, checked="2026-01-02T05:04:05.678+02:00")
+    assert str(watcher.status().checked_at) == "2026-01-02 03:04:05.678000+00:00"
     vouch(directory, "KEY1", datafile, checked=datetime.datetime.now(datetime.UTC).isoformat())
     assert not watcher.status().stale
     vouch(directory, "KEY1", b"another datafile", checked="2026-01-02T03:04:05.678Z")

@@ -1,5 +1,6 @@
 """What lives and dies with one process: the watching thread, its locks and its connection to the sidecar."""
 
+import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -25,12 +26,14 @@ class Engine:
         self.ran_at = NEVER
         self.warned = False
 
-    def launch(self, run: Callable[["Engine"], None], name: str) -> None:
-        """Start the thread, once."""
-        with self.lock:
+    def launch(self, run: Callable[["Engine"], None], name: str) -> bool:
+        """Start the thread, once; False where the system gives none."""
+        with self.lock, contextlib.suppress(RuntimeError):
             if self.thread is None and not self.stopping:
-                self.thread = threading.Thread(target=run, args=(self,), name=name, daemon=True)
-                self.thread.start()
+                thread = threading.Thread(target=run, args=(self,), name=name, daemon=True)
+                thread.start()
+                self.thread = thread
+        return self.stopping or self.thread is not None
 
     def announce(self) -> None:
         """Wake who waits for a swap, and the thread, which is the one to tell the listeners."""

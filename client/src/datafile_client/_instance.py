@@ -11,7 +11,6 @@ import gc
 import logging
 import os
 import re
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,13 +26,13 @@ from optimizely.optimizely_config import OptimizelyConfig, OptimizelyConfigServi
 from optimizely.project_config import ProjectConfig
 
 from datafile_client._parts import Parts
-from datafile_client._process import PerProcess
+from datafile_client._process import lock_per_process
 from datafile_client.errors import InvalidDatafileError
 
 _PASSED_ON = ("default_decide_options", "event_dispatcher", "user_profile_service")
 _BOM = b"\xef\xbb\xbf"
-_silent = logging.getLogger("datafile_client.silent")
-_silent.disabled = True
+# In no registry: there, an app's logging.config would enable it again.
+_silent = logging.Logger("datafile_client.silent", logging.CRITICAL + 1)
 
 
 @final
@@ -127,7 +126,7 @@ class Builder:
         return instance
 
 
-_turns = PerProcess[threading.Lock](lambda _: threading.Lock())
+_turns = lock_per_process()
 # The process that paused it. A forked child inherits the pause, and nobody there would end it.
 _paused_by: set[int] = set()
 
@@ -153,11 +152,10 @@ def collection_paused() -> Iterator[None]:
             _paused_by.clear()
 
 
-def resume_collection_in_child() -> None:
-    """End a pause that was inherited through a fork in the midst of a build."""
-    if _paused_by - {os.getpid()}:
+def _resume_in_child() -> None:
+    if _paused_by:
         _paused_by.clear()
         gc.enable()
 
 
-os.register_at_fork(after_in_child=resume_collection_in_child)
+os.register_at_fork(after_in_child=_resume_in_child)

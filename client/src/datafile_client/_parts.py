@@ -45,8 +45,8 @@ class Parts:
         self.settings = options.get("settings") or OptimizelySdkSettings()
         self._processor_options = {**_PROCESSOR_DEFAULTS, **(options.get("event_processor_options") or {})}
         self.forced_variations: dict[str, dict[str, str]] = {}
-        self.events = SharedEvents(self._make_processor)
-        self.cmab: Any = Shared(self._make_cmab)
+        self.events = SharedEvents(self._make_processor, options.get("event_processor"))
+        self.cmab: Any = Shared(self._make_cmab, options.get("cmab_service"))
         self.odp = SharedOdp(self._make_odp)
 
     def end(self) -> None:
@@ -62,17 +62,16 @@ class Parts:
 
     def _make_processor(self, inherited: Any) -> Any:
         exit_hooks.get()  # a child may use an instance and never the watcher
-        given = inherited or self.options.get("event_processor")
-        if given is None:
+        if inherited is None:
             dispatcher, center = self.options.get("event_dispatcher"), self.notification_center
             settings = self._processor_options
             processor = BatchEventProcessor(dispatcher, self.logger, notification_center=center, **settings)
-        elif inherited is None or type(given) is not BatchEventProcessor:
-            return given  # before the first fork, and where it is of the app's own kind, it is taken as it is
+        elif not isinstance(inherited, BatchEventProcessor):
+            return inherited  # what is of the app's own kind is taken as it is
         else:
             # Never the parent's queue: its events are the parent's to send, and its lock may be held for ever.
-            processor = copy.copy(given)
-            own: queue.Queue[Any] = queue.Queue(given.event_queue.maxsize)
+            processor = copy.copy(inherited)
+            own: queue.Queue[Any] = queue.Queue(inherited.event_queue.maxsize)
             vars(processor).update(event_queue=own, _current_batch=[], executor=None)
         # The SDK shares one lock among all processors, and a fork can copy it held.
         vars(processor)["LOCK"] = threading.Lock()
@@ -80,28 +79,27 @@ class Parts:
         return processor
 
     def _make_cmab(self, inherited: Any) -> Any:
-        service = inherited or self.options.get("cmab_service")
-        if service is None:
+        if inherited is None:
             size, timeout = cmab_service.DEFAULT_CMAB_CACHE_SIZE, cmab_service.DEFAULT_CMAB_CACHE_TIMEOUT
             endpoint = self.settings.cmab_prediction_endpoint
             client = DefaultCmabClient(retry_config=CmabRetryConfig(), logger=self.logger, prediction_endpoint=endpoint)
             return cmab_service.DefaultCmabService(LRUCache(size, timeout), client, self.logger)
-        if inherited is not None and type(service) is cmab_service.DefaultCmabService:
-            return cmab_service.DefaultCmabService(_unlocked(service.cmab_cache), service.cmab_client, service.logger)
-        return service
+        if type(inherited) is cmab_service.DefaultCmabService:
+            return type(inherited)(_unlocked(inherited.cmab_cache), inherited.cmab_client, inherited.logger)
+        return inherited
 
     def _make_odp(self, inherited: OdpManager | None) -> OdpManager:
-        settings = self.settings
-        cache, events = settings.segments_cache, settings.odp_event_manager
-        if inherited is None:
-            cache = cache or LRUCache(settings.segments_cache_size, settings.segments_cache_timeout_in_secs)
-        else:
-            cache = _unlocked(getattr(inherited.segment_manager, "segments_cache", cache))
+        settings, events = self.settings, self.settings.odp_event_manager
+        size, timeout = settings.segments_cache_size, settings.segments_cache_timeout_in_secs
+        cache = settings.segments_cache or LRUCache(size, timeout)
+        if inherited is not None:
+            _unlocked(getattr(inherited.segment_manager, "segments_cache", None))
             if type(events) is OdpEventManager:  # its thread cannot start a second time
                 events = OdpEventManager(events.logger, events.api_manager, flush_interval=events.flush_interval)
         times = settings.fetch_segments_timeout, settings.odp_event_timeout, settings.odp_flush_interval
         manager = OdpManager(settings.odp_disabled, cache, settings.odp_segment_manager, events, *times, self.logger)
-        manager.update_odp_config(*self.odp.config)
+        if not self.odp.ended:
+            manager.update_odp_config(*self.odp.config)
         return manager
 
 
@@ -114,9 +112,9 @@ def _unlocked(cache: Any) -> Any:
 class Shared:
     """A stand-in for one SDK object that is made anew in each process; all that is asked of it goes there."""
 
-    def __init__(self, make: Callable[[Any], Any]) -> None:
-        self._own: PerProcess[Any] = PerProcess(make)
-        self._ended = False
+    def __init__(self, make: Callable[[Any], Any], given: Any = None) -> None:
+        self._own: PerProcess[Any] = PerProcess(make, given)
+        self.ended = False
 
     def __getattr__(self, name: str) -> Any:
         # What copying probes for is no question to the SDK's object; `stop` is what Optimizely.close() would call.
@@ -126,8 +124,8 @@ class Shared:
 
     def reopen(self) -> None:
         """Undo `end`: the next use makes a new one."""
-        if self._ended:
-            self._ended = False
+        if self.ended:
+            self.ended = False
             self._own.drop()
 
 
@@ -136,14 +134,14 @@ class SharedEvents(Shared, BaseEventProcessor):
 
     def process(self, user_event: UserEvent) -> None:
         """Queue one event. After the end it is dropped, with a warning."""
-        if self._ended:
+        if self.ended:
             _log.warning("An event came after stop() and is dropped; decide and track before, or stop later")
             return
         self._own.get().process(user_event)
 
     def end(self, deadline: float) -> None:
         """Send what is queued, until the deadline on the monotonic clock; say how much was lost."""
-        self._ended = True
+        self.ended = True
         processor = self._own.peek()
         if not isinstance(processor, BatchEventProcessor):
             getattr(processor, "stop", lambda: None)()
@@ -154,8 +152,8 @@ class SharedEvents(Shared, BaseEventProcessor):
         if not waiting.full():
             processor.timeout_interval = timedelta(seconds=max(0.0, deadline - time.monotonic()))
             processor.stop()
-        if processor.is_running:
-            _log.warning("The event dispatcher did not answer in time; up to %d events are lost", waiting.qsize() + 1)
+        if lost := waiting.qsize() + processor.is_running:
+            _log.warning("Up to %d events are lost: they came during stop(), or the dispatcher did not answer", lost)
 
 
 class SharedOdp(Shared):
@@ -174,7 +172,7 @@ class SharedOdp(Shared):
 
     def end(self, deadline: float) -> None:
         """Send what is queued, until the deadline on the monotonic clock."""
-        self._ended = True
+        self.ended = True
         events = getattr(self._own.peek(), "event_manager", None)
         if not isinstance(events, OdpEventManager):
             getattr(events, "stop", lambda: None)()

@@ -22,11 +22,12 @@ class PerProcess(Generic[T]):
     Args:
         make: makes the value; it is given the one that was inherited through a fork, if any, so as to copy what may be
             copied. It must not call back into this object.
+        given: this process's value, where there is one already.
     """
 
-    def __init__(self, make: Callable[[T | None], T]) -> None:
+    def __init__(self, make: Callable[[T | None], T], given: T | None = None) -> None:
         self._make = make
-        self._owned: tuple[int, T] | None = None
+        self._owned: tuple[int, T] | None = None if given is None else (os.getpid(), given)
         self._locks: dict[int, threading.Lock] = {}
 
     def get(self) -> T:
@@ -52,6 +53,20 @@ class PerProcess(Generic[T]):
         """Disown the value: the next use makes another, as if this one had been inherited."""
         if self._owned is not None:
             self._owned = (0, self._owned[1])
+
+
+def lock_per_process() -> PerProcess[Any]:
+    """Return a lock that no fork can copy held, and that a signal handler may take again."""
+    return PerProcess(lambda _: threading.RLock())
+
+
+def is_about_to_fork_in_c() -> bool:
+    """Tell whether this is uWSGI loading the app before it forks.
+
+    It lets go of the GIL then: a thread that just holds it would take it into no child's hands.
+    """
+    uwsgi = sys.modules.get("uwsgi")
+    return uwsgi is not None and uwsgi.worker_id() == 0 and uwsgi.masterpid() in (0, os.getpid())
 
 
 _stoppables: "weakref.WeakSet[Any]" = weakref.WeakSet()

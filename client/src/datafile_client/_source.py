@@ -38,6 +38,7 @@ _Mark = tuple[int, ...]
 class Found:
     """A version of a file; `vouched` says that the sidecar has validated exactly these bytes."""
 
+    path: Path
     data: bytes
     sha256: str
     vouched: bool = False
@@ -48,7 +49,6 @@ class Source:
 
     def __init__(self, directory: Path, sdk_key: str) -> None:
         self.path = directory / f"{sdk_key}.json"
-        self._directory = directory
         self._mark: _Mark | None = None
         self._trouble: str | None = None
 
@@ -58,27 +58,23 @@ class Source:
         Raises:
             InvalidDatafileError: the file is missing or cannot be read.
         """
-        try:
-            data, mark = _read(self.path, self._mark)
-        except InvalidDatafileError:
-            self._mark = None
-            raise
-        if mark == self._mark:
+        known, self._mark = self._mark, None  # and none it is after a failure
+        data, self._mark = _read(self.path, known)
+        if self._mark == known:
             return None
-        self._mark = mark
         sha256 = hashlib.sha256(data).hexdigest()
         is_vouched, _ = self.vouched(sha256)
-        return Found(data, sha256, is_vouched)
+        return Found(self.path, data, sha256, is_vouched)
 
     def vouched(self, sha256: str) -> tuple[bool, datetime.datetime | None]:
         """Ask the sidecar's status file: has it validated the bytes of this digest, and when did it last find them the newest?"""
-        try:
-            status = json.loads(_read(self._directory / f"{self.path.stem}.status.json")[0])
+        with contextlib.suppress(Exception):  # whatever the file holds: at worst it is no word of the sidecar's
+            status = json.loads(_read(self.path.with_suffix(".status.json"))[0])
             # True == 1 in Python, and a schema that we do not know means: validate yourself.
             if repr(status["schema"]) == "1" and status["sha256"] == sha256:
-                return True, _time(status.get("checked"))
-        except (InvalidDatafileError, ValueError, LookupError, TypeError, AttributeError, RecursionError):
-            pass
+                checked = status.get("checked")
+                is_text = isinstance(checked, str)
+                return True, datetime.datetime.fromisoformat(checked).astimezone(datetime.UTC) if is_text else None
         return False, None
 
     def hints(self, wake: threading.Event, tick_s: float) -> Iterator[bool]:
@@ -93,29 +89,25 @@ class Source:
             try:
                 yield from self._watch(wake, tick_s)
             except (OSError, RuntimeError) as error:
-                self._report(error, tick_s)
+                if str(error) != self._trouble:  # once, not at every tick
+                    self._trouble = str(error)
+                    _log.warning("Cannot watch for changes (%s); looking every %g s instead", error, tick_s)
                 wake.wait(tick_s)
 
     def _watch(self, wake: threading.Event, tick_s: float) -> Iterator[bool]:
-        watched = os.stat(self._directory)
+        watched = os.stat(self.path.parent)
         tick: Any = {"rust_timeout": round(tick_s * 1000), "yield_on_timeout": True, "stop_event": wake}
-        changes = watchfiles.watch(self._directory, watch_filter=self._is_ours, **_WATCH, **tick)
+        changes = watchfiles.watch(self.path.parent, watch_filter=self._is_ours, **_WATCH, **tick)
         with contextlib.closing(changes):
-            for change in changes:
+            for number, change in enumerate(changes):
                 self._trouble = None
                 # A replaced directory leaves a watch that is alive and deaf.
-                if not os.path.samestat(watched, os.stat(self._directory)):
+                if not os.path.samestat(watched, os.stat(self.path.parent)):
                     return
-                yield bool(change)
+                yield bool(change) or number == 0  # what came before the watch began gave no event
 
     def _is_ours(self, _: object, path: str) -> bool:
         return os.path.basename(path) in (self.path.name, "..data")
-
-    def _report(self, error: Exception, tick_s: float) -> None:
-        trouble = f"{self._directory} does not exist" if isinstance(error, FileNotFoundError) else str(error)
-        if trouble != self._trouble:
-            self._trouble = trouble
-            _log.warning("Cannot watch for changes (%s); looking every %g s instead", trouble, tick_s)
 
 
 def read_file(path: Path) -> Found:
@@ -125,7 +117,7 @@ def read_file(path: Path) -> Found:
         InvalidDatafileError: it cannot be read, is no regular file or larger than `MAX_BYTES`.
     """
     data, _ = _read(path)
-    return Found(data, hashlib.sha256(data).hexdigest())
+    return Found(path, data, hashlib.sha256(data).hexdigest())
 
 
 def _read(path: Path, known: _Mark | None = None) -> tuple[bytes, _Mark]:
@@ -134,7 +126,7 @@ def _read(path: Path, known: _Mark | None = None) -> tuple[bytes, _Mark]:
         if known is not None and _mark_of(os.stat(path)) == known:
             return b"", known
         # Not blocking: a FIFO in the file's place would hold us for ever.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as file:
             found = os.fstat(file.fileno())
             if not stat.S_ISREG(found.st_mode):
                 raise InvalidDatafileError(path, "not a regular file")
@@ -149,15 +141,9 @@ def _mark_of(found: os.stat_result) -> _Mark:
     return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
-def _time(text: object) -> datetime.datetime | None:
-    time = datetime.datetime.fromisoformat(text) if isinstance(text, str) else None
-    return time if time is not None and time.tzinfo is not None else None
-
-
 def is_mount_of_its_own(path: Path) -> bool:
     """Tell whether this single file is a mount (`subPath`): a rename beside it is never seen through such a one."""
-    wanted = os.path.abspath(path).replace(" ", "\\040")
-    with contextlib.suppress(OSError):
-        mounts = Path("/proc/self/mountinfo").read_text(encoding="utf-8", errors="replace")
-        return any(wanted in line.split(" ")[4:5] for line in mounts.splitlines())
+    wanted = os.path.realpath(path).replace(" ", "\\040")  # /var/run is a link in most images, and never in the list
+    with contextlib.suppress(OSError), open("/proc/self/mountinfo", encoding="utf-8", errors="replace") as mounts:
+        return any(wanted in line.split(" ")[4:5] for line in mounts)
     return False

@@ -4,7 +4,6 @@ import asyncio
 import datetime
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -14,15 +13,16 @@ from typing import Any, Self
 from optimizely.optimizely import Optimizely
 
 from datafile_client._engine import NEVER, Engine
-from datafile_client._instance import Builder, Loaded, resume_collection_in_child
+from datafile_client._instance import Builder, Loaded
 from datafile_client._options import check_options, check_seconds, choose_sdk_key
-from datafile_client._process import PerProcess, stop_at_exit
+from datafile_client._process import PerProcess, is_about_to_fork_in_c, lock_per_process, stop_at_exit
 from datafile_client._source import Found, Source, is_mount_of_its_own, read_file
 from datafile_client._status import WatcherStatus
 from datafile_client.errors import DatafileUnavailableError, InvalidDatafileError
 
 _TICK_MAX_S = 2.0
 _LATE_S = 4.0
+_BUSY_MAX_S = 60.0
 _POLL_S = 0.05
 
 _log = logging.getLogger("datafile_client")
@@ -68,15 +68,15 @@ class OptimizelyWatcher:
         self._fallback = Path(fallback).absolute() if fallback is not None else None
         self._stale_after_s = check_seconds("stale_after_s", stale_after_s)
         self._rescan_interval_s = check_seconds("rescan_interval_s", rescan_interval_s) or 1.0
-        self._tick_s = min(self._rescan_interval_s, _TICK_MAX_S)
         check_options(optimizely_options or {})
         self._builder = Builder(self._sdk_key, dict(optimizely_options or {}))
         self._engine: PerProcess[Engine] = PerProcess(self._make_engine)
+        self._turn = lock_per_process()
         self._started = False
         self._current: Loaded | None = None
         self._checked_at: datetime.datetime | None = None
         self._last_error: str | None = None
-        self._listeners: tuple[_Listener, ...] = ()
+        self._listeners: dict[_Listener, None] = {}
 
     def __repr__(self) -> str:
         current = self._current
@@ -94,18 +94,8 @@ class OptimizelyWatcher:
             DatafileUnavailableError: none came in time, and there is no usable fallback. The watcher goes on watching: who
                 catches this can carry on, and `optimizely` works as soon as a datafile is there.
         """
-        if not self._started:
-            if (stopped := self._engine.peek()) is not None and stopped.stopping:
-                self._engine.drop()
-            self._builder.parts.reopen()
-            self._started = True
-        if is_mount_of_its_own(self._path):
-            _log.warning("%s is a mount (subPath?) and never changes. Mount its directory instead", self._path)
-        # uWSGI's master lets go of the GIL and forks in C: a thread that just holds it would take it into no child's hands.
-        if not self._wait(lambda: self._current is not None, timeout, launch="uwsgi" not in sys.modules):
-            self._fall_back()
-        if self._current is None:
-            raise self._unavailable(f"nothing valid within {timeout:g} s")
+        self._begin()
+        self._await_first(timeout)
 
     def stop(self) -> None:
         """Stop watching and send the events that are queued; the last instance decides on.
@@ -113,12 +103,14 @@ class OptimizelyWatcher:
         Takes at most the event processor's `timeout_interval` (5 s unless set) and a second; may be called again and at any
         time. Runs by itself when the process exits, also in children of multiprocessing and Celery.
         """
-        if not self._started:
-            return
-        self._started = False
-        if (engine := self._engine.peek()) is not None:
-            engine.stop()  # and it stays, so that a use that comes at this moment starts no other
-        self._builder.parts.end()
+        with self._turn.get():
+            if not self._started:
+                return
+            self._started = False
+            if (engine := self._engine.peek()) is not None:
+                engine.stop()
+                self._engine.drop()
+            self._builder.parts.end()
 
     @property
     def optimizely(self) -> Optimizely:
@@ -164,15 +156,15 @@ class OptimizelyWatcher:
         It runs on the watcher's thread, which does not watch meanwhile; an exception is logged and disturbs nobody.
 
         Returns:
-            A function that removes the callback; harmless when called again.
+            A function that removes the callback, though a call may just be under way. Harmless when called again.
         """
         listener = _Listener(callback)
-        self._listeners = (*self._listeners, listener)
+        self._listeners[listener] = None
         if (engine := self._attend()) is not None:
             engine.wake.set()
 
         def remove() -> None:
-            self._listeners = tuple(other for other in self._listeners if other is not listener)
+            self._listeners.pop(listener, None)
 
         return remove
 
@@ -202,10 +194,12 @@ class OptimizelyWatcher:
 
     async def __aenter__(self) -> Self:
         try:
-            return await asyncio.to_thread(self.__enter__)
+            self._begin()  # not in the thread: who gives up waiting must find something to stop
+            await asyncio.to_thread(self._await_first)
         except BaseException:
-            self.stop()
+            await asyncio.to_thread(self.stop)
             raise
+        return self
 
     async def __aexit__(self, *_: object) -> None:
         await asyncio.to_thread(self.stop)
@@ -215,100 +209,112 @@ class OptimizelyWatcher:
     def _make_engine(self, inherited: Engine | None) -> Engine:
         if inherited is not None:
             inherited.report.close()  # as long as a copy is open, the parent would count as alive
-        resume_collection_in_child()
         stop_at_exit(self)
         return Engine(self._directory, self._sdk_key)
 
-    def _attend(self, *, launch: bool = True) -> Engine | None:
+    def _begin(self) -> None:
+        with self._turn.get():
+            if not self._started:
+                self._builder.parts.reopen()
+                self._started = True
+
+    def _await_first(self, timeout: float = 30) -> None:
+        if is_mount_of_its_own(self._path):
+            _log.warning("%s is a mount (subPath?) and never changes. Mount its directory instead", self._path)
+        if not self._wait(lambda: self._current is not None, timeout) and self._fallback is not None:
+            self._fall_back(self._fallback, self._engine.get())
+        if self._current is None:
+            raise self._unavailable(f"nothing valid within {timeout:g} s")
+
+    def _attend(self) -> Engine | None:
         """Make sure that somebody looks; runs at every use and costs a microsecond."""
         if not self._started:
             return None
         engine = self._engine.get()
-        now, ran_at = time.monotonic(), engine.ran_at
-        if now - ran_at > _LATE_S:
+        ran_at = engine.ran_at
+        if time.monotonic() - ran_at > _LATE_S and self._started:  # a stop() may have come before the engine
             self._look(engine)
-            if launch and ran_at == NEVER:  # others may find the same; the thread is started once
-                engine.launch(self._run, f"datafile {self._sdk_key}")
-            elif launch and not engine.warned:
+            if is_about_to_fork_in_c():
+                return engine
+            engine.ran_at = max(engine.ran_at, time.monotonic())  # the thread may be at it by now
+            is_launched = ran_at == NEVER and engine.launch(self._run, f"datafile {self._sdk_key}")
+            if not is_launched and not engine.warned:
                 engine.warned = True
                 _log.warning("The watching thread is held up (slow callback? uWSGI without threads?); looking at use")
-            if launch:
-                engine.ran_at = now
         return engine
 
-    def _wait(self, done: Callable[[], bool], timeout: float, *, launch: bool = True) -> bool:
+    def _wait(self, done: Callable[[], bool], timeout: float) -> bool:
         """Wait until it is done, the time is over or the watcher is stopped; look meanwhile if the thread does not."""
         deadline = time.monotonic() + timeout
-        while (engine := self._attend(launch=launch)) is not None and (left := deadline - time.monotonic()) > 0:
+        while (engine := self._attend()) is not None and not done() and (left := deadline - time.monotonic()) > 0:
             with engine.changed:
-                if engine.changed.wait_for(done, min(left, _POLL_S)):
-                    return True
+                engine.changed.wait_for(done, min(left, _POLL_S))
         return done()
 
     def _run(self, engine: Engine) -> None:
         look_at = 0.0
-        for hinted in engine.source.hints(engine.wake, self._tick_s):
+        for hinted in engine.source.hints(engine.wake, min(self._rescan_interval_s, _TICK_MAX_S)):
             if engine.stopping:
                 return
-            engine.ran_at = time.monotonic()
-            if hinted or engine.ran_at >= look_at:
-                look_at = engine.ran_at + self._rescan_interval_s
+            now = time.monotonic()
+            if hinted or now >= look_at:
+                look_at = now + self._rescan_interval_s
+                engine.ran_at = now + _BUSY_MAX_S  # no request shall wait for a slow build
                 self._look(engine)
-            self._tell()
-            if self._current is not None:
+            engine.ran_at = time.monotonic()
+            self._tell(engine)
+            if self._current is not None and not engine.stopping:
                 engine.report.keep_up(self._current.revision, engine.ran_at)
 
     def _look(self, engine: Engine) -> None:
+        is_new, complaint = False, None
         with engine.lock:
             try:
-                found, current = engine.source.look(), self._current
-                if found is None:
-                    return
-                is_known = current is not None and current.sha256 == found.sha256
-                if current is not None and is_known:
-                    self._current = replace(current, source="file")
-                else:
-                    self._swap(found, self._path, "file")
-                self._last_error = None
+                if (found := engine.source.look()) is not None:
+                    is_new = self._take(found, "file")
+                    self._last_error = None
             except Exception as error:  # a request must not fail for it, and the thread must live
-                self._complain(error)
-                return
-        if not is_known:
+                if str(error) != self._last_error:  # once, not at every look
+                    complaint = error
+                self._last_error = str(error)
+        # Only now: who holds a log handler's lock may ask for the revision at this moment, and wait for ours.
+        if complaint is not None:
+            _log.warning("%s", complaint, exc_info=None if isinstance(complaint, InvalidDatafileError) else complaint)
+        elif is_new:
             self._announce(engine)
 
+    def _take(self, found: Found, source: str) -> bool:
+        """Decide by what was found; tell whether that is news."""
+        current = self._current
+        if current is not None and current.sha256 == found.sha256:
+            self._current = replace(current, source=source)
+            return False
+        self._current = self._builder.build(found.data, found.sha256, found.path, vouched=found.vouched, source=source)
+        self._checked_at = None
+        return True
+
     def _announce(self, engine: Engine) -> None:
+        if (current := self._current) is not None:
+            _log.info("Deciding by revision %d of %s (%s)", current.revision, self._sdk_key, current.source)
         self._builder.announce()
         engine.announce()
 
-    def _swap(self, found: Found, path: Path, source: str) -> None:
-        loaded = self._builder.build(found.data, found.sha256, path, vouched=found.vouched, source=source)
-        self._current, self._checked_at = loaded, None
-        _log.info("Deciding by revision %d of %s (%s)", loaded.revision, self._sdk_key, loaded.source)
-
-    def _tell(self) -> None:
-        for listener in self._listeners:
-            current = self._current
-            if current is None or listener.told is current.optimizely:
+    def _tell(self, engine: Engine) -> None:
+        for listener in list(self._listeners):
+            current, is_wanted = self._current, listener in self._listeners and not engine.stopping
+            if current is None or not is_wanted or listener.told is current.optimizely:
                 continue
             listener.told = current.optimizely
             try:
                 listener.callback(current.optimizely)
-            except Exception:
+            except BaseException:  # sys.exit() would end the thread, and nothing else
                 _log.exception("An on_update callback failed at revision %d", current.revision)
 
-    def _complain(self, error: Exception) -> None:
-        if str(error) != self._last_error:  # once, not at every look
-            self._last_error = str(error)
-            _log.warning("%s", error, exc_info=not isinstance(error, InvalidDatafileError))
-
-    def _fall_back(self) -> None:
-        path, engine = self._fallback, self._engine.peek()
-        if path is None or engine is None:
-            return
+    def _fall_back(self, path: Path, engine: Engine) -> None:
         try:
             with engine.lock:
                 if self._current is None:
-                    self._swap(read_file(path), path, "fallback")
+                    self._take(read_file(path), "fallback")
         except InvalidDatafileError as error:
             _log.error("The fallback cannot be used: %s", error)
         else:
@@ -317,10 +323,12 @@ class OptimizelyWatcher:
     def _loaded(self) -> Loaded:
         self._attend()
         if self._current is None:
-            raise self._unavailable("start() was not called" if not self._started else "none has come yet")
+            raise self._unavailable("none has come yet")
         return self._current
 
     def _unavailable(self, reason: str) -> DatafileUnavailableError:
+        if not self._started:
+            reason = "the watcher is not running, call start()"
         if self._last_error is not None:
             reason = f"{reason} ({self._last_error})"
         return DatafileUnavailableError(self._sdk_key, self._path, reason)
