@@ -102,7 +102,7 @@ async def test_who_cannot_be_asked_lags_by_name() -> None:
         (f"127.0.0.3:{port}", "answers 307"),
         (f"127.0.0.4:{port}", "not as a sidecar does"),
         (f"127.0.0.5:{port}", "no answer within 2 s"),
-        (f"127.0.0.6:{port}", "can't be asked"),
+        (f"127.0.0.6:{port}", "can't be asked: Connection refused"),
         ("gone", "does not resolve: Name or service not known"),
         ("bad..name", "does not resolve"),
     ):
@@ -190,7 +190,7 @@ async def test_the_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
         assert await asyncio.to_thread(_quiet, ["--wait-for-revision", "latest", "--timeout", "0"], environ) == 1
         out = capsys.readouterr().out
         assert "not known to decide by revision 43:\n  pod-127.0.0.2 (127.0.0.2" in out
-        url = f"http://127.0.0.1:{port}"
+        url = f"127.0.0.1:{port}"
         arguments = ["--url", url, "--sdk-key", KEY, "--wait-for-revision", "43", "--timeout", "0", "--json"]
         assert await asyncio.to_thread(_quiet, arguments, {}) == 0
         assert json.loads(capsys.readouterr().out)["lagging"] == []

@@ -106,7 +106,12 @@ def _status(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", action="store_true", help="print JSON instead of a table")
     command.add_argument("--sdk-key", metavar="KEY", help="only this SDK key; needed to wait when there are several")
     command.add_argument(
-        "--url", action="append", default=[], metavar="URL", help="ask this admin port instead; may be repeated"
+        "--url",
+        type=_admin_url,
+        action="append",
+        default=[],
+        metavar="URL",
+        help="ask this admin port instead; may be repeated",
     )
     command.add_argument(
         "--wait-for-revision", type=_revision, metavar="N|latest", help="wait until everybody has applied it"
@@ -165,6 +170,10 @@ def _environment(variables: Iterable[tuple[str, str, str]]) -> str:
 
 def _formatter(prog: str) -> argparse.HelpFormatter:
     return argparse.RawDescriptionHelpFormatter(prog, max_help_position=32)
+
+
+def _admin_url(text: str) -> str:
+    return text if "://" in text else f"http://{text}"
 
 
 def _revision(text: str) -> int | str:

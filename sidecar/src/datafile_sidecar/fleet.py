@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import shutil
 import sys
 import time
@@ -130,8 +131,10 @@ def as_json(answers: Iterable[Answer], wish: Wish | None) -> str:
 
 
 def as_text(answers: Sequence[Answer], wish: Wish | None, sdk_key: str | None) -> str:
-    """The same for people: a table, and a sentence for each who lags."""
+    """The same for people: a table, and a sentence for each error and for each who lags."""
     lines = report.table(answers, sdk_key, time.time())
+    if complaints := report.complaints(answers, sdk_key):
+        lines += ["", "not well:", *(f"  {sentence}" for sentence in complaints)]
     if wish:
         wanted, lagging = wish.wanted(answers), wish.lagging(answers)
         which = "any revision" if wanted is None else f"revision {wanted}"
@@ -182,7 +185,9 @@ def _words(problem: Exception) -> str:
     if isinstance(problem, TimeoutError):
         return f"no answer within {_ASK_S:g} s"
     cause = problem.__cause__ if isinstance(problem.__cause__, OSError) else problem
-    return report.printable(getattr(cause, "strerror", None) or str(cause) or type(cause).__name__)
+    # What asyncio says of a refused connection holds the address a second time.
+    reason = os.strerror(cause.errno) if isinstance(cause, ConnectionError) and cause.errno else None
+    return report.printable(reason or getattr(cause, "strerror", None) or str(cause) or type(cause).__name__)
 
 
 def _now() -> float:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datafile_sidecar.core.report import Answer, MalformedReportError, lagging, latest, once, parse, table
+from datafile_sidecar.core.report import Answer, MalformedReportError, complaints, lagging, latest, once, parse, table
 
 NOW = 1_700_000_000.0
 
@@ -93,21 +93,28 @@ def test_the_table() -> None:
     assert table(answers, None, NOW) == [
         "POD    KEY   REVISION  TARGET  CHECKED   WAY   WORKERS",
         "pod-1  KEY1  43        44      20 s ago  peer  1 at 42, 2 at 43",
-        "pod-2  KEY1  43        43      20 s ago  bus   still coming",
+        "pod-2  KEY1  43        43      20 s ago  bus   more may come",
         "10.0.0.4:8088  –     can't be asked: refused",
     ]
     assert len(table(answers, "KEY2", NOW)) == 2
 
 
+def test_what_is_wrong_stands_under_the_table() -> None:
+    """A volume that can't be written to shows without being asked for, with the pod and the key."""
+    answers = [sidecar(), sidecar("pod-2", last_error="no space left\x1b[2J"), Answer("10.0.0.4:8088", problem="down")]
+    assert complaints(answers, None) == ["pod-2 (pod-2:8088): KEY1: no space left\\x1b[2J"]
+    assert complaints(answers, "KEY2") == []
+
+
 @given(st.text(st.characters(), max_size=80), st.text(max_size=80))
 def test_a_strangers_text_moves_no_cursor(pod: str, way: str) -> None:
     """Nothing that a pod calls itself can colour, clear or break the table in somebody's terminal."""
-    status = {"pod": pod, "keys": {pod: {"trigger": way, "checked": way, "workers": [worker(1)]}}}
+    status = {"pod": pod, "keys": {pod: {"trigger": way, "checked": way, "last_error": way, "workers": [worker(1)]}}}
     try:
         answer = Answer("place", parse(json.dumps(status).encode()))
     except MalformedReportError:
         return
-    lines = [*table([answer], None, NOW), *lagging([answer], pod, 5, workers_needed=True)]
+    lines = [*table([answer], None, NOW), *complaints([answer], None), *lagging([answer], pod, 5, workers_needed=True)]
     assert all(line.isprintable() for line in lines)
 
 

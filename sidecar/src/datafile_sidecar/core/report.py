@@ -108,6 +108,18 @@ def table(answers: Sequence[Answer], sdk_key: str | None, now: float) -> list[st
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]
 
 
+def complaints(answers: Iterable[Answer], sdk_key: str | None) -> list[str]:
+    """A sentence for each key that something is wrong with, as its sidecar says; only one key's, where one is named."""
+    keys = (
+        (_named(answer), *item) for answer in answers if answer.report for item in sorted(answer.report.keys.items())
+    )
+    return [
+        f"{pod}: {printable(name)}: {printable(key.last_error)}"
+        for pod, name, key in keys
+        if key.last_error and sdk_key in (None, name)
+    ]
+
+
 def printable(text: str) -> str:
     """A stranger's text, short, and unable to move the cursor or to break a line."""
     short = text if len(text) <= _MOST_SHOWN else text[: _MOST_SHOWN - 1] + "…"
@@ -165,7 +177,7 @@ def _workers(report: Report, key: Key) -> str:
     for worker in key.workers:
         counts[worker.revision or 0] += 1
     parts = [f"{count} at {revision}" for revision, count in counts.items()]
-    return ", ".join([*parts, *([] if report.workers.settled else ["still coming"])]) or "none"
+    return ", ".join([*parts, *([] if report.workers.settled else ["more may come"])]) or "none"
 
 
 def _number(revision: int | None) -> str:
