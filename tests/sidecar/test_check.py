@@ -80,7 +80,7 @@ async def test_healthy(healthy: dict[str, str]) -> None:
     [upstream] = [finding.says for finding in found if finding.part == "upstream"]
     assert "answered 200 with revision 43" in upstream
     assert "without an access token" in upstream
-    assert "changed 1.0 h ago" in upstream
+    assert "changed 0 min ago" in upstream
 
 
 async def test_changes_nothing(healthy: dict[str, str], tmp_path: Path) -> None:

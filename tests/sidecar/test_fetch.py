@@ -77,7 +77,9 @@ async def test_gives_up(tmp_path: Path) -> None:
     (tmp_path / "KEY1.json").write_bytes(datafiles.minimal(42))
     status, printed, _ = await fetch(tmp_path, "http://127.0.0.1:9/{sdk_key}.json", "--timeout", "1")
     assert status == 1
-    assert printed.startswith("KEY1: revision 42 is on the volume; http://127.0.0.1:9/KEY1.json: can't connect")
+    assert printed.startswith(
+        "KEY1: revision 42 is on the volume; http://127.0.0.1:9/KEY1.json: can't connect (Connection refused)"
+    )
     assert (tmp_path / "KEY1.json").read_bytes() == datafiles.minimal(42)
 
 

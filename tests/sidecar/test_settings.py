@@ -113,6 +113,13 @@ def test_mistake(name: str, text: str, words: str) -> None:
     assert len(problem) < 250
 
 
+def test_every_wrong_key() -> None:
+    """Of several SDK keys that are none, each is told."""
+    [problem] = problems(SDK_KEYS="undefined,KEY1,a/b")
+    assert "'undefined' is what a template leaves behind" in problem
+    assert "'a/b' is no SDK key" in problem
+
+
 def test_all_at_once() -> None:
     """Somebody with five mistakes is told of all five, and mends them in one go."""
     found = all_problems(

@@ -129,15 +129,20 @@ def _some(environ: Mapping[str, str], defaults: dict[str, Any]) -> dict[str, Any
 
 
 def _sdk_keys(text: str) -> tuple[str, ...]:
-    keys = [key.strip() for key in text.split(",")]
-    for key in keys:
-        if not key:
-            raise ValueError("an SDK key is empty: name at least one, and put one comma between two")
-        if key.lower() in _PLACEHOLDERS:
-            raise ValueError(f"{key!r} is what a template leaves behind when its value is missing, not an SDK key")
-        if not _SDK_KEY.fullmatch(key):
-            raise ValueError(f"{key[:40]!r} is no SDK key: one consists of letters, digits, '_' and '-'")
-    return tuple(dict.fromkeys(keys))
+    keys = tuple(dict.fromkeys(key.strip() for key in text.split(",")))
+    if problems := [problem for key in keys if (problem := _wrong_with_sdk_key(key))]:
+        raise ValueError("; ".join(problems))
+    return keys
+
+
+def _wrong_with_sdk_key(key: str) -> str | None:
+    if not key:
+        return "an SDK key is empty: name at least one, and put one comma between two"
+    if key.lower() in _PLACEHOLDERS:
+        return f"{key!r} is what a template leaves behind when its value is missing, not an SDK key"
+    if not _SDK_KEY.fullmatch(key):
+        return f"{key[:40]!r} is no SDK key: one consists of letters, digits, '_' and '-'"
+    return None
 
 
 def _secrets(text: str) -> tuple[bytes, ...]:
@@ -264,7 +269,7 @@ VARIABLES = (
         "webhook_secrets",
         _secrets,
         "–",
-        "webhook secrets, separated by commas, for local use. With neither, the webhook endpoint answers 503",
+        "webhook secrets, separated by commas, for local use. With neither variable, the webhook endpoint answers 503",
     ),
     Variable(
         "DATAFILE_ACCESS_TOKENS_PATH",
@@ -292,9 +297,15 @@ VARIABLES = (
         "bootstrap_dir",
         _path,
         "–",
-        "a directory with `<sdk_key>.json`, published when nothing better came in time",
+        "a directory with `<sdk_key>.json`, published when nothing better has come after `DATAFILE_BOOTSTRAP_AFTER_S`",
     ),
-    Variable("DATAFILE_BOOTSTRAP_AFTER_S", "bootstrap_after_s", _seconds(0), "`5`", 'how many seconds "in time" is'),
+    Variable(
+        "DATAFILE_BOOTSTRAP_AFTER_S",
+        "bootstrap_after_s",
+        _seconds(0),
+        "`5`",
+        "for how many seconds after its start the sidecar prefers to wait for something better",
+    ),
     Variable(
         "DATAFILE_ROLLBACK_AFTER_S",
         "rollback_after_s",
@@ -308,7 +319,7 @@ VARIABLES = (
         _bus_url,
         "–",
         "a Redis or Valkey by which the sidecars of a fleet share datafiles and polls, `redis://` or, with TLS, `rediss://`, as "
-        "`[user[:password]@]host[:port][/database]`. Needs the extra `redis`. Who can write to it can change flags",
+        "`[user[:password]@]host[:port][/database]`. Needs the extra `redis`. Whoever can write to it can change flags",
     ),
     Variable(
         "DATAFILE_PEERS",

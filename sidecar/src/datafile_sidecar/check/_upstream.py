@@ -81,5 +81,8 @@ def _age(validators: Validators | None) -> str:
         changed = parsedate_to_datetime((validators and validators.last_modified) or "").timestamp()
     except (ValueError, OverflowError):
         return ""
-    hours = max(0.0, time.time() - changed) / 3600
-    return f", changed {hours:.1f} h ago" if hours < 48 else f", changed {hours / 24:.0f} days ago"
+    minutes = max(0.0, time.time() - changed) / 60
+    for unit, length in (("days", 1440), ("h", 60)):
+        if minutes >= 2 * length:
+            return f", changed {minutes / length:.0f} {unit} ago"
+    return f", changed {minutes:.0f} min ago"

@@ -94,7 +94,7 @@ class Simulator:
         self.answer: Callable[[web.Request], Awaitable[web.StreamResponse | None]] | None = None
         self._listen = listen
         self._project_ids: dict[str, int] = {}
-        self._modified = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=1)
+        self._modified = datetime.min.replace(tzinfo=UTC)
         shown = {sdk_key: self._version(sdk_key, body) for sdk_key, body in datafiles.items()}
         self._cdn, self._origin = _Shelf(shown), _Shelf(shown)
         self._stack = AsyncExitStack()
@@ -162,7 +162,7 @@ class Simulator:
             self._project_ids[sdk_key] = int(project_id[1])
         # HTTP dates have whole seconds. Each version is a second younger than the one before, or two flips within a
         # second would be the same to a client that knows dates only, such as the SDK's own poller.
-        self._modified += timedelta(seconds=1)
+        self._modified = max(self._modified + timedelta(seconds=1), datetime.now(UTC).replace(microsecond=0))
         return _Version(body, gzip.compress(body, 6), hashlib.sha256(body).hexdigest()[:32], self._modified)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:

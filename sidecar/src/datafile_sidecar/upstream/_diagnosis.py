@@ -1,5 +1,6 @@
 """What went wrong with a request, in words: the one place that knows the exceptions of aiohttp, of ssl and of the system."""
 
+import os
 import ssl
 
 import aiohttp
@@ -29,7 +30,7 @@ def diagnosis(error: Exception, timeout_s: float) -> tuple[str, str]:  # noqa: C
         case aiohttp.ClientConnectorDNSError():
             return "unreachable", f"the name {error.host} does not resolve ({error.os_error.strerror})"
         case aiohttp.ClientConnectorError():
-            return "unreachable", f"can't connect ({str(error.os_error) or type(error.os_error).__name__})"
+            return "unreachable", f"can't connect ({_refusal(error.os_error)})"
         case aiohttp.ServerDisconnectedError() | OSError():
             return "unreachable", "the connection broke before there was an answer"
         case aiohttp.ClientResponseError():
@@ -41,6 +42,10 @@ def diagnosis(error: Exception, timeout_s: float) -> tuple[str, str]:  # noqa: C
 def speakable(error: Exception) -> Exception | None:
     """The cause, unless its `repr` would show the request's headers, and with them the token."""
     return None if isinstance(error, aiohttp.ClientResponseError) else error
+
+
+def _refusal(error: OSError) -> str:
+    return os.strerror(error.errno) if error.errno else str(error) or type(error).__name__
 
 
 def _verdict(error: Exception) -> str:
