@@ -2,7 +2,9 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import pytest
 from optimizely.optimizely import Optimizely
 
 from datafile_client.testing import make_datafile, write_datafile
@@ -26,6 +28,13 @@ def test_flags_are_on_or_off_for_everybody_with_typed_variables() -> None:
     }
     assert decisions["banner"].variables == variables
     assert json.loads(datafile)["revision"] == "2"
+
+
+@pytest.mark.parametrize("flag", ["on", {"enabled": False}, None, 1])
+def test_a_flag_in_another_form_is_refused_by_name(flag: Any) -> None:
+    """A slip in a test's set-up is no flag that is silently on."""
+    with pytest.raises(ValueError, match="flag 'checkout' must be True, False, or a mapping with 'on' and 'variables'"):
+        make_datafile({"checkout": flag})
 
 
 def test_a_file_is_written_whole_and_for_everybody(tmp_path: Path) -> None:

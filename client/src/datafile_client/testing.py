@@ -2,7 +2,7 @@
 
 import json
 import os
-import tempfile
+import secrets
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -30,6 +30,9 @@ def make_datafile(
 
     Returns:
         The datafile's bytes.
+
+    Raises:
+        ValueError: a flag is given in another form; the words name it.
     """
     features = [_feature(number, key, flag) for number, (key, flag) in enumerate(flags.items(), 1)]
     empty = ("attributes", "audiences", "experiments", "groups", "typedAudiences", "variables")
@@ -62,16 +65,17 @@ def write_datafile(directory: str | os.PathLike[str], sdk_key: str, datafile: by
     """
     path = Path(directory) / f"{sdk_key}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(prefix=f".{sdk_key}.", dir=path.parent)
-    with open(descriptor, "wb") as file:
-        file.write(datafile.encode() if isinstance(datafile, str) else datafile)
-        os.fchmod(descriptor, 0o644)
-    os.replace(temporary, path)
-    return path
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    temporary.write_bytes(datafile.encode() if isinstance(datafile, str) else datafile)
+    temporary.chmod(0o644)
+    return temporary.replace(path)
 
 
 def _feature(number: int, key: str, flag: bool | Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    on, values = (flag, {}) if isinstance(flag, bool) else (bool(flag.get("on", True)), flag.get("variables", {}))
+    wanted: Any = {"on": flag} if isinstance(flag, bool) else flag
+    if not isinstance(wanted, Mapping) or wanted.keys() - {"on", "variables"}:
+        raise ValueError(f"flag {key!r} must be True, False, or a mapping with 'on' and 'variables', not {flag!r}")
+    on, values = bool(wanted.get("on", True)), wanted.get("variables", {})
     variables = [{"id": f"{number}-{name}", "key": name} | _typed(value) for name, value in values.items()]
     rule = {
         "id": f"r{number}",
