@@ -30,14 +30,23 @@ from tests.client.helpers import LocalDispatcher, Receiver, decide, publish, run
 ROOT = Path(__file__).parents[2]
 
 
-def test_300_rebuilds_leave_nothing_behind() -> None:
+@pytest.mark.timeout(180)
+@pytest.mark.parametrize(
+    ("count", "odp"),
+    [
+        ("300", "odp"),
+        pytest.param("300", "no", marks=pytest.mark.system),
+        pytest.param("1000", "odp", marks=pytest.mark.system),
+    ],
+)
+def test_rebuilds_leave_nothing_behind(count: str, odp: str) -> None:
     """A user's app can run for months: memory, threads and descriptors are flat, and one instance is alive."""
     done = subprocess.run(
-        [sys.executable, "-m", "tests.client.flat", "300", "200000", "no"],
+        [sys.executable, "-m", "tests.client.flat", count, "230000", odp],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=55,
+        timeout=170,
         check=False,
     )
     assert done.returncode == 0, done.stderr

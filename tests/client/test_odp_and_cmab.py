@@ -104,15 +104,20 @@ def test_odp_lives_on_over_swaps(odp: Odp, directory: Path, make_watcher: MakeWa
 
 
 def test_odp_works_again_after_a_restart(odp: Odp, directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user who stops and starts the watcher still sends ODP events, also with an event manager of his own."""
+    """A user who stops and starts the watcher still sends ODP events, also with an event manager of their own."""
+
+    class Own(OdpEventManager):
+        pass
+
     write(directory, odp, 1)
-    for settings in (OptimizelySdkSettings(), OptimizelySdkSettings(odp_event_manager=OdpEventManager())):
+    for manager in (None, OdpEventManager(), Own()):
+        settings = OptimizelySdkSettings(odp_event_manager=manager)
         watcher = make_watcher(optimizely_options={"settings": settings})
         for action in ("one", "two"):
             watcher.start()
             watcher.optimizely.send_odp_event(action, {"email": "a@b.example"})
             watcher.stop()
-    assert odp.events == {"one": 2, "two": 2}
+    assert odp.events == {"one": 3, "two": 3}
 
 
 def test_odp_in_children(odp: Odp, directory: Path, make_watcher: MakeWatcher) -> None:

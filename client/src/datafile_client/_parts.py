@@ -94,8 +94,8 @@ class Parts:
         cache = settings.segments_cache or LRUCache(size, timeout)
         if inherited is not None:
             _unlocked(getattr(inherited.segment_manager, "segments_cache", None))
-            if type(events) is OdpEventManager:  # its thread cannot start a second time
-                events = OdpEventManager(events.logger, events.api_manager, flush_interval=events.flush_interval)
+            if isinstance(events, OdpEventManager):  # its thread cannot start a second time
+                events = type(events)(events.logger, events.api_manager, flush_interval=events.flush_interval)
         times = settings.fetch_segments_timeout, settings.odp_event_timeout, settings.odp_flush_interval
         manager = OdpManager(settings.odp_disabled, cache, settings.odp_segment_manager, events, *times, self.logger)
         if not self.odp.ended:

@@ -1,0 +1,68 @@
+"""The package as a whole: small, typed and documented."""
+
+import inspect
+import io
+import subprocess
+import sys
+import tokenize
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import datafile_client
+from datafile_client import testing
+
+CLIENT = Path(__file__).parents[2] / "client"
+NO_CODE = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER}
+
+
+def code_lines(source: str) -> int:
+    """Count the lines that hold code: no blanks, no comments, no text that stands alone."""
+    lines: set[int] = set()
+    statement: list[tokenize.TokenInfo] = []
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in NO_CODE:
+            statement.append(token)
+        elif token.type == tokenize.NEWLINE:
+            if [part.type for part in statement] != [tokenize.STRING]:
+                lines.update(line for part in statement for line in range(part.start[0], part.end[0] + 1))
+            statement = []
+    return len(lines)
+
+
+def test_the_whole_client_can_be_read_in_an_hour() -> None:
+    """A user who wants to know what runs in their app has less than 900 lines of code to read."""
+    modules = list((CLIENT / "src").rglob("*.py"))
+    assert len(modules) > 5
+    assert 500 < sum(code_lines(module.read_text()) for module in modules) < 900
+
+
+def test_the_wheel_holds_the_types_and_the_licence_and_nothing_strange(tmp_path: Path) -> None:
+    """A user who installs the wheel gets the package's modules, its types for their own checker, and the licence."""
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation", "--no-index"]
+    subprocess.run([*command, "--wheel-dir", tmp_path, CLIENT], check=True, timeout=50, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = set(zipfile.ZipFile(wheel).namelist())
+    package = {name for name in names if name.startswith("datafile_client/")}
+    source = CLIENT / "src" / "datafile_client"
+    assert package == {"datafile_client/py.typed", *(f"datafile_client/{path.name}" for path in source.glob("*.py"))}
+    assert {name.split("/")[0].split("-")[0] for name in names} == {"datafile_client"}
+    assert [name for name in names if name.endswith("/licenses/LICENSE")]
+
+
+PUBLIC = [getattr(module, name) for module in (datafile_client, testing) for name in module.__all__]
+
+
+@pytest.mark.parametrize("thing", PUBLIC, ids=lambda thing: str(thing.__name__))
+def test_every_public_name_is_documented(thing: object) -> None:
+    """A user who asks help() about any public name reads what it is, what it takes and what it raises."""
+    members = vars(thing) if isinstance(thing, type) else {}
+    documented = {name: value for name, value in members.items() if not name.startswith("_") and callable(value)}
+    documented |= {name: value for name, value in members.items() if isinstance(value, property)}
+    assert inspect.getdoc(thing)
+    for name, value in documented.items():
+        doc = inspect.getdoc(value)
+        assert doc, name
+        taken = set(inspect.signature(value).parameters) - {"self"} if callable(value) else set()
+        assert all(parameter in doc for parameter in taken), (name, doc)
