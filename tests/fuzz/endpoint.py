@@ -12,6 +12,7 @@ from typing import Any
 from datafile_sidecar import logs
 from datafile_sidecar.core.reconcile import Trigger
 from datafile_sidecar.core.webhook import DatafileUpdated
+from datafile_sidecar.intake import Intake
 from datafile_sidecar.listening import bind, serving
 from datafile_sidecar.receiver import Receiver
 from datafile_sidecar.telemetry import Telemetry
@@ -38,7 +39,7 @@ async def talk(data: bytes, secret: bytes) -> Seen:
         return False
 
     telemetry = Telemetry(logs.configure("info", "json", stream), time.monotonic)
-    receiver = Receiver(lambda: (secret,), reread, notify, lambda *_: None, telemetry)
+    receiver = Receiver(lambda: (secret,), reread, notify, lambda *_: None, Intake(time.time), telemetry)
     listener = bind("127.0.0.1", 0, "DATAFILE_WEBHOOK_LISTEN")
     port = listener.getsockname()[1]
     async with serving(receiver.app(), listener):

@@ -68,6 +68,13 @@ HEALTHY: dict[str, Any] = {
             "workers": [_worker(1, 43), _worker(2, 43)],
         }
     },
+    "webhooks": {
+        "state": "on",
+        "verified": "2026-03-02T10:41:00.000Z",
+        "rejected": None,
+        "outcomes": {"accepted": 31, "ignored": 12},
+        "last_error": None,
+    },
     "workers": {"state": "on", "settled": True, "last_error": None},
     "bus": {
         "state": "connected",
@@ -105,7 +112,10 @@ STATES = {
     ),
     "nothing": _state(
         ready=False,
-        ways={"workers": {"state": "on", "settled": False, "last_error": None}},
+        ways={
+            "workers": {"state": "on", "settled": False, "last_error": None},
+            "webhooks": {"state": "off", "verified": None, "rejected": None, "outcomes": {}, "last_error": None},
+        },
         revision=None,
         sha256=None,
         size=None,
@@ -123,6 +133,13 @@ STATES = {
     "worker-behind": _state(workers=[_worker(1, 43), _worker(2, 42)]),
     "ways-down": _state(
         ways={
+            "webhooks": {
+                "state": "on",
+                "verified": "2026-03-01T23:12:00.000Z",
+                "rejected": "2026-03-02T10:41:26.000Z",
+                "outcomes": {"accepted": 12, "unverified": 3},
+                "last_error": "the signature is missing or wrong",
+            },
             "bus": {
                 "state": "disconnected",
                 "address": "rediss://bus.flags.svc:6380/0",

@@ -78,9 +78,16 @@ async def test_states(served: Served, tab: Tab) -> None:
         "lagging": ("upstream does not serve it yet", "waiting for 44", "The app decides by 43"),
         "out-of-reach": ("the reason is below", "waiting for 44", "no complete answer within 10 s"),
         "outage": ("not confirmed", "Upstream last confirmed it 90 min ago", "no complete answer within 10 s"),
-        "nothing": ("no datafile", "not ready", "answered 403", "give them 10 s"),
+        "nothing": ("no datafile", "not ready", "answered 403", "give them 10 s", "no webhook secret"),
         "worker-behind": ("worker behind", "1 worker of 2 does not decide by 43"),
-        "ways-down": ("disconnected", "no answer within 5 s", "Not reached: 10.1.4.17:8089", "They can't be heard"),
+        "ways-down": (
+            "disconnected",
+            "12 accepted, 3 unverified",
+            "Refused 4 s ago: the signature is missing or wrong",
+            "no answer within 5 s",
+            "Not reached: 10.1.4.17:8089",
+            "They can't be heard",
+        ),
     }
     assert set(expected) == set(STATES) - {"healthy"}
     for name, words in expected.items():
@@ -100,6 +107,7 @@ async def test_strangers_text(served: Served, tab: Tab) -> None:
     key["trigger"] = HOSTILE[1]
     served.status["bus"] = {"state": HOSTILE[0], "address": HOSTILE[1], "last_error": HOSTILE[2]}
     served.status["peers"] |= {"names": list(HOSTILE), "failing": list(HOSTILE), "outcomes": {HOSTILE[0]: 1}}
+    served.status["webhooks"] |= {"outcomes": {HOSTILE[0]: 1}, "rejected": HOSTILE[1], "last_error": HOSTILE[2]}
     served.status["pod"] = served.status["version"] = HOSTILE[1]
     text = await tab.see(HOSTILE[0])
     for hostile in HOSTILE[:5]:

@@ -15,6 +15,7 @@ import pytest
 from datafile_sidecar import logs, receiver
 from datafile_sidecar.core.reconcile import Trigger
 from datafile_sidecar.core.webhook import DatafileUpdated, signature
+from datafile_sidecar.intake import Intake
 from datafile_sidecar.listening import bind, serving
 from datafile_sidecar.receiver import Receiver
 from datafile_sidecar.telemetry import Telemetry
@@ -47,7 +48,10 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         self.telemetry = Telemetry(logs.configure("info", "json", self.stream), time.monotonic)
-        self.receiver = Receiver(lambda: self.secrets, self._reread, self._notify, self._relay, self.telemetry)
+        self.intake = Intake(lambda: 1_700_000_000)
+        self.receiver = Receiver(
+            lambda: self.secrets, self._reread, self._notify, self._relay, self.intake, self.telemetry
+        )
 
     async def _reread(self) -> bool:
         self.rereads += 1
@@ -163,6 +167,24 @@ async def test_answer(endpoint: Endpoint, body: bytes, headers: list[bytes], sta
     assert len(endpoint.notified) == len(endpoint.relayed) == (status == 202)
     assert endpoint.outcomes == {outcome: 1}
     assert len(endpoint.lines) == 1
+
+
+async def test_what_came_in_is_told(endpoint: Endpoint) -> None:
+    """Who asks why no webhook does anything reads that they came and what is wrong, and, once one is good, that it is mended."""
+    moment = "2023-11-14T22:13:20.000Z"
+    await endpoint.post(BODY, b"X-Hub-Signature: sha1=00")
+    told = endpoint.intake.status(has_secrets=True)
+    assert told["outcomes"] == {"unverified": 1}
+    assert (told["state"], told["verified"], told["rejected"]) == ("on", None, moment)
+    assert told["last_error"] == "the signature is missing or wrong"
+    await endpoint.post(BODY, signed(BODY))
+    told = endpoint.intake.status(has_secrets=True)
+    assert told["outcomes"] == {"unverified": 1, "accepted": 1}
+    assert (told["verified"], told["rejected"], told["last_error"]) == (moment, moment, None)
+    endpoint.awake = ()
+    await endpoint.post(BODY, signed(BODY))
+    assert endpoint.intake.status(has_secrets=False)["outcomes"]["ignored"] == 1
+    assert endpoint.intake.status(has_secrets=False)["state"] == "off"
 
 
 async def test_event(endpoint: Endpoint) -> None:

@@ -20,6 +20,7 @@ from datafile_sidecar.core.reconcile import Trigger
 from datafile_sidecar.core.times import rfc3339
 from datafile_sidecar.credentials import Secrets, Tokens
 from datafile_sidecar.inquiry import Inquiry
+from datafile_sidecar.intake import Intake
 from datafile_sidecar.listening import bind, serving
 from datafile_sidecar.peers import Peers
 from datafile_sidecar.publication import Publication
@@ -71,6 +72,7 @@ class Daemon:
         self._workers = Workers(
             settings.directory, settings.sdk_keys, lambda key: self._syncers[key].published, telemetry
         )
+        self._intake = Intake(time.time)
         self._peers = Peers(settings.peers, self._webhook_socket.getsockname()[:2], telemetry)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -98,7 +100,12 @@ class Daemon:
         await rooms.enter_async_context(serving(admin.app(), self._admin_socket, self._dropped("admin")))
         notify = functools.partial(syncer.notify, self._syncers)
         receiver = Receiver(
-            lambda: self._secrets.active, self._rotation.look_for_secrets, notify, self._peers.relay, self._telemetry
+            secrets=lambda: self._secrets.active,
+            reread=self._rotation.look_for_secrets,
+            notify=notify,
+            relay=self._peers.relay,
+            intake=self._intake,
+            telemetry=self._telemetry,
         )
         await rooms.enter_async_context(serving(receiver.app(), self._webhook_socket, self._dropped("webhook")))
 
@@ -189,6 +196,7 @@ class Daemon:
             "started": rfc3339(self._started),
             "ready": not self._unready(),
             "keys": {key: one.status() | {"workers": self._workers.of(key)} for key, one in self._syncers.items()},
+            "webhooks": self._intake.status(has_secrets=bool(self._secrets.active)),
             "workers": self._workers.status(),
             "bus": self._bus.view() if self._bus else {"state": "off"},
             "peers": self._peers.status(),

@@ -11,6 +11,7 @@ from aiohttp.http import HttpProcessingError
 from datafile_sidecar.core import webhook
 from datafile_sidecar.core.reconcile import Trigger
 from datafile_sidecar.core.webhook import PATH, RELAYED_HEADER, SIGNATURE_HEADER, DatafileUpdated, MalformedWebhookError
+from datafile_sidecar.intake import Intake
 from datafile_sidecar.telemetry import Telemetry
 
 MAX_BODY_BYTES: Final = 64 * 1024
@@ -24,13 +25,14 @@ class Receiver:
 
     `secrets` gives the secrets that may sign now; `reread` looks for new ones after a bad signature, and is true where there
     are; `notify` wakes the loops that an event concerns and gives their keys; `relay` tells other sidecars of a webhook, by
-    its body and its signature, once this one has been answered.
+    its body and its signature, once this one has been answered; `intake` remembers for `/status`.
     """
 
     secrets: Callable[[], tuple[bytes, ...]]
     reread: Callable[[], Awaitable[bool]]
     notify: Callable[[DatafileUpdated, Trigger], tuple[str, ...]]
     relay: Callable[[bytes, bytes], None]
+    intake: Intake
     telemetry: Telemetry
 
     def app(self) -> web.Application:
@@ -79,15 +81,20 @@ class Receiver:
 
     def _take(self, event: DatafileUpdated | webhook.OtherEvent, trigger: Trigger) -> web.Response:
         if not isinstance(event, DatafileUpdated):
-            self.telemetry.webhook_ignored("another event")
-            return web.Response(status=204)
+            return self._ignore("another event")
         if awake := self.notify(event, trigger):
+            self.intake.verified("accepted")
             self.telemetry.webhook_accepted(awake, trigger, event.revision, event.environment)
             return web.Response(status=202, text="accepted\n")
-        self.telemetry.webhook_ignored("another environment or project, or nothing newer than what is on the volume")
+        return self._ignore("another environment or project, or nothing newer than what is on the volume")
+
+    def _ignore(self, reason: str) -> web.Response:
+        self.intake.verified("ignored")
+        self.telemetry.webhook_ignored(reason)
         return web.Response(status=204)
 
     def _reject(self, outcome: str, status: int, reason: str) -> web.Response:
+        self.intake.rejected(outcome, reason)
         self.telemetry.webhook_rejected(outcome, reason)
         return web.Response(status=status, text=f"{reason}\n")
 
