@@ -385,7 +385,7 @@ def test_a_process_that_gets_no_thread_decides_all_the_same(
     monkeypatch.setattr("datafile_client._watcher._LATE_S", 0.1)
     publish(directory, 1)
     watcher = make_watcher()
-    size = threading.stack_size(1 << 46)  # more than the system can give
+    size = threading.stack_size(1 << 47)  # more than a process can have
     try:
         watcher.start()
     finally:

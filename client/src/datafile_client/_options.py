@@ -60,8 +60,8 @@ def _is_seconds(value: Any) -> bool:
 _PROCESSOR_CHECKS: _Checks = {
     "batch_size": (lambda value: _is_seconds(value) and isinstance(value, int), "it must be a positive whole number"),
     "event_queue": (lambda value: isinstance(value, queue.Queue), "it must be a queue.Queue"),
-    "flush_interval": (_is_seconds, "it must be a positive number of seconds"),
-    "timeout_interval": (_is_seconds, "it must be a positive number of seconds"),
+    "flush_interval": (_is_seconds, "it must be a positive and bearable number of seconds"),
+    "timeout_interval": (_is_seconds, "it must be a positive and bearable number of seconds"),
 }
 
 
@@ -111,5 +111,5 @@ def check_seconds(option: str, value: float | None) -> float | None:
         InvalidOptionError: it is neither.
     """
     if value is not None and not _is_seconds(value):
-        raise InvalidOptionError(option, f"must be a positive number of seconds, not {value!r}")
+        raise InvalidOptionError(option, f"must be a positive and bearable number of seconds, not {value!r}")
     return value

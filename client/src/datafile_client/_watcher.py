@@ -267,7 +267,7 @@ class OptimizelyWatcher:
                 engine.report.keep_up(self._current.revision, engine.ran_at)
 
     def _look(self, engine: Engine) -> None:
-        is_new, complaint = False, None
+        is_new, complaint, trace = False, None, None
         with engine.lock:
             try:
                 if (found := engine.source.look()) is not None:
@@ -275,11 +275,11 @@ class OptimizelyWatcher:
                     self._last_error = None
             except Exception as error:  # a request must not fail for it, and the thread must live
                 if str(error) != self._last_error:  # once, not at every look
-                    complaint = error
+                    complaint, trace = str(error), None if isinstance(error, InvalidDatafileError) else error
                 self._last_error = str(error)
         # Only now: who holds a log handler's lock may ask for the revision at this moment, and wait for ours.
         if complaint is not None:
-            _log.warning("%s", complaint, exc_info=None if isinstance(complaint, InvalidDatafileError) else complaint)
+            _log.warning("%s", complaint, exc_info=trace)
         elif is_new:
             self._announce(engine)
 
