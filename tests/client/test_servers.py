@@ -34,6 +34,7 @@ SERVERS = {
     "uWSGI": ("pyuwsgi", UWSGI),
     "uWSGI threads": ("pyuwsgi", [*UWSGI, "--threads", "4"]),
     "uWSGI lazy-apps": ("pyuwsgi", [*UWSGI, "--lazy-apps"]),
+    "uWSGI without a master": ("pyuwsgi", [word for word in UWSGI if word != "--master"]),
     "uWSGI with Python's hooks": ("pyuwsgi", [*UWSGI, "--py-call-osafterfork"]),
     "uvicorn": ("uvicorn", UVICORN),
     "uvicorn workers": ("uvicorn", [*UVICORN, "--workers", "2"]),
