@@ -58,12 +58,17 @@ def free_port() -> int:
 def served(
     arguments: list[str], directory: Path, receiver: Receiver, log: Path, **environment: str
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a Python program with the watcher's settings in its environment; end it with SIGTERM."""
+    """Run a Python program with the watcher's settings in its environment; end it with SIGTERM, and whom it leaves behind."""
     environment |= {"DATAFILE_SDK_KEYS": "KEY1", "DATAFILE_DIR": str(directory), "RECEIVER_PORT": str(receiver.port)}
     with (
         log.open("wb") as out,
         subprocess.Popen(
-            [sys.executable, *arguments], cwd=ROOT, env={**os.environ, **environment}, stdout=out, stderr=out
+            [sys.executable, *arguments],
+            cwd=ROOT,
+            env={**os.environ, **environment},
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
         ) as server,
     ):
         try:
@@ -71,8 +76,8 @@ def served(
             server.send_signal(signal.SIGTERM)
             server.wait(15)
         finally:
-            if server.poll() is None:
-                server.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(server.pid, signal.SIGKILL)
 
 
 def ask(port: int, user: str = "") -> dict[str, Any]:
