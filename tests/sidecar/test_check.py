@@ -7,6 +7,8 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Mapping
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +83,22 @@ async def test_healthy(healthy: dict[str, str]) -> None:
     assert "answered 200 with revision 43" in upstream
     assert "without an access token" in upstream
     assert "changed 0 min ago" in upstream
+
+
+@pytest.mark.parametrize(
+    ("minutes", "words"),
+    [(90, "changed 90 min ago"), (121, "changed 2 h ago"), (2879, "changed 48 h ago"), (2881, "changed 2 days ago")],
+)
+async def test_age(healthy: dict[str, str], optimizely: Simulator, minutes: int, words: str) -> None:
+    """How old the datafile is reads in the unit that suits it, whether it was flipped just now or a week ago."""
+
+    async def old(_: web.Request) -> web.StreamResponse:
+        modified = {"Last-Modified": format_datetime(datetime.now(UTC) - timedelta(minutes=minutes), usegmt=True)}
+        return web.Response(body=datafiles.minimal(43), headers=modified)
+
+    optimizely.answer = old
+    [upstream] = [finding.says for finding in await findings(healthy) if finding.part == "upstream"]
+    assert words in upstream
 
 
 async def test_changes_nothing(healthy: dict[str, str], tmp_path: Path) -> None:

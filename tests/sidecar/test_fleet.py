@@ -144,6 +144,15 @@ async def test_it_waits_until_the_last_has_it() -> None:
     assert named(answers) == ["pod-127.0.0.2", "pod-127.0.0.3"]
 
 
+async def test_what_is_wrong_is_said_without_being_asked_for() -> None:
+    """Who only looks at the table still reads that a volume can't be written to, and by which pod."""
+    sidecar = Sidecar("127.0.0.2")
+    sidecar.body = b'{"pod":"p","keys":{"KEY1":{"revision":3,"last_error":"No space left on device"}}}'
+    async with listening(sidecar) as port:
+        text = as_text(await fleet(port, "127.0.0.2").ask(), None, None)
+    assert text.endswith(f"not well:\n  p (127.0.0.2:{port}): KEY1: No space left on device")
+
+
 async def test_it_gives_up_in_time() -> None:
     """A revision that does not come makes the command end at its time-out, and at most one round of questions later."""
     sidecar = Sidecar("127.0.0.2", revision=42)
