@@ -77,7 +77,7 @@ $(OLDEST)/.ready: $(READY) requirements/oldest.txt
 
 .PHONY: test-oldest
 test-oldest: $(OLDEST)/.ready ## The client and the validation with the oldest SDK that is supported
-	$(OLDEST)/bin/python -m pytest -q -n 2 -m 'not system' tests/client tests/sidecar/core/test_datafile.py
+	$(OLDEST)/bin/python -m pytest -q -n 2 -m 'not system' tests/client tests/sidecar/core/datafile
 
 # How long fuzz and soak go on: `make soak SECONDS=60`. Without it, each has a length of its own.
 .PHONY: fuzz

@@ -27,7 +27,7 @@ from optimizely.optimizely import Optimizely
 
 from benchmarks.table import Row
 from datafile_client.testing import make_datafile
-from datafile_sidecar.simulator import Simulator
+from datafile_sidecar.cli.simulator import Simulator
 from demo.app import FLAG, NO_EVENTS, decide, report
 from tests.running import Decision, RunningApp, RunningSidecar
 

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.table import Row
+from datafile_sidecar.cli.simulator import Simulator, webhook_body
 from datafile_sidecar.core.webhook import PATH, signature
-from datafile_sidecar.simulator import Simulator, webhook_body
 from tests.datafiles import minimal
 from tests.running import RunningSidecar
 

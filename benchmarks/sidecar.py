@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.table import Row
-from datafile_sidecar.simulator import Simulator
+from datafile_sidecar.cli.simulator import Simulator
 from tests.datafiles import realistic
 from tests.running import RunningSidecar
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from aiohttp import ClientError
 
 from datafile_client.testing import make_datafile
-from datafile_sidecar.simulator import Simulator
+from datafile_sidecar.cli.simulator import Simulator
 from demo.app import FLAG
 from tests.running import RunningApp, RunningSidecar
 

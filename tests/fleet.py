@@ -10,8 +10,8 @@ from typing import Self
 
 from aiohttp import ClientSession, TCPConnector
 
+from datafile_sidecar.cli.simulator import Simulator, webhook_body
 from datafile_sidecar.core.webhook import signature
-from datafile_sidecar.simulator import Simulator, webhook_body
 from tests.datafiles import minimal
 from tests.running import RunningSidecar
 

@@ -25,8 +25,8 @@ from pathlib import Path
 from aiohttp import ClientError, ClientSession, TCPConnector, web
 
 from datafile_client.testing import make_datafile
+from datafile_sidecar.cli.simulator import Simulator, webhook_body
 from datafile_sidecar.core.webhook import signature
-from datafile_sidecar.simulator import Simulator, webhook_body
 from tests.running import RunningApp, RunningSidecar
 
 KEY, SECRET, WORKERS = "KEY1", "test-secret-1", 2

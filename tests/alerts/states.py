@@ -11,8 +11,8 @@ from typing import Any
 
 from aiohttp import ClientSession, web
 
+from datafile_sidecar.cli.simulator import Simulator, webhook_body
 from datafile_sidecar.core.webhook import signature
-from datafile_sidecar.simulator import Simulator, webhook_body
 from tests import datafiles
 from tests.running import RunningSidecar
 

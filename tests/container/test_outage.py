@@ -2,7 +2,7 @@
 
 import asyncio
 
-from datafile_sidecar.simulator import Simulator
+from datafile_sidecar.cli.simulator import Simulator
 from tests.container.machine import Machine
 from tests.container.outage import LASTS_S, Outage
 from tests.container.pods import KEY, UPSTREAM_PORT, age_s

@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from datafile_sidecar.simulator import Simulator
+from datafile_sidecar.cli.simulator import Simulator
 from tests.container.machine import Machine
 from tests.container.pods import KEY, SECRET, UPSTREAM_PORT, WEBHOOK_URL, Pod, age_s, memory_mib, proc_status, wait_for
 from tests.container.shop import Visitor, flags

@@ -15,10 +15,10 @@ import structlog
 from prometheus_client.parser import text_string_to_metric_families
 
 from datafile_sidecar import upstream
+from datafile_sidecar.config.settings import VARIABLES
 from datafile_sidecar.core.reconcile import Trigger
-from datafile_sidecar.metrics import Metrics
-from datafile_sidecar.settings import VARIABLES
-from datafile_sidecar.telemetry import Telemetry
+from datafile_sidecar.observe.metrics import Metrics
+from datafile_sidecar.observe.telemetry import Telemetry
 
 ROOT = Path(__file__).parents[2]
 DECISIONS = ROOT / "docs/decisions"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from datafile_sidecar.settings import VARIABLES, Variable, load
+from datafile_sidecar.config.settings import VARIABLES, Variable, load
 from tests.contract.generated import PARTS, ROOT, part_of
 
 _MEND = "out of date; run: python -m tests.contract.generated --write"

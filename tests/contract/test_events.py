@@ -5,8 +5,8 @@ import re
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from datafile_sidecar.metrics import Metrics
-from datafile_sidecar.telemetry import Telemetry
+from datafile_sidecar.observe.metrics import Metrics
+from datafile_sidecar.observe.telemetry import Telemetry
 from tests.contract.generated import ROOT, part_of
 
 _DOCUMENT = (ROOT / "docs/events.md").read_text()

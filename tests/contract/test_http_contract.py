@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession
 
+from datafile_sidecar.cli.simulator import Simulator, webhook_body
 from datafile_sidecar.core.webhook import signature
-from datafile_sidecar.simulator import Simulator, webhook_body
 from tests import datafiles
 from tests.contract.generated import ROOT
 from tests.running import RunningSidecar

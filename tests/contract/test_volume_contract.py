@@ -18,8 +18,8 @@ from datafile_client import OptimizelyWatcher
 from datafile_client._source import Source
 from datafile_sidecar.core import datafile
 from datafile_sidecar.core.reconcile import Trigger
-from datafile_sidecar.publication import Publication
-from datafile_sidecar.volume import Volume, VolumeError
+from datafile_sidecar.sync.store import Publication
+from datafile_sidecar.volume.directory import Volume, VolumeError
 from tests import datafiles
 from tests.contract.generated import ROOT
 

@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from datafile_sidecar.cli.simulator import Simulator
 from datafile_sidecar.core import datafile
-from datafile_sidecar.simulator import Simulator
-from datafile_sidecar.volume import Volume
+from datafile_sidecar.volume.directory import Volume
 from tests.datafiles import realistic
 from tests.running import RunningSidecar
 
@@ -102,7 +102,7 @@ PUBLISH = textwrap.dedent("""
     import sys
     from pathlib import Path
     from datafile_sidecar.core import datafile
-    from datafile_sidecar.volume import Status, Volume, VolumeError
+    from datafile_sidecar.volume.directory import Status, Volume, VolumeError
 
     directory, body = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes()
     found = datafile.parse(body, "KEY1")

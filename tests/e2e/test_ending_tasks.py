@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from datafile_sidecar.core.reconcile import Trigger
-from tests.sidecar.test_syncer_machine import House
+from tests.sidecar.sync.test_syncer_machine import House
 
 BREAK = textwrap.dedent("""
     import asyncio, os, sys
-    from datafile_sidecar import cli, daemon
-    from datafile_sidecar.syncer import Syncer
+    from datafile_sidecar.cli import daemon, main as cli
+    from datafile_sidecar.sync.syncer import Syncer
 
     async def returns(self): await asyncio.sleep(0.1)
     async def raises(self): await asyncio.sleep(0.1); raise KeyError("a bug")

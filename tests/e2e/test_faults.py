@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession
 
+from datafile_sidecar.cli.simulator import webhook_body
 from datafile_sidecar.core.webhook import signature
-from datafile_sidecar.simulator import webhook_body
 from tests.datafiles import minimal, realistic
 from tests.running import RunningSidecar
 from tests.sidecar.wire import Request, Wire, head, ok, wire

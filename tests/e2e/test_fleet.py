@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from datafile_sidecar.simulator import Simulator
+from datafile_sidecar.cli.simulator import Simulator
 from tests.datafiles import minimal
 from tests.running import RunningSidecar
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from datafile_client.testing import make_datafile
-from datafile_sidecar.simulator import Simulator
+from datafile_sidecar.cli.simulator import Simulator
 from tests.running import RunningApp, RunningSidecar
 
 KEY, SECRET = "KEY1", "test-secret-1"

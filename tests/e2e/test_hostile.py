@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import pytest
 from aiohttp import ClientError
 
-from datafile_sidecar.simulator import Simulator
+from datafile_sidecar.cli.simulator import Simulator
 from tests.datafiles import minimal
 from tests.running import RunningSidecar
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientError
 
-from datafile_sidecar.simulator import Simulator
-from datafile_sidecar.volume import Status
+from datafile_sidecar.cli.simulator import Simulator
+from datafile_sidecar.volume.directory import Status
 from tests import datafiles
 from tests.running import RunningSidecar
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from aiohttp import ClientSession
 
+from datafile_sidecar.cli.simulator import Simulator, webhook_body
 from datafile_sidecar.core.webhook import signature
-from datafile_sidecar.simulator import Simulator, webhook_body
 from tests.datafiles import realistic
 from tests.running import RunningSidecar
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from aiohttp import ClientError, ClientSession
 
-from datafile_sidecar.simulator import Simulator
+from datafile_sidecar.cli.simulator import Simulator
 from tests.broker import free_port
 from tests.datafiles import minimal
 

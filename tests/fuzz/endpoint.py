@@ -9,13 +9,13 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from datafile_sidecar import logs
 from datafile_sidecar.core.reconcile import Trigger
 from datafile_sidecar.core.webhook import DatafileUpdated
-from datafile_sidecar.intake import Intake
-from datafile_sidecar.listening import bind, serving
-from datafile_sidecar.receiver import Receiver
-from datafile_sidecar.telemetry import Telemetry
+from datafile_sidecar.network.server import bind, serving
+from datafile_sidecar.observe import logs
+from datafile_sidecar.observe.telemetry import Telemetry
+from datafile_sidecar.webhooks.receiver import Receiver
+from datafile_sidecar.webhooks.stats import Intake
 
 
 @dataclass

@@ -15,15 +15,17 @@ from pathlib import Path
 from datafile_client._instance import Builder
 from datafile_client._source import Source
 from datafile_client.errors import InvalidDatafileError as UnusableError
-from datafile_sidecar import settings
-from datafile_sidecar.core import answer, bus_record, datafile, report, sources, webhook, worker
+from datafile_sidecar.config import settings
+from datafile_sidecar.config.credentials import CredentialsError, Secrets
+from datafile_sidecar.config.settings import SettingsError
+from datafile_sidecar.core import answer, bus_record, datafile, sources, webhook
+from datafile_sidecar.core import fleet_status as report
+from datafile_sidecar.core import worker_message as worker
 from datafile_sidecar.core.bus_record import BadRecordError, Condition, Head
 from datafile_sidecar.core.datafile import InvalidDatafileError
 from datafile_sidecar.core.webhook import DatafileUpdated, MalformedWebhookError
-from datafile_sidecar.core.worker import MalformedLineError
-from datafile_sidecar.credentials import CredentialsError, Secrets
-from datafile_sidecar.settings import SettingsError
-from datafile_sidecar.volume import Status
+from datafile_sidecar.core.worker_message import MalformedLineError
+from datafile_sidecar.volume.directory import Status
 from tests.datafiles import minimal, realistic
 from tests.fuzz.endpoint import talk
 

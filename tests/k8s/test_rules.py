@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from datafile_sidecar.settings import VARIABLES, load
+from datafile_sidecar.config.settings import VARIABLES, load
 from tests.k8s.kustomize import FOLDERS, K8S, Object, all_objects, objects, pod_template, rendered
 
 _LABEL = "datafile-sidecar/inject"

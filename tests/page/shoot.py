@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from datafile_sidecar.admin import Admin
-from datafile_sidecar.listening import bind, serving
+from datafile_sidecar.admin.server import Admin
+from datafile_sidecar.network.server import bind, serving
 from tests.page.browser import CHROMIUM, FLAGS
 
 LOOKS = {

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from datafile_sidecar.admin import Admin
-from datafile_sidecar.listening import bind, serving
+from datafile_sidecar.admin.server import Admin
+from datafile_sidecar.network.server import bind, serving
 from tests.page.browser import CHROMIUM, Tab, browsing
 from tests.page.shoot import HEALTHY, STATES
 

@@ -12,7 +12,8 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: os._exit(128 + received))
 
-    from datafile_sidecar import cli, lines
+    from datafile_sidecar.cli import main as cli
+    from datafile_sidecar.observe import log_writer as lines
 
     status = cli.main(sys.argv[1:])
     lines.settle(LAST_LINES_S)

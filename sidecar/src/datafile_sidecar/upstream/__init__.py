@@ -6,6 +6,6 @@ good datafile is for others to say, and so are pauses and retries.
 """
 
 from datafile_sidecar.core.fetch_error import OUTCOMES, FetchError
-from datafile_sidecar.upstream._fetch import MAX_TIMEOUT_S, Fetched, NotModified, Upstream, Validators
+from datafile_sidecar.upstream.client import MAX_TIMEOUT_S, Fetched, NotModified, Upstream, Validators
 
 __all__ = ["FetchError", "Fetched", "MAX_TIMEOUT_S", "NotModified", "OUTCOMES", "Upstream", "Validators"]

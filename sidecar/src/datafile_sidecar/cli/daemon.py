@@ -1,0 +1,219 @@
+"""The composition root: builds the rooms, hands each what it needs, runs all of it in one TaskGroup, and ends it in phases."""
+
+import asyncio
+import functools
+import random
+import secrets
+import socket
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from importlib.metadata import version
+from typing import Any, NoReturn
+
+from datafile_sidecar import upstream
+from datafile_sidecar.admin.server import Admin
+from datafile_sidecar.bus import Bus
+from datafile_sidecar.config.credential_reloader import Rotation
+from datafile_sidecar.config.credentials import Secrets, Tokens
+from datafile_sidecar.config.settings import Settings
+from datafile_sidecar.core import backoff, sources
+from datafile_sidecar.core.reconcile import Trigger
+from datafile_sidecar.core.times import rfc3339
+from datafile_sidecar.network.server import bind, serving
+from datafile_sidecar.observe.telemetry import Telemetry
+from datafile_sidecar.sync import syncer
+from datafile_sidecar.sync.bootstrap import Bootstrap
+from datafile_sidecar.sync.fetcher import Inquiry
+from datafile_sidecar.sync.store import Publication
+from datafile_sidecar.sync.syncer import Pace, Syncer
+from datafile_sidecar.upstream import Upstream
+from datafile_sidecar.volume.directory import Volume, VolumeError
+from datafile_sidecar.volume.workers import Workers
+from datafile_sidecar.webhooks.peers import Peers
+from datafile_sidecar.webhooks.receiver import Receiver
+from datafile_sidecar.webhooks.stats import Intake
+
+HOUSEKEEPING_S = 10.0
+SETTLE_S = 1.0
+
+
+class Stopping(Exception):  # noqa: N818
+    """The way out: unwinds the TaskGroup, and with it every room, in the order of their building."""
+
+
+class Daemon:
+    """One sidecar. Built from settings and a volume that is held already; `run` returns when `stop` is set."""
+
+    def __init__(self, settings: Settings, environ: Mapping[str, str], volume: Volume, telemetry: Telemetry) -> None:
+        """Raises CredentialsError, ListenError and BusError."""
+        self._settings = settings
+        self._environ = environ
+        self._telemetry = telemetry
+        self._volume = volume
+        self._pod = environ.get("HOSTNAME") or socket.gethostname()
+        self._started = time.time()
+        self._instance = secrets.token_hex(8)
+        self._is_stopping = False
+        self._secrets = Secrets(settings.webhook_secrets_path, settings.webhook_secrets, time.monotonic)
+        self._tokens = Tokens(settings.access_tokens_path, settings.sdk_keys)
+        self._rotation = Rotation(self._secrets, self._tokens, self._retry, telemetry)
+        self._webhook_socket = bind(
+            settings.webhook_listen.host, settings.webhook_listen.port, "DATAFILE_WEBHOOK_LISTEN"
+        )
+        self._admin_socket = bind(settings.admin_listen.host, settings.admin_listen.port, "DATAFILE_ADMIN_LISTEN")
+        self._upstreams = {
+            template: Upstream(
+                template=template, environ=environ, user_agent=f"datafile-sidecar/{version('datafile-sidecar')}"
+            )
+            for template in ([settings.url_template] if settings.url_template else sources.TEMPLATES)
+        }
+        self._bus = Bus(settings.bus_url, telemetry) if settings.bus_url else None
+        self._syncers = {key: self._syncer(key) for key in settings.sdk_keys}
+        self._workers = Workers(
+            settings.directory, settings.sdk_keys, lambda key: self._syncers[key].published, telemetry
+        )
+        self._intake = Intake(time.time)
+        self._peers = Peers(settings.peers, self._webhook_socket.getsockname()[:2], telemetry)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Serve until `stop` is set, then end in phases: not ready, accepted work, servers, connections."""
+        self._announce_start()
+        try:
+            async with AsyncExitStack() as rooms, asyncio.TaskGroup() as tasks:
+                await self._open(rooms)
+                for key, one in self._syncers.items():
+                    tasks.create_task(_forever(one.run, f"the loop of {key}"), name=key)
+                tasks.create_task(_forever(self._keep_house, "housekeeping"))
+                tasks.create_task(_forever(self._rotation.run, "the look at credentials"))
+                tasks.create_task(_forever(self._workers.run, "the socket for workers"))
+                tasks.create_task(_forever(self._peers.run, "the relay to peers"))
+                if self._bus is not None:
+                    tasks.create_task(_forever(self._bus.run, "the bus"))
+                await self._end(stop)
+        except* Stopping:
+            self._telemetry.sidecar_stopped()
+
+    async def _open(self, rooms: AsyncExitStack) -> None:
+        for one in self._upstreams.values():
+            await rooms.enter_async_context(one)
+        admin = Admin(self._stuck, self._unready, self._status, self._telemetry.exposition)
+        await rooms.enter_async_context(serving(admin.app(), self._admin_socket, self._dropped("admin")))
+        notify = functools.partial(syncer.notify, self._syncers)
+        receiver = Receiver(
+            secrets=lambda: self._secrets.active,
+            reread=self._rotation.look_for_secrets,
+            notify=notify,
+            relay=self._peers.relay,
+            intake=self._intake,
+            telemetry=self._telemetry,
+        )
+        await rooms.enter_async_context(serving(receiver.app(), self._webhook_socket, self._dropped("webhook")))
+
+    async def _end(self, stop: asyncio.Event) -> NoReturn:
+        """Wait for `stop`; then be unready, give accepted work its moment, and unwind."""
+        await stop.wait()
+        self._is_stopping = True
+        try:
+            async with asyncio.timeout(SETTLE_S):
+                await asyncio.gather(self._peers.settle(), *(one.settle() for one in self._syncers.values()))
+                if self._bus is not None:
+                    await self._bus.settle()
+        except TimeoutError:
+            raise Stopping from None
+        raise Stopping
+
+    def _announce_start(self) -> None:
+        settings, tell = self._settings, self._telemetry
+        triggers = [str(trigger) for trigger in Trigger]
+        tell.prepare(version("datafile-sidecar"), settings.sdk_keys, triggers, upstream.OUTCOMES)
+        self._clean()
+        tell.sidecar_started(version("datafile-sidecar"), settings.sdk_keys, str(settings.directory))
+        tell.admin_listening(*self._admin_socket.getsockname()[:2])
+        tell.webhook_listening(*self._webhook_socket.getsockname()[:2])
+        if not self._secrets.active:
+            tell.webhook_disabled()
+        for name in self._secrets.untrimmed:
+            tell.secret_trimmed(name)
+
+    def _clean(self) -> None:
+        try:
+            leftovers = self._volume.clean()
+        except VolumeError as problem:
+            # Not worth dying for: a volume that can't be written to still serves what it holds.
+            self._telemetry.cleaning_failed(str(problem))
+        else:
+            if leftovers:
+                self._telemetry.volume_cleaned(leftovers)
+
+    # What the rooms are given
+
+    def _dropped(self, port: str) -> Callable[[], None]:
+        return functools.partial(self._telemetry.connection_dropped, port)
+
+    def _syncer(self, sdk_key: str) -> Syncer:
+        settings = self._settings
+        pace = Pace(
+            settings.poll_interval_s,
+            settings.rollback_after_s,
+            settings.bootstrap_after_s,
+            backoff.place(self._pod, sdk_key),
+            random.Random(),
+        )
+        inquiry = Inquiry(
+            sdk_key,
+            source=functools.partial(self._source, sdk_key),
+            poll_interval_s=pace.poll_interval_s,
+            random=pace.random,
+            telemetry=self._telemetry,
+        )
+        return Syncer(
+            Publication(sdk_key, self._volume),
+            inquiry,
+            bus=self._bus,
+            bootstrap=functools.partial(Bootstrap(settings.bootstrap_dir, self._telemetry).read, sdk_key),
+            pace=pace,
+            telemetry=self._telemetry,
+        )
+
+    def _source(self, sdk_key: str) -> tuple[Upstream, str | None]:
+        token = self._tokens.get(sdk_key)
+        template = sources.template(self._settings.url_template, has_token=token is not None)
+        return self._upstreams[template], token
+
+    def _stuck(self) -> list[str]:
+        return [f"the loop of {key}" for key, one in self._syncers.items() if not one.is_alive]
+
+    def _unready(self) -> dict[str, str]:
+        missing = {key: problem for key, one in self._syncers.items() if (problem := one.problem)}
+        return missing | ({"sidecar": "it is stopping"} if self._is_stopping else {})
+
+    def _status(self) -> dict[str, Any]:
+        return {
+            "version": version("datafile-sidecar"),
+            "pod": self._pod,
+            "instance": self._instance,
+            "now": rfc3339(time.time()),
+            "started": rfc3339(self._started),
+            "ready": not self._unready(),
+            "keys": {key: one.status() | {"workers": self._workers.of(key)} for key, one in self._syncers.items()},
+            "webhooks": self._intake.status(has_secrets=bool(self._secrets.active)),
+            "workers": self._workers.status(),
+            "bus": self._bus.view() if self._bus else {"state": "off"},
+            "peers": self._peers.status(),
+        }
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            self._telemetry.summarise()
+
+    def _retry(self) -> None:
+        for one in self._syncers.values():
+            one.retry()
+
+
+async def _forever(work: Callable[[], Awaitable[None]], name: str) -> None:
+    """Run what must never return; if it does, that is as bad as an error, and the process ends."""
+    await work()
+    raise RuntimeError(f"{name} ended, which it never should")

@@ -1,0 +1,93 @@
+"""A datafile: its bytes as served, and the promise that the SDK will take them.
+
+The law: what `parse` lets through gives every supported SDK a config, and what they take is let through, but for the
+exceptions that docs/decisions/0101 lists with their reasons. The bytes are never changed.
+"""
+
+import hashlib
+import re
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import msgspec
+
+from datafile_sidecar.core.datafile import lazy_lists as slicing
+from datafile_sidecar.core.datafile import schema
+from datafile_sidecar.core.datafile.errors import InvalidDatafileError, in_words, quoted
+from datafile_sidecar.core.datafile.limits import check_encoding, check_shape
+from datafile_sidecar.core.datafile.references import check_loading
+
+__all__ = ["Datafile", "InvalidDatafileError", "MAX_BYTES", "parse"]
+
+MAX_BYTES = 8 * 1024 * 1024
+
+_VERSIONS = ("2", "3", "4")
+_BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+_HEAD = msgspec.json.Decoder(schema.Head)
+
+
+@dataclass(frozen=True, slots=True)
+class Datafile:
+    """A datafile that the SDK takes. `sha256` is the hex digest of `body`, the bytes as served."""
+
+    body: bytes = field(repr=False)
+    revision: int
+    sha256: str
+    project_id: str | None
+
+    @property
+    def size(self) -> int:
+        """Length of the body in bytes."""
+        return len(self.body)
+
+
+def parse(body: bytes, sdk_key: str) -> Datafile:
+    """Validate the bytes of a datafile that was asked for by `sdk_key`.
+
+    Raises InvalidDatafileError, and nothing else, if it is not a datafile, or not one that every supported SDK takes,
+    or another key's.
+    """
+    try:
+        _check_text(body)
+        outline = slicing.outline(body)
+        _check_head(outline, sdk_key)
+        check_loading(slicing.complete(outline))
+    except msgspec.ValidationError as error:
+        _check_version(body)
+        raise in_words(error) from error
+    except msgspec.DecodeError as error:
+        raise InvalidDatafileError(f"not strict JSON ({error})") from error
+    except RecursionError as error:
+        raise InvalidDatafileError("nested too deeply") from error
+    digest = hashlib.sha256(body).hexdigest()
+    return Datafile(body=body, revision=int(outline.revision), sha256=digest, project_id=outline.project_id)
+
+
+def _check_text(body: bytes) -> None:
+    if len(body) > MAX_BYTES:
+        raise InvalidDatafileError(f"larger than {MAX_BYTES} bytes")
+    if body.startswith(_BYTE_ORDER_MARKS):
+        raise InvalidDatafileError("starts with a byte order mark")
+    if not re.match(rb"[ \t\r\n]*\{", body):
+        raise InvalidDatafileError("empty" if not body.strip() else "not a JSON object")
+    check_encoding(body)
+    check_shape(body)
+
+
+def _check_version(body: bytes) -> None:
+    """Of a datafile from the future, say that it is from the future, and not in what shape it is."""
+    with suppress(msgspec.DecodeError):
+        _check_supported(_HEAD.decode(body).version)
+
+
+def _check_supported(version: str) -> None:
+    if version not in _VERSIONS:
+        raise InvalidDatafileError(f"{quoted(version)} is not supported, only 2, 3 and 4 are", "version")
+
+
+def _check_head(outline: schema.Outline, sdk_key: str) -> None:
+    _check_supported(outline.version)
+    if not re.fullmatch("[0-9]{1,15}", outline.revision):
+        raise InvalidDatafileError(f"{quoted(outline.revision)} is not a decimal number of 1 to 15 digits", "revision")
+    if outline.sdk_key and outline.sdk_key != sdk_key:
+        raise InvalidDatafileError(f"{quoted(outline.sdk_key)} is another key's, expected {sdk_key!r}", "sdkKey")

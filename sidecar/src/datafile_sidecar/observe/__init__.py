@@ -1,0 +1,1 @@
+"""What the sidecar tells about itself: events as log lines and metrics."""

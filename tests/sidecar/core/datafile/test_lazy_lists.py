@@ -1,0 +1,49 @@
+"""Slices give what one decoder gives."""
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+
+from datafile_sidecar.core.datafile import lazy_lists as slicing
+from datafile_sidecar.core.datafile import schema
+from datafile_sidecar.core.datafile.errors import InvalidDatafileError
+from tests.datafiles import realistic
+
+BODY = json.dumps(json.loads(realistic(30, 43))).encode()
+LONG = {
+    "experiments": schema.Experiment,
+    "featureFlags": schema.FeatureFlag,
+    "rollouts": schema.Rollout,
+    "typedAudiences": schema.TypedAudience,
+}
+
+
+@pytest.mark.parametrize(("name", "entry"), LONG.items())
+def test_every_entry_is_there_each_time(name: str, entry: type[Any]) -> None:
+    """Nothing of a datafile escapes validation because it is looked at in pieces, however often it is gone through."""
+    document = slicing.complete(slicing.outline(BODY))
+    field = next(one.name for one in msgspec.structs.fields(schema.Document) if one.encode_name == name)
+    wanted = msgspec.json.decode(json.dumps(json.loads(BODY)[name]), type=list[entry])  # type: ignore[valid-type]
+    assert len(wanted) > 3
+    for _ in range(2):
+        found = list(getattr(document, field))
+        assert [msgspec.json.encode(one) for one in found] == [msgspec.json.encode(one) for one in wanted]
+
+
+@pytest.mark.parametrize("name", LONG)
+def test_the_place_of_a_fault_is_named(name: str) -> None:
+    """Who reads the log learns which entry of which list is wrong."""
+    root = json.loads(BODY)
+    root[name][2] = 5
+    with pytest.raises(InvalidDatafileError, match=rf"{name}\[2\]: expected an object, got a number"):
+        [list(entries) for entries in _lists(root)]
+    root[name] = {}
+    with pytest.raises(InvalidDatafileError, match=rf"{name}: expected a list, got an object"):
+        [list(entries) for entries in _lists(root)]
+
+
+def _lists(root: dict[str, Any]) -> list[Any]:
+    document = slicing.complete(slicing.outline(json.dumps(root).encode()))
+    return [document.experiments, document.feature_flags, document.rollouts, document.typed_audiences]

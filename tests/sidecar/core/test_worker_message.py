@@ -1,0 +1,73 @@
+"""The lines of workers: what is understood, and that nothing else is."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from datafile_sidecar.core.worker_message import MAX_LINE_BYTES, MalformedLineError, Worker, newest, parse
+
+WORDS = {"v": 1, "id": "0a1b2c3d", "sdk_key": "KEY1", "pid": 17, "host": "app-1", "revision": 43}
+LINE = json.dumps(WORDS).encode()
+
+
+def test_a_line_is_understood() -> None:
+    """A worker's line becomes what it says; fields of a later client are no reason to turn it away."""
+    assert parse(LINE) == Worker(1, "0a1b2c3d", "KEY1", 17, "app-1", 43)
+    assert parse(json.dumps(WORDS | {"new": [1]}).encode()).revision == 43
+    assert parse(json.dumps(WORDS | {"revision": None}).encode()).revision is None
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"\xff",
+        b"[" * 400,
+        LINE + b" " * MAX_LINE_BYTES,
+        *(
+            json.dumps(WORDS | change).encode()
+            for change in (
+                {"v": 2},
+                {"v": "1"},
+                {"id": "0A1B2C3D"},
+                {"id": "0a1b2c3d\n"},
+                {"id": "../../etc"},
+                {"pid": -1},
+                {"pid": 10**30},
+                {"pid": 1.5},
+                {"host": "h" * 256},
+                {"host": "\ud800"},
+                {"revision": -1},
+                {"revision": 2**63},
+                {"revision": "43"},
+            )
+        ),
+        json.dumps({name: value for name, value in WORDS.items() if name != "revision"}).encode(),
+    ],
+)
+def test_a_line_that_is_none_is_refused(line: bytes) -> None:
+    """What is no line of ours never stands on the list of workers that somebody relies on."""
+    with pytest.raises(MalformedLineError):
+        parse(line)
+
+
+def test_the_newest_line_counts() -> None:
+    """A worker that swaps faster than it is read is shown by what it decides by now; half a line waits for its rest."""
+    older = json.dumps(WORDS | {"revision": 42}).encode()
+    assert newest(LINE[:20]) == (None, LINE[:20])
+    assert newest(older + b"\n" + LINE + b"\n" + LINE[:20]) == (parse(LINE), LINE[:20])
+
+
+@given(st.binary(max_size=2 * MAX_LINE_BYTES) | st.binary(max_size=40).map(lambda tail: LINE + b"\n" + tail))
+def test_no_bytes_break_it(data: bytes) -> None:
+    """Whatever a process writes, the sidecar understands it or hangs up, and keeps at most one line of it."""
+    try:
+        said, rest = newest(data)
+    except MalformedLineError:
+        return
+    assert len(rest) <= MAX_LINE_BYTES
+    assert said is None or json.loads(json.dumps(said.host)) == said.host

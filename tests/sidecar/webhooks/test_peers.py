@@ -1,0 +1,372 @@
+"""The relay: one webhook at one pod reaches every other pod, whoever is dead, hangs or cannot be found."""
+
+import asyncio
+import contextlib
+import ipaddress
+import os
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+import structlog
+from aiohttp import web
+
+from datafile_sidecar.cli.simulator import Simulator
+from datafile_sidecar.config import settings
+from datafile_sidecar.core.webhook import signature
+from datafile_sidecar.network.resolver import DaemonResolver
+from datafile_sidecar.observe.metrics import RELAY_OUTCOMES
+from datafile_sidecar.observe.telemetry import Telemetry
+from datafile_sidecar.webhooks.peers import Address, Peers
+from tests.datafiles import minimal
+from tests.running import RunningSidecar
+
+SECRET = b"test-secret-1"
+BODY = b'{ "event":"project.datafile_updated" ,\n "project_id":1234,"note":"\xe2\x80\xa8\xc3\xa9","data":{"revision":43}}\r\n'
+SIGNATURE = signature(BODY, SECRET).encode()
+NOWHERE = ("127.0.0.1", 1)
+
+
+@dataclass
+class Peer:
+    """Another pod's webhook port: notes what is posted there."""
+
+    host: str
+    port: int = 0
+    status: int = 202
+    got: list[tuple[bytes, dict[str, str]]] = field(default_factory=list)
+    answer: Callable[[web.Request], Any] | None = None
+
+    @property
+    def address(self) -> Address:
+        return self.host, self.port
+
+    async def take(self, request: web.Request) -> web.Response:
+        self.got.append((await request.read(), {name.lower(): value for name, value in request.headers.items()}))
+        return web.Response(status=self.status, headers={"Location": "/elsewhere"})
+
+
+@contextlib.asynccontextmanager
+async def listening(*peers: Peer) -> AsyncIterator[None]:
+    """Serve the peers, all at one port, on addresses of their own."""
+    async with contextlib.AsyncExitStack() as stack:
+        port = 0
+        for peer in peers:
+            app = web.Application()
+            app.router.add_route("*", "/{any:.*}", peer.take)
+            runner = web.AppRunner(app, shutdown_timeout=0.1)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            site = web.TCPSite(runner, peer.host, peer.port or port)
+            await site.start()
+            port = peer.port = runner.addresses[0][1]
+        yield
+
+
+@contextlib.contextmanager
+def silent(*hosts: str) -> Any:
+    """Addresses, at one port, that take connections and never answer: the port."""
+    with contextlib.ExitStack() as stack:
+        port = 0
+        for host in hosts:
+            listener = stack.enter_context(socket.create_server((host, port)))
+            port = listener.getsockname()[1]
+        yield port
+
+
+class Relay:
+    """The room under test, and what its telemetry shows."""
+
+    def __init__(self, *names: Address, listens_on: Address = NOWHERE, dns: dict[str, list[str]] | None = None) -> None:
+        self.events: list[dict[str, Any]] = []
+        self.telemetry = Telemetry(structlog.wrap_logger(None, processors=[self._take]), time.monotonic)
+        self._dns = dns or {}
+        self.peers = Peers(names, listens_on, self.telemetry, DaemonResolver(self._getaddrinfo))
+
+    def counts(self) -> dict[str, int]:
+        counts = {}
+        for line in self.telemetry.exposition().decode().splitlines():
+            if line.startswith("datafile_sidecar_relays_total{"):
+                name, _, value = line.rpartition(" ")
+                counts[name.split('"')[1]] = int(float(value))
+        return counts
+
+    async def __aenter__(self) -> "Relay":
+        self._task = asyncio.create_task(self.peers.run())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    def _getaddrinfo(self, host: str, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
+        if host == "hangs":
+            time.sleep(4)
+        if host not in self._dns:
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return [(_family(one), socket.SOCK_STREAM, 6, "", (one, 0, 0, 0)) for one in self._dns[host]]
+
+    def _take(self, _: object, __: str, event: Any) -> Any:
+        self.events.append(dict(event))
+        raise structlog.DropEvent
+
+
+def _family(host: str) -> socket.AddressFamily:
+    return socket.AF_INET6 if ipaddress.ip_address(host).version == 6 else socket.AF_INET
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(8):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+# What is told, and to whom
+
+
+async def test_every_address_of_a_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each pod behind the headless Service gets the very bytes that Optimizely signed, marked, whatever proxy is set."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    some = [Peer("127.0.0.2"), Peer("127.0.0.3"), Peer("127.0.0.4")]
+    async with listening(*some):
+        dns = {"peers": [peer.host for peer in some]}
+        async with Relay(("peers", some[0].port), ("127.0.0.4", some[0].port), dns=dns) as relay:
+            relay.peers.relay(BODY, b" " + SIGNATURE)
+            await relay.peers.settle()
+    for peer in some:
+        ((body, headers),) = peer.got
+        assert (body, headers["x-hub-signature"]) == (BODY, SIGNATURE.decode())
+        assert headers["x-datafile-relayed"] == "1"
+        assert headers["host"] == f"{peer.host}:{peer.port}"
+    assert relay.counts() == {"delivered": 3}
+    status = relay.peers.status()
+    assert (status["state"], status["outcomes"], status["failing"]) == ("on", {"delivered": 3}, [])
+    assert status["relayed"].endswith("Z")
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6: enable it to see this tested")
+async def test_ipv6() -> None:
+    """Pods with IPv6 addresses are told too, by a name and by an address."""
+    peer = Peer("::1")
+    async with listening(peer), Relay(("peers", peer.port), dns={"peers": ["::1"]}) as relay:
+        relay.peers.relay(BODY, SIGNATURE)
+        await until(lambda: len(peer.got) == 1)
+
+
+async def test_names_are_resolved_anew() -> None:
+    """A pod that came after the last webhook hears of the next one."""
+    first, second = Peer("127.0.0.2"), Peer("127.0.0.3")
+    dns = {"peers": ["127.0.0.2"]}
+    async with listening(first, second), Relay(("peers", first.port), dns=dns) as relay:
+        relay.peers.relay(BODY, SIGNATURE)
+        await until(lambda: len(first.got) == 1)
+        dns["peers"] = ["127.0.0.3"]
+        relay.peers.relay(BODY + b" ", SIGNATURE)
+        await until(lambda: len(second.got) == 1)
+    assert len(first.got) == 1
+
+
+async def test_the_same_body_is_relayed_once() -> None:
+    """A webhook that is delivered twice costs the fleet one round, and so does one that comes to two pods."""
+    peer = Peer("127.0.0.2")
+    async with listening(peer), Relay(peer.address) as relay:
+        for _ in range(5):
+            relay.peers.relay(BODY, SIGNATURE)
+        relay.peers.relay(BODY + b" ", SIGNATURE)
+        await relay.peers.settle()
+    assert [body for body, _ in peer.got] == [BODY, BODY + b" "]
+
+
+async def test_the_same_body_is_relayed_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody who sends a webhook again by hand, because it got lost somewhere, is not ignored for ever."""
+    monkeypatch.setattr("datafile_sidecar.webhooks.peers.ONCE_IN_S", 0.05)
+    peer = Peer("127.0.0.2")
+    async with listening(peer), Relay(peer.address) as relay:
+        for expected in (1, 2):
+            relay.peers.relay(BODY, SIGNATURE)
+            await until(lambda wanted=expected: len(peer.got) == wanted)  # type: ignore[misc]
+            await asyncio.sleep(0.06)
+
+
+@pytest.mark.parametrize("own", ["127.0.0.2", "0.0.0.0", "::"])
+async def test_a_sidecar_does_not_tell_itself(own: str) -> None:
+    """The Service's addresses include the sidecar's own, which needs no telling; others at the same port do."""
+    peer, itself = Peer("127.0.0.3"), Peer("127.0.0.2" if own == "127.0.0.2" else "127.0.0.1")
+    async with listening(peer, itself):
+        dns = {"peers": [itself.host, peer.host]}
+        async with Relay(("peers", peer.port), listens_on=(own, peer.port), dns=dns) as relay:
+            relay.peers.relay(BODY, SIGNATURE)
+            await relay.peers.settle()
+    assert (len(peer.got), len(itself.got)) == (1, 0)
+    assert relay.counts() == {"delivered": 1}
+
+
+async def test_off() -> None:
+    """Without peers nothing is relayed and nothing is kept."""
+    async with Relay() as relay:
+        relay.peers.relay(BODY, SIGNATURE)
+        await relay.peers.settle()
+        assert relay.peers.status() == {"state": "off"}
+        assert relay.events == []
+
+
+def test_how_peers_are_named() -> None:
+    """Names, addresses and IPv6 are understood, twice the same is once, and what is no peer is refused in words."""
+
+    def load(peers: str) -> tuple[Address, ...]:
+        return settings.load({"DATAFILE_SDK_KEYS": "KEY1", "DATAFILE_PEERS": peers}).peers
+
+    assert load("peers:8089, 10.0.0.4:1,[2001:db8::1]:8089,peers:8089") == (
+        ("peers", 8089),
+        ("10.0.0.4", 1),
+        ("2001:db8::1", 8089),
+    )
+    for wrong in ("peers", ":8089", "peers:0", "peers:x", "http://peers:8089", "a:1,,b:1", "a/b:1", "::1:8089"):
+        with pytest.raises(settings.SettingsError, match=r"DATAFILE_PEERS.*write HOST:PORT"):
+            load(wrong)
+
+
+# Those who are not there
+
+
+async def test_the_dead_hold_nobody_up() -> None:
+    """Pods that hang, refuse, redirect or don't resolve cost the others nothing, and each is counted and shown as what it is."""
+    alive, moved = Peer("127.0.0.2"), Peer("127.0.0.3", status=307)
+    async with listening(alive, moved):
+        with silent("127.0.0.4") as port:
+            names = (
+                ("127.0.0.4", port),
+                ("127.0.0.5", 1),
+                ("gone", 9),
+                ("bad..name", 9),
+                ("hangs", 9),
+                moved.address,
+                alive.address,
+            )
+            async with Relay(*names) as relay:
+                started = time.monotonic()
+                relay.peers.relay(BODY, SIGNATURE)
+                await until(lambda: bool(alive.got))
+                assert time.monotonic() - started < 1
+                await relay.peers.settle()
+                assert time.monotonic() - started < 5
+    assert len(moved.got) == 1
+    expected = {"delivered": 1, "rejected": 1, "timeout": 1, "unreachable": 1, "unresolved": 3}
+    assert relay.counts() == expected
+    assert set(expected) < set(RELAY_OUTCOMES)
+    assert "127.0.0.5:1: unreachable" in relay.peers.status()["failing"]
+    (event,) = relay.events
+    assert (event["event"], event["outcomes"]) == ("webhook.relayed", expected)
+
+
+async def test_a_hundred_hanging_pods_are_known_by_then() -> None:
+    """When a rack of nodes hangs, the first webhook may take its time to those alive, but the next one does not."""
+    hanging = [f"127.0.1.{number}" for number in range(1, 101)]
+    with silent(*hanging) as port:
+        alive = Peer("127.0.0.2", port)
+        async with listening(alive), Relay(("peers", port), dns={"peers": [*hanging, alive.host]}) as relay:
+            relay.peers.relay(BODY, SIGNATURE)
+            await until(lambda: len(alive.got) == 1)
+            started = time.monotonic()
+            relay.peers.relay(BODY + b" ", SIGNATURE)
+            await until(lambda: len(alive.got) == 2)
+            assert time.monotonic() - started < 1
+
+
+async def test_a_burst_beside_a_hanging_pod(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a hundred flips in a moment each reaches the pods that are alive, though one hangs, and what it holds is let go."""
+    for name in ("_POST_S", "_RELAY_S"):
+        monkeypatch.setattr(f"datafile_sidecar.webhooks.peers.{name}", 30.0)
+    alive = Peer("127.0.0.2")
+    bodies = [BODY + b" " * number for number in range(100)]
+    async with listening(alive):
+        with silent("127.0.0.4") as port:
+            async with Relay(alive.address, ("127.0.0.4", port)) as relay:
+                for body in bodies:
+                    relay.peers.relay(body, SIGNATURE)
+                    await until(lambda body=body: any(got == body for got, _ in alive.got))  # type: ignore[misc]
+                assert len(os.listdir("/proc/self/fd")) < 400
+    assert relay.counts()["delivered"] == 100
+
+
+# The webhook port, in a real process
+
+
+@contextlib.asynccontextmanager
+async def stage(tmp_path: Path, peers: Iterable[Peer]) -> AsyncIterator[tuple[RunningSidecar, Simulator]]:
+    names = ",".join(f"{peer.host}:{peer.port}" for peer in peers)
+    async with Simulator({"KEY1": minimal(42)}, secret=SECRET) as optimizely:
+        told: dict[str, Any] = {"poll_interval_s": 0, "peers": names, "url_template": optimizely.template}
+        async with RunningSidecar(
+            tmp_path / "volume", sdk_keys="KEY1", webhook_secrets=SECRET.decode(), **told
+        ) as sidecar:
+            optimizely.webhook_urls = [sidecar.webhook_url]
+            yield sidecar, optimizely
+
+
+async def post(sidecar: RunningSidecar, body: bytes, **headers: str) -> int:
+    signed = {"X-Hub-Signature": signature(body, SECRET), **headers}
+    async with aiohttp.ClientSession() as session, session.post(sidecar.webhook_url, data=body, headers=signed) as got:
+        return got.status
+
+
+async def test_what_is_relayed_and_what_is_not(tmp_path: Path) -> None:
+    """Every verified change is passed on, also what means nothing to this pod; other events, forgeries and relayed ones are not."""
+    peer = Peer("127.0.0.2")
+    ours = b'{"event":"project.datafile_updated","project_id":1234,"data":{"revision":42}}'
+    others = b'{"event":"project.datafile_updated","project_id":9999,"data":{"revision":7}}'
+    async with listening(peer), stage(tmp_path, [peer]) as (sidecar, _):
+        assert await post(sidecar, b'{"event":"project.flag_updated"}') == 204
+        assert await post(sidecar, ours, **{"X-Hub-Signature": "sha1=" + "0" * 40}) == 401
+        assert await post(sidecar, b'{"event":"project.datafile_updated","data":[]}') == 400
+        assert await post(sidecar, ours + b" ", **{"X-Datafile-Relayed": "1"}) == 202
+        assert await post(sidecar, others) == 204
+        await until(lambda: len(peer.got) == 1)
+        assert await post(sidecar, ours) == 202
+        await until(lambda: len(peer.got) == 2)
+        assert [body for body, _ in peer.got] == [others, ours]
+        await sidecar.logged("webhook.accepted", trigger="peer")
+        assert (await sidecar.metrics())['datafile_sidecar_relays_total{outcome="delivered"}'] == 2
+        assert (await sidecar.status())["peers"]["names"] == [f"127.0.0.2:{peer.port}"]
+
+
+async def test_a_relayed_webhook_says_so(tmp_path: Path) -> None:
+    """A person can see on the volume and in the metrics that a revision came by way of another pod."""
+    async with stage(tmp_path, []) as (sidecar, optimizely):
+        optimizely.webhook_urls = []
+        await optimizely.publish("KEY1", minimal(43))
+        body = b'{"event":"project.datafile_updated","project_id":1234,"data":{"revision":43,"cdn_url":"http://x/KEY1.json"}}'
+        assert await post(sidecar, body, **{"X-Datafile-Relayed": "1"}) == 202
+        await sidecar.logged("datafile.published", revision=43, trigger="peer")
+        status = await sidecar.status()
+        assert (status["keys"]["KEY1"]["trigger"], status["peers"]) == ("peer", {"state": "off"})
+
+
+async def test_hanging_peers_delay_no_answer_and_no_end(tmp_path: Path) -> None:
+    """Optimizely is answered at once and the pod ends in time, though every peer hangs."""
+    with silent("127.0.0.4") as port:
+        async with stage(tmp_path, [Peer("127.0.0.4", port)]) as (sidecar, optimizely):
+            started = time.monotonic()
+            assert await optimizely.publish("KEY1", minimal(43)) == 202
+            assert time.monotonic() - started < 1
+            await sidecar.logged("datafile.published", revision=43)
+            assert await sidecar.stop() == 0
+            assert time.monotonic() - started < 4
+
+
+async def test_a_webhook_on_the_last_breath(tmp_path: Path) -> None:
+    """A pod that is told to end just after it took a webhook, which need not even be for it, still tells all others."""
+    everybody = Peer("0.0.0.0")
+    body = b'{"event":"project.datafile_updated","project_id":9999,"data":{"revision":7}}'
+    async with listening(everybody):
+        some = [Peer(f"127.0.2.{number}", everybody.port) for number in range(1, 121)]
+        async with stage(tmp_path, some) as (sidecar, _):
+            assert await post(sidecar, body) == 204
+            assert await sidecar.stop() == 0
+    assert len(everybody.got) == 120

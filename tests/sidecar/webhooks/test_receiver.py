@@ -1,0 +1,374 @@
+"""Every answer of the webhook port, byte by byte over real sockets."""
+
+import asyncio
+import gzip
+import io
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from datafile_sidecar.core.reconcile import Trigger
+from datafile_sidecar.core.webhook import DatafileUpdated, signature
+from datafile_sidecar.network.server import bind, serving
+from datafile_sidecar.observe import logs
+from datafile_sidecar.observe.telemetry import Telemetry
+from datafile_sidecar.webhooks import receiver
+from datafile_sidecar.webhooks.receiver import Receiver
+from datafile_sidecar.webhooks.stats import Intake
+
+SECRET = b"test-secret-1"
+PATH = b"/webhooks/optimizely"
+BODY = (
+    b'{"project_id":1234,"timestamp":1700000000,"event":"project.datafile_updated","data":{"revision":43,'
+    b'"origin_url":"http://127.0.0.1:9000/json/1234.json","cdn_url":"http://127.0.0.1:9000/datafiles/KEY1.json",'
+    b'"environment":"Production"}}'
+)
+OURS = DatafileUpdated(
+    "1234", 43, "Production", ("http://127.0.0.1:9000/json/1234.json", "http://127.0.0.1:9000/datafiles/KEY1.json")
+)
+
+
+@dataclass
+class Endpoint:
+    """The real app on a real port, and what it was asked to do."""
+
+    port: int = 0
+    secrets: tuple[bytes, ...] = (b"old", SECRET)
+    coming: tuple[bytes, ...] = ()
+    rereads: int = 0
+    awake: tuple[str, ...] = ("KEY1",)
+    notified: list[DatafileUpdated] = field(default_factory=list)
+    triggers: list[Trigger] = field(default_factory=list)
+    relayed: list[tuple[bytes, bytes]] = field(default_factory=list)
+    stream: io.StringIO = field(default_factory=io.StringIO)
+
+    def __post_init__(self) -> None:
+        self.telemetry = Telemetry(logs.configure("info", "json", self.stream), time.monotonic)
+        self.intake = Intake(lambda: 1_700_000_000)
+        self.receiver = Receiver(
+            lambda: self.secrets, self._reread, self._notify, self._relay, self.intake, self.telemetry
+        )
+
+    async def _reread(self) -> bool:
+        self.rereads += 1
+        changed = bool(self.coming)
+        self.secrets, self.coming = self.secrets + self.coming, ()
+        return changed
+
+    def _notify(self, event: DatafileUpdated, trigger: Trigger) -> tuple[str, ...]:
+        self.notified.append(event)
+        self.triggers.append(trigger)
+        return self.awake
+
+    def _relay(self, body: bytes, header: bytes) -> None:
+        self.relayed.append((body, header))
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """How many webhooks came to which end, as `/metrics` tells it."""
+        lines = self.telemetry.exposition().decode().splitlines()
+        told = (line.rpartition(" ") for line in lines if line.startswith("datafile_sidecar_webhooks_total{"))
+        return Counter({name.split('"')[1]: int(float(value)) for name, _, value in told if float(value)})
+
+    @property
+    def lines(self) -> list[dict[str, Any]]:
+        """The log."""
+        return [json.loads(line) for line in self.stream.getvalue().splitlines()]
+
+    async def send(self, *parts: bytes, wait_s: float = 5) -> bytes:
+        """Write raw bytes; all that comes back until the connection is closed."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        try:
+            for part in parts:
+                writer.write(part)
+                await writer.drain()
+                await asyncio.sleep(0.01)
+            async with asyncio.timeout(wait_s):
+                return await reader.read()
+        finally:
+            writer.transport.abort()
+
+    async def post(self, body: bytes, *headers: bytes) -> int:
+        """The status of one POST with exactly these headers."""
+        return _status(await self.send(request(*headers, b"Content-Length: %d" % len(body)) + body))
+
+
+def request(*headers: bytes, line: bytes = b"POST " + PATH) -> bytes:
+    return b"\r\n".join([line + b" HTTP/1.1", b"Host: x", b"Connection: close", *headers, b"", b""])
+
+
+def signed(body: bytes, secret: bytes = SECRET) -> bytes:
+    return b"X-Hub-Signature: " + signature(body, secret).encode()
+
+
+def _status(answer: bytes) -> int:
+    assert answer.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")), answer
+    return int(answer[9:12])
+
+
+@pytest.fixture
+async def endpoint() -> AsyncIterator[Endpoint]:
+    endpoint = Endpoint()
+    socket = bind("127.0.0.1", 0, "DATAFILE_WEBHOOK_LISTEN")
+    endpoint.port = socket.getsockname()[1]
+    async with serving(endpoint.receiver.app(), socket):
+        yield endpoint
+        assert not [line for line in endpoint.lines if line["level"] == "error"]
+
+
+DEEP = b"[" * 30_000 + b"]" * 30_000
+DIGITS = b'{"project_id":' + b"9" * 5000 + b"}"
+ODD = (
+    '{ "event":"project.datafile_updated" ,\n "project_id":1234,"timestamp":1.70e9,"note":"\u2028é",'
+    '"data":{"revision":43}}\r\n'
+).encode()
+OTHER = b'{"event":"project.flag_updated"}'
+APPROVAL = b'{"project_id":1234,"timestamp":1,"event":"project.approval_created","data":[{"change_type":"x"}]}'
+
+ANSWERS = [
+    ("as Optimizely sends it", BODY, [b"X-Hub-Signature: sha1=9e5f6e42a74a5b82fd4d1471b210494c0790f92e"], 202, "accepted"),
+    ("any case of the header's name", BODY, [signed(BODY).replace(b"X-Hub", b"x-hUB")], 202, "accepted"),
+    ("the older of two secrets (5)", BODY, [signed(BODY, b"old")], 202, "accepted"),
+    ("bytes that JSON would write otherwise (2)", ODD, [signed(ODD)], 202, "accepted"),
+    ("another event, data is a list (6)", APPROVAL, [signed(APPROVAL)], 204, "ignored"),
+    ("an event without data (6)", OTHER, [signed(OTHER)], 204, "ignored"),
+    *((f"signed, but no event: {body[:20]!r} (6)", body, [signed(body)], 400, "malformed")
+      for body in (b"", b"[]", b"null", b'"x"', b"{", b'{"event":"project.datafile_updated","data":null}')),
+    ("deep nesting (9)", DEEP, [signed(DEEP)], 400, "malformed"),
+    ("5,000 digits (9)", DIGITS, [signed(DIGITS)], 400, "malformed"),
+    ("deep nesting, unsigned", DEEP, [], 401, "unverified"),
+    ("no signature", BODY, [], 401, "unverified"),
+    ("an empty signature", BODY, [b"X-Hub-Signature:"], 401, "unverified"),
+    ("an invalid byte in the header (1)", BODY, [b"X-Hub-Signature: sha1=\xe9"], 401, "unverified"),
+    ("UTF-8 in the header (1)", BODY, [b"X-Hub-Signature: sha1=\xc3\xa9"], 401, "unverified"),
+    ("signed with the secret and its line feed (3)", BODY, [signed(BODY, SECRET + b"\n")], 401, "unverified"),
+    ("signed with an empty secret (4)", BODY, [signed(BODY, b"")], 401, "unverified"),
+    ("the last two bytes cut off (2)", ODD[:-2], [signed(ODD)], 401, "unverified"),
+    ("SHA-256", BODY, [signed(BODY).replace(b"sha1", b"sha256")], 401, "unverified"),
+    ("two signatures, one good", BODY, [signed(BODY), b"X-Hub-Signature: sha1=00"], 401, "unverified"),
+    ("two good signatures", BODY, [signed(BODY), signed(BODY)], 401, "unverified"),
+    ("another header", BODY, [signed(BODY).replace(b"Signature", b"Signature-256")], 401, "unverified"),
+    ("64 KiB", b"x" * 65536, [signed(b"x" * 65536)], 400, "malformed"),
+    ("a byte more", b"x" * 65537, [signed(b"x" * 65537)], 413, "too_large"),
+    ("2 MiB (11)", b"x" * (2 << 20), [], 413, "too_large"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "headers", "status", "outcome"), [a[1:] for a in ANSWERS], ids=[a[0] for a in ANSWERS]
+)
+async def test_answer(endpoint: Endpoint, body: bytes, headers: list[bytes], status: int, outcome: str) -> None:
+    """Each webhook gets the answer of the contract, wakes a loop only when it is signed and ours, and is counted once."""
+    assert await endpoint.post(body, *headers) == status
+    assert len(endpoint.notified) == len(endpoint.relayed) == (status == 202)
+    assert endpoint.outcomes == {outcome: 1}
+    assert len(endpoint.lines) == 1
+
+
+async def test_what_came_in_is_told(endpoint: Endpoint) -> None:
+    """Who asks why no webhook does anything reads that they came and what is wrong, and, once one is good, that it is mended."""
+    moment = "2023-11-14T22:13:20.000Z"
+    await endpoint.post(BODY, b"X-Hub-Signature: sha1=00")
+    told = endpoint.intake.status(has_secrets=True)
+    assert told["outcomes"] == {"unverified": 1}
+    assert (told["state"], told["verified"], told["rejected"]) == ("on", None, moment)
+    assert told["last_error"] == "the signature is missing or wrong"
+    await endpoint.post(BODY, signed(BODY))
+    told = endpoint.intake.status(has_secrets=True)
+    assert told["outcomes"] == {"unverified": 1, "accepted": 1}
+    assert (told["verified"], told["rejected"], told["last_error"]) == (moment, moment, None)
+    endpoint.awake = ()
+    await endpoint.post(BODY, signed(BODY))
+    assert endpoint.intake.status(has_secrets=False)["outcomes"]["ignored"] == 1
+    assert endpoint.intake.status(has_secrets=False)["state"] == "off"
+
+
+async def test_event(endpoint: Endpoint) -> None:
+    """The loops are told exactly what the event says."""
+    assert await endpoint.post(BODY, signed(BODY)) == 202
+    assert endpoint.notified == [OURS]
+
+
+async def test_relay(endpoint: Endpoint) -> None:
+    """A signed webhook is passed on as it came, whatever it means here; one that was passed on to us already goes no further."""
+    endpoint.awake = ()
+    assert await endpoint.post(ODD, signed(ODD)) == 204
+    assert await endpoint.post(ODD, signed(ODD), b"X-Datafile-Relayed: 1") == 204
+    assert endpoint.relayed == [(ODD, signature(ODD, SECRET).encode())]
+    assert endpoint.triggers == [Trigger.WEBHOOK, Trigger.PEER]
+
+
+async def test_nothing_newer(endpoint: Endpoint) -> None:
+    """An event that concerns nobody here is acknowledged without a body, so that Optimizely sees no failure (7)."""
+    endpoint.awake = ()
+    answer = await endpoint.send(request(signed(BODY), b"Content-Length: %d" % len(BODY)) + BODY)
+    assert (_status(answer), answer.partition(b"\r\n\r\n")[2]) == (204, b"")
+    assert endpoint.outcomes == {"ignored": 1}
+
+
+@pytest.mark.parametrize("secrets", [(), (b"",)])
+async def test_no_secret(endpoint: Endpoint, secrets: tuple[bytes, ...]) -> None:
+    """With no secret nobody is let in, whoever signs with what (4)."""
+    endpoint.secrets = secrets
+    expected = 401 if secrets else 503
+    for header in (signed(BODY), signed(BODY, b""), b"X-Hub-Signature: x"):
+        assert await endpoint.post(BODY, header) == expected
+    assert await endpoint.post(b"x" * 70_000, signed(BODY)) == 413
+    assert not endpoint.notified
+
+
+async def test_one_answer_for_all(endpoint: Endpoint) -> None:
+    """A stranger can't tell from the answer whether the signature was missing, malformed or merely wrong."""
+    heads = [(), (b"X-Hub-Signature: sha1=\xe9",), (signed(BODY, b"wrong"),), (signed(BODY), signed(BODY))]
+    answers = {
+        (await endpoint.send(request(*head, b"Content-Length: %d" % len(BODY)) + BODY)).partition(b"\r\n\r\n")[2]
+        for head in heads
+    }
+    assert answers == {b"the signature is missing or wrong\n"}
+
+
+async def test_new_secret(endpoint: Endpoint) -> None:
+    """A webhook signed with a secret that has just been mounted is taken at once; without a signature nobody makes us look."""
+    endpoint.coming = (b"new",)
+    assert await endpoint.post(BODY) == 401
+    assert endpoint.rereads == 0
+    assert await endpoint.post(BODY, signed(BODY, b"new")) == 202
+    assert await endpoint.post(BODY, signed(BODY, b"newer")) == 401
+    assert endpoint.rereads == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "status"),
+    [
+        (b"GET " + PATH, 405), (b"HEAD " + PATH, 405), (b"PUT " + PATH, 405), (b"DELETE " + PATH, 405), (b"OPTIONS " + PATH, 405),
+        (b"PATCH " + PATH, 405), (b"POST /", 404), (b"POST " + PATH + b"/", 404), (b"POST /webhook", 404), (b"GET /livez", 404),
+        (b"GET /metrics", 404), (b"POST /../webhooks/optimizely/..", 404), (b"OPTIONS *", 404), (b"CONNECT x:1", 404),
+        (b"POST " + PATH + b"?x=1", 401), (b"BREW " + PATH, 400),
+    ],
+)  # fmt: skip
+async def test_elsewhere(endpoint: Endpoint, line: bytes, status: int) -> None:
+    """Nothing but a POST to the one path does anything on this port, and nothing of the admin port is served here."""
+    assert _status(await endpoint.send(request(line=line))) == status
+    assert not endpoint.notified
+
+
+class TestBody:
+    async def test_chunked(self, endpoint: Endpoint) -> None:
+        """A proxy may pass a webhook on in chunks, in as many packets as it likes."""
+        chunks = [b"%x\r\n%s\r\n" % (len(part), part) for part in (BODY[:1], BODY[1:200], BODY[200:])]
+        answer = await endpoint.send(request(signed(BODY), b"Transfer-Encoding: chunked"), *chunks, b"0\r\n\r\n")
+        assert _status(answer) == 202
+        assert endpoint.notified == [OURS]
+
+    async def test_chunked_without_end(self, endpoint: Endpoint) -> None:
+        """A body that never ends is cut off soon after the limit, not read into memory (11)."""
+        chunk = b"8000\r\n" + b"x" * 0x8000 + b"\r\n"
+        answer = await endpoint.send(request(signed(BODY), b"Transfer-Encoding: chunked"), chunk, chunk, chunk)
+        assert _status(answer) == 413
+
+    async def test_announced_too_large(self, endpoint: Endpoint) -> None:
+        """A body that says it is too large is refused before any of it has come."""
+        assert _status(await endpoint.send(request(b"Content-Length: 99999999999"))) == 413
+
+    async def test_gzip(self, endpoint: Endpoint) -> None:
+        """The signature is over the bytes of the wire: what is compressed is neither unpacked nor understood (11)."""
+        packed = gzip.compress(BODY)
+        assert await endpoint.post(packed, signed(BODY), b"Content-Encoding: gzip") == 401
+        assert await endpoint.post(packed, signed(packed), b"Content-Encoding: gzip") == 400
+        bomb = gzip.compress(bytes(50 << 20))
+        assert await endpoint.post(bomb, signed(bomb), b"Content-Encoding: gzip") == (413 if len(bomb) > 65536 else 400)
+        assert not endpoint.notified
+
+    async def test_expect(self, endpoint: Endpoint) -> None:
+        """A client that asks before it sends its body is told to go on."""
+        answer = await endpoint.send(
+            request(signed(BODY), b"Content-Length: %d" % len(BODY), b"Expect: 100-continue"), BODY
+        )
+        assert answer.startswith(b"HTTP/1.1 100 ")
+        assert b"HTTP/1.1 202 " in answer
+
+    async def test_slow(self, endpoint: Endpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Who does not send the body in time gets 408, whether it stalls or drips; others are served meanwhile (10)."""
+        monkeypatch.setattr(receiver, "BODY_TIMEOUT_S", 0.3)
+        head = request(signed(BODY), b"Content-Length: 1000").replace(b"Connection: close\r\n", b"")
+        slow = asyncio.gather(endpoint.send(head, b"abc"), endpoint.send(head, *[b"x"] * 50), endpoint.send(head))
+        assert await endpoint.post(BODY, signed(BODY)) == 202
+        answers = await slow
+        assert [_status(answer) for answer in answers] == [408, 408, 408]
+        assert endpoint.outcomes == {"accepted": 1, "too_slow": 3}
+
+    @pytest.mark.parametrize("how", ["half-closed", "closed", "reset"])
+    async def test_broken_off(self, endpoint: Endpoint, how: str) -> None:
+        """A connection that breaks in the middle of a body is no error of ours: it is counted, and logged without a traceback."""
+        _, writer = await asyncio.open_connection("127.0.0.1", endpoint.port)
+        writer.write(request(signed(BODY), b"Content-Length: 1000") + b"abc")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+        {"half-closed": writer.write_eof, "closed": writer.close, "reset": writer.transport.abort}[how]()
+        async with asyncio.timeout(3):
+            while not endpoint.outcomes:
+                await asyncio.sleep(0.01)
+        writer.transport.abort()
+        assert endpoint.outcomes == {"broken_off": 1}
+        assert [line["event"] for line in endpoint.lines] == ["webhook.rejected"]
+
+
+NO_HTTP = {
+    "a header of 20 kB (11)": request(b"X: " + b"a" * 20_000),
+    "5,000 headers": request(*(b"X-%d: a" % number for number in range(5000))),
+    "a TLS handshake": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(200),
+    "HTTP/2": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "a bad length": request(b"Content-Length: -1"),
+    "two lengths": request(b"Content-Length: 3", b"Content-Length: 4") + b"abcd",
+    "length and chunks": request(b"Content-Length: 3", b"Transfer-Encoding: chunked") + b"3\r\nabc\r\n0\r\n\r\n",
+    "a bad chunk": request(b"Transfer-Encoding: chunked") + b"zz\r\nabc",
+    "a zero byte": request(b"X-Hub-Signature: sha1=\x00"),
+    "bytes in the path": request(line=b"POST /\xff\xfe"),
+    "a folded header": request(b"X: a\r\n b"),
+}
+
+
+@pytest.mark.parametrize("sent", NO_HTTP.values(), ids=NO_HTTP.keys())
+async def test_no_http(endpoint: Endpoint, sent: bytes) -> None:
+    """What is no good HTTP gets 400 and nothing else happens: no line in the log that scanners could fill a disk with."""
+    assert _status(await endpoint.send(sent)) in {400, 431}
+    assert endpoint.lines == []
+    assert await endpoint.post(BODY, signed(BODY)) == 202
+
+
+async def test_pipelined(endpoint: Endpoint) -> None:
+    """A connection carries one webhook, and its answer says so: a sender that reused one could lose a webhook unnoticed."""
+    head = request(b"Content-Length: %d" % len(BODY)).replace(b"Connection: close\r\n", b"")
+    good = request(signed(BODY), b"Content-Length: %d" % len(BODY)) + BODY
+    answer = await endpoint.send(head + BODY + head + BODY + good)
+    assert [part[:3] for part in answer.split(b"HTTP/1.1 ")[1:]] == [b"401"]
+    assert b"connection: close" in answer.lower()
+    assert endpoint.notified == []
+
+
+async def test_crowd(endpoint: Endpoint) -> None:
+    """A hundred silent or half-sent connections keep no webhook waiting, and are dropped within seconds (10)."""
+    heads = [b"", b"POST /webhooks HTTP/1.1\r\nHost: x\r\n", request(b"Content-Length: 100") + b"abc"]
+    crowd = [asyncio.create_task(endpoint.send(heads[number % 3], wait_s=8)) for number in range(99)]
+    await asyncio.sleep(0.2)
+    started = time.monotonic()
+    assert await endpoint.post(BODY, signed(BODY)) == 202
+    assert time.monotonic() - started < 1
+    await asyncio.gather(*crowd)
+    assert time.monotonic() - started < 7
+    assert endpoint.outcomes == {"accepted": 1, "too_slow": 33}
+
+
+async def test_flood(endpoint: Endpoint) -> None:
+    """Many bad signatures at once are all counted and make one line in the log; a real webhook passes among them."""
+    answers = await asyncio.gather(
+        *(endpoint.post(BODY, b"X-Hub-Signature: x") for _ in range(200)), endpoint.post(BODY, signed(BODY))
+    )
+    assert Counter(answers) == {401: 200, 202: 1}
+    assert endpoint.outcomes == {"unverified": 200, "accepted": 1}
+    assert sorted(line["event"] for line in endpoint.lines) == ["webhook.accepted", "webhook.rejected"]
