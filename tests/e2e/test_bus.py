@@ -1,4 +1,4 @@
-"""A fleet on a real broker: one webhook reaches every pod, one poll serves all, and no trouble with the broker is felt."""
+"""A fleet on a real broker: one webhook reaches every pod, one poll serves all, and no fault of the broker is felt."""
 
 import asyncio
 import json
@@ -33,7 +33,7 @@ async def broker() -> AsyncIterator[Broker]:
 
 @asynccontextmanager
 async def fleet_of(count: int, directory: Path, bus_url: str, **settings: object) -> AsyncIterator[Fleet]:
-    """So many pods on this bus."""
+    """Run this many pods on this bus."""
     async with Fleet(directory, [{}] * count, bus_url=bus_url, **settings) as fleet:
         yield fleet
 
@@ -90,7 +90,7 @@ async def test_one_poll_serves_all_and_another_pod_takes_over(broker: Broker, tm
 
 @pytest.mark.system
 async def test_a_pod_that_is_cut_off_from_the_cdn_lives_by_the_others(broker: Broker, tmp_path: Path) -> None:
-    """It polls in vain, keeps nobody else from polling, and takes their checks and datafiles."""
+    """Its own polls fail, it does not keep other pods from polling, and it takes their checks and datafiles."""
     cut_off: dict[str, object] = {"url_template": "http://127.0.0.1:9/{sdk_key}.json"}
     async with Fleet(tmp_path, [{}, cut_off], bus_url=broker.url, poll_interval_s=1) as fleet:
         await fleet.until_connected()
@@ -105,7 +105,7 @@ async def test_a_pod_that_is_cut_off_from_the_cdn_lives_by_the_others(broker: Br
 
 
 async def test_a_broker_that_comes_late_dies_and_comes_back_empty(tmp_path: Path) -> None:
-    """Without it, each pod works alone, ready and at once; with it, all share again, and what it lost is there again."""
+    """Without it, each pod works alone and stays ready. With it, all share again, and the values that it lost are restored."""
     async with AsyncExitStack() as stack:
         broker = Broker()
         fleet = await stack.enter_async_context(fleet_of(2, tmp_path, broker.url))
@@ -130,7 +130,7 @@ async def test_a_broker_that_comes_late_dies_and_comes_back_empty(tmp_path: Path
 @pytest.mark.system
 @pytest.mark.parametrize("fault", ["hung", "half open"])
 async def test_a_bus_that_goes_silent_is_noticed_and_comes_back(fault: str, broker: Broker, tmp_path: Path) -> None:
-    """No error ever comes from it; the receiving pod publishes at once, all stay ready, and news that was lost is caught up."""
+    """It gives no error. The receiving pod publishes at once, all stay ready, and lost messages are made up for."""
     async with Line(broker.port) as line, Fleet(tmp_path, [{"bus_url": broker.url}, {"bus_url": line.url}]) as fleet:
         await fleet.until_quiet()
         broker.hang() if fault == "hung" else line.cut()
@@ -146,7 +146,7 @@ async def test_a_bus_that_goes_silent_is_noticed_and_comes_back(fault: str, brok
 
 
 async def test_a_replica_refuses_writes_and_is_promoted(broker: Broker, tmp_path: Path) -> None:
-    """-READONLY after a failover: datafiles are published all the same, and shared again when there is a primary."""
+    """-READONLY after a failover: datafiles are published as ever, and shared again when there is a primary."""
     async with fleet_of(2, tmp_path, broker.url) as fleet:
         await fleet.until_connected()
         await broker.command("REPLICAOF", "127.0.0.1", "1")
@@ -160,7 +160,7 @@ async def test_a_replica_refuses_writes_and_is_promoted(broker: Broker, tmp_path
 
 
 async def test_a_wrong_password_is_named_and_never_shown(broker: Broker, tmp_path: Path) -> None:
-    """-NOAUTH and -WRONGPASS say what to mend; a mended password needs no restart; no output has it."""
+    """-NOAUTH and -WRONGPASS are named in the reason. Once the broker takes the password, the pod connects. No output shows it."""
     admin = broker.client()
     await admin.config_set("requirepass", "its-own")
     urls = [f"redis://127.0.0.1:{broker.port}", f"redis://default:hunter2@127.0.0.1:{broker.port}/0"]
@@ -177,7 +177,7 @@ async def test_a_wrong_password_is_named_and_never_shown(broker: Broker, tmp_pat
 
 
 async def test_a_user_with_few_rights_is_enough(broker: Broker, tmp_path: Path) -> None:
-    """The permissions that the documentation names suffice, and no key or channel of others is touched."""
+    """The permissions in the documentation are enough, and no key or channel of others is touched."""
     [rights] = re.findall(r"^user sidecars on >PASSWORD (.+)$", OPERATIONS.read_text(), re.MULTILINE)
     await broker.command("ACL", "SETUSER", "sidecar", "on", ">hunter2", *rights.split())
     url = f"redis://sidecar:hunter2@127.0.0.1:{broker.port}/0"
@@ -191,7 +191,7 @@ async def test_a_user_with_few_rights_is_enough(broker: Broker, tmp_path: Path) 
 
 
 async def is_healed(broker: Broker) -> bool:
-    """Whether a good record of revision 1 stands on the bus."""
+    """Return whether a good record of revision 1 is on the bus."""
     try:
         return bus_record.decode(await broker.value(f"{NAME}:datafile"), KEY).head.revision == 1
     except (BadRecordError, AssertionError, ResponseError):
@@ -199,7 +199,7 @@ async def is_healed(broker: Broker) -> bool:
 
 
 async def test_garbage_is_counted_and_healed(broker: Broker, tmp_path: Path) -> None:
-    """Whatever stands in the keys or comes by the channel: no fetch, no file changes, and the next webhook reaches all."""
+    """Whatever is in the keys or on the channel: no fetch, no file changes, and the next webhook reaches all."""
     async with fleet_of(2, tmp_path, broker.url) as fleet:
         await fleet.until_quiet()
         fleet.optimizely.requests.clear()
@@ -231,7 +231,7 @@ async def test_garbage_is_counted_and_healed(broker: Broker, tmp_path: Path) -> 
 
 @pytest.mark.system
 async def test_a_restored_project_is_restored_in_the_whole_fleet(broker: Broker, tmp_path: Path) -> None:
-    """All come back to the older revision, once, and nobody flips between the two."""
+    """All pods go back to the older revision once, and none flips between the two."""
     async with fleet_of(3, tmp_path, broker.url, poll_interval_s=1, rollback_after_s=2) as fleet:
         await fleet.until_connected()
         await fleet.flip(5, fleet.pods[0])
@@ -247,7 +247,7 @@ async def test_a_restored_project_is_restored_in_the_whole_fleet(broker: Broker,
 
 @pytest.mark.system
 async def test_a_poisoned_bus_is_overruled_by_upstream(broker: Broker, tmp_path: Path) -> None:
-    """A valid datafile that upstream never served spreads, as the documentation warns, and goes away again by itself."""
+    """A valid datafile that upstream never served spreads, as the documentation warns, and is replaced again without help."""
     async with fleet_of(3, tmp_path, broker.url, poll_interval_s=1, rollback_after_s=2) as fleet:
         await fleet.until_connected()
         body = minimal(999)
@@ -278,7 +278,7 @@ async def test_a_new_pod_starts_from_the_bus_while_upstream_is_down(broker: Brok
 
 
 async def test_over_tls_with_a_user_of_its_own(tmp_path: Path) -> None:
-    """`rediss://` with user and password works by the CA in SSL_CERT_FILE; without that CA nobody is trusted, in words."""
+    """`rediss://` with user and password works with the CA in SSL_CERT_FILE. Without it, the error names the certificate."""
     rights = "resetchannels ~datafile-sidecar:1:* &datafile-sidecar:1:* -@all +getrange +set +del +watch +unwatch +multi +exec"
     rights += " +discard +publish +subscribe +unsubscribe +ping"
     async with (

@@ -21,7 +21,8 @@ from datafile_sidecar.config.settings import SettingsError
 from datafile_sidecar.core import answer, bus_record, datafile, sources, webhook
 from datafile_sidecar.core import fleet_status as report
 from datafile_sidecar.core import worker_message as worker
-from datafile_sidecar.core.bus_record import BadRecordError, Condition, Head
+from datafile_sidecar.core.bus_record import BadRecordError, Head
+from datafile_sidecar.core.conditional import Validators
 from datafile_sidecar.core.datafile import InvalidDatafileError
 from datafile_sidecar.core.webhook import DatafileUpdated, MalformedWebhookError
 from datafile_sidecar.core.worker_message import MalformedLineError
@@ -106,8 +107,8 @@ def check_bus(data: bytes) -> None:
     """What stands on the bus is the very datafile that it says it is, or it is refused."""
     with expected(BadRecordError):
         record = bus_record.decode(data, KEY)
-        assert (record.head.sha256, record.head.revision) == (record.found.sha256, record.found.revision)
-        assert datafile.parse(record.found.body, KEY) == record.found
+        assert (record.head.sha256, record.head.revision) == (record.datafile.sha256, record.datafile.revision)
+        assert datafile.parse(record.datafile.body, KEY) == record.datafile
     with expected(BadRecordError):
         head = bus_record.decode_head(data)
         assert not bus_record.is_newer(head, head, NOW)
@@ -202,8 +203,8 @@ def expected(error: type[Exception]) -> Iterator[list[str]]:
 
 def _bus_value(body: bytes, described: bytes) -> bytes:
     found = datafile.parse(described, KEY)
-    condition = Condition(url="https://cdn.optimizely.com/datafiles/KEY1.json", etag='"a"')
-    head = Head(generation=0, revision=43, sha256=found.sha256, fetched=NOW, condition=condition)
+    validators = Validators(url="https://cdn.optimizely.com/datafiles/KEY1.json", etag='"a"')
+    head = Head(generation=0, revision=43, sha256=found.sha256, fetched=NOW, validators=validators)
     return bus_record.encode(head, body)
 
 

@@ -1,6 +1,7 @@
-"""The bus against a real broker: who may write what, who polls, and what may never be seen of it."""
+"""The bus on a real Redis and on a broker in memory: which writes win, which pod polls, and what it must never show."""
 
 import asyncio
+import importlib.util
 import random
 import subprocess
 import sys
@@ -10,7 +11,9 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from datafile_sidecar.bus import Bus, Claim, shown
+from datafile_sidecar.bus import ANSWER_WITHIN_S, Bus, BusError, Lease, shown
+from datafile_sidecar.bus.broker import Connect
+from datafile_sidecar.bus.connection import PING_S
 from datafile_sidecar.config import settings
 from datafile_sidecar.core import bus_record, datafile
 from datafile_sidecar.core.bus_record import Check, Head, Record
@@ -18,13 +21,15 @@ from datafile_sidecar.observe import logs
 from datafile_sidecar.observe.telemetry import Telemetry
 from tests.broker import Broker, Line, free_port, needs_redis
 from tests.datafiles import minimal, realistic
+from tests.sidecar.bus.memory_broker import MemoryServer
+from tests.sidecar.sync.virtual_time import VirtualTimeLoop
 
 KEY = "KEY1"
 NAME = f"datafile-sidecar:1:{KEY}"
 
 
 class Holder:
-    """A member that holds a datafile and takes what is newer, as bare as can be."""
+    """The simplest member: it holds a datafile and receives newer ones."""
 
     def __init__(self, revision: int | None = None, body: bytes | None = None) -> None:
         self.content = body or (None if revision is None else minimal(revision))
@@ -34,8 +39,8 @@ class Holder:
     def held(self) -> Head | None:
         if self.content is None:
             return None
-        found = datafile.parse(self.content, KEY)
-        return Head(generation=0, revision=found.revision, sha256=found.sha256, fetched=self.fetched)
+        parsed = datafile.parse(self.content, KEY)
+        return Head(generation=0, revision=parsed.revision, sha256=parsed.sha256, fetched=self.fetched)
 
     async def body(self, head: Head) -> bytes | None:
         return self.content
@@ -44,10 +49,10 @@ class Holder:
         mine = self.held()
         return mine is None or bus_record.is_newer(head, mine, time.time())
 
-    def offer(self, record: Record | None) -> None:
-        self.seen.append(record.found.revision if record else None)
+    def receive(self, record: Record | None) -> None:
+        self.seen.append(record.datafile.revision if record else None)
         if record is not None:
-            self.content, self.fetched = record.found.body, record.head.fetched
+            self.content, self.fetched = record.datafile.body, record.head.fetched
 
 
 @pytest.fixture
@@ -57,10 +62,12 @@ async def broker() -> AsyncIterator[Broker]:
 
 
 @asynccontextmanager
-async def running(url: str, holder: Holder, *, connected: bool = True) -> AsyncIterator[Bus]:
+async def running(
+    url: str, holder: Holder, *, connected: bool = True, connect: Connect | None = None
+) -> AsyncIterator[Bus]:
     """A bus with this one member, connected."""
     with open("/dev/null", "w") as log:
-        bus = Bus(url, Telemetry(logs.configure("info", "json", log), time.monotonic))
+        bus = Bus(url, Telemetry(logs.configure("info", "json", log), time.monotonic), connect=connect)
         bus.join(KEY, holder)
         task = asyncio.create_task(bus.run())
         try:
@@ -73,15 +80,15 @@ async def running(url: str, holder: Holder, *, connected: bool = True) -> AsyncI
 
 
 async def until(condition: Callable[[], object], within_s: float = 10) -> None:
-    """Wait until that is so."""
+    """Wait until the condition holds."""
     async with asyncio.timeout(within_s):
         while not condition():
             await asyncio.sleep(0.005)
 
 
 @needs_redis
-async def test_a_big_datafile_reaches_whoever_is_or_will_be_connected(broker: Broker) -> None:
-    """3.5 MiB, by a message to those who listen, by the value to those who come later; who has nothing is told nothing else."""
+async def test_a_big_datafile_reaches_members_that_are_or_will_be_connected(broker: Broker) -> None:
+    """3.5 MiB: a message announces it to those that listen, and those that connect later read the value."""
     body = realistic(3584, 2)
     sender, listener, late = Holder(1), Holder(), Holder()
     async with running(broker.url, sender) as bus, running(broker.url, listener):
@@ -119,7 +126,7 @@ async def test_many_writers_at_once_leave_the_newest(broker: Broker) -> None:
 
 @needs_redis
 async def test_only_the_bad_value_that_was_seen_is_overwritten(broker: Broker) -> None:
-    """Who comes too late with the correction harms nobody's good value."""
+    """A correction that comes too late leaves a good value alone."""
     async with running(broker.url, Holder(1)) as bus:
         bad = bus_record.encode(Head(generation=0, revision=50, sha256="a" * 64, fetched=1.0, id="1" * 16), b"x")
         good = bus_record.encode(Head(generation=0, revision=50, sha256="a" * 64, fetched=1.0, id="2" * 16), b"x")
@@ -135,67 +142,67 @@ async def test_only_the_bad_value_that_was_seen_is_overwritten(broker: Broker) -
 
 @needs_redis
 async def test_one_of_many_polls(broker: Broker) -> None:
-    """A claim is one pod's, until it has told what it found, or gave up, or its time is over."""
+    """A lease is one pod's until it reports a check, releases the lease, or the lease expires."""
     async with running(broker.url, Holder(1)) as bus, running(broker.url, Holder(1)) as other:
-        assert await bus.consult(KEY, lambda _: True, 0.2) is Claim.OURS
-        assert await other.consult(KEY, lambda _: True, 0.2) is Claim.ANOTHERS
-        assert await other.consult(KEY, lambda _: True, None) is Claim.OURS
+        assert await bus.poll_lease(KEY, lambda _: True, 0.2) is Lease.OURS
+        assert await other.poll_lease(KEY, lambda _: True, 0.2) is Lease.OTHERS
+        assert await other.poll_lease(KEY, lambda _: True, None) is Lease.OURS
         await asyncio.sleep(0.25)
-        assert await other.consult(KEY, lambda _: True, 60) is Claim.OURS
-        other.release(KEY)
+        assert await other.poll_lease(KEY, lambda _: True, 60) is Lease.OURS
+        other.release_lease(KEY)
         await other.settle()
-        assert await bus.consult(KEY, lambda _: True, 60) is Claim.OURS
+        assert await bus.poll_lease(KEY, lambda _: True, 60) is Lease.OURS
         check = Check(at=5.0, sha256="a" * 64)
-        bus.tell(KEY, check)
+        bus.report_check(KEY, check)
         await bus.settle()
-        assert await other.consult(KEY, lambda seen: seen == check, 60) == check
-        assert await other.consult(KEY, lambda _: False, 60) is Claim.OURS
+        assert await other.poll_lease(KEY, lambda seen: seen == check, 60) == check
+        assert await other.poll_lease(KEY, lambda _: False, 60) is Lease.OURS
 
 
 @needs_redis
-async def test_who_gives_up_late_ends_no_claim_but_its_own(broker: Broker) -> None:
-    """A poll that fails after its claim has expired does not let a third pod poll beside the second."""
+async def test_a_late_release_ends_no_lease_of_another_pod(broker: Broker) -> None:
+    """A poll that fails after its lease has expired does not let a third pod poll beside the second."""
     async with running(broker.url, Holder(1)) as late, running(broker.url, Holder(1)) as other:
-        assert await late.consult(KEY, lambda _: True, 0.05) is Claim.OURS
+        assert await late.poll_lease(KEY, lambda _: True, 0.05) is Lease.OURS
         await asyncio.sleep(0.1)
-        assert await other.consult(KEY, lambda _: True, 60) is Claim.OURS
-        late.release(KEY)
+        assert await other.poll_lease(KEY, lambda _: True, 60) is Lease.OURS
+        late.release_lease(KEY)
         await late.settle()
-        assert await late.consult(KEY, lambda _: True, 60) is Claim.ANOTHERS
-        other.release(KEY)
+        assert await late.poll_lease(KEY, lambda _: True, 60) is Lease.OTHERS
+        other.release_lease(KEY)
         await other.settle()
-        assert await late.consult(KEY, lambda _: True, 60) is Claim.OURS
+        assert await late.poll_lease(KEY, lambda _: True, 60) is Lease.OURS
 
 
 @needs_redis
-async def test_who_has_no_claim_gives_none_back(broker: Broker) -> None:
-    """A webhook's fetch that fails, made without a claim, or after the claim was given back, leaves another pod's alone."""
+async def test_a_pod_without_a_lease_releases_none(broker: Broker) -> None:
+    """A fetch that fails without a lease, or after the lease was released, leaves the lease of another pod alone."""
     async with running(broker.url, Holder(1)) as bus, running(broker.url, Holder(1)) as other:
-        assert await bus.consult(KEY, lambda _: True, 60) is Claim.OURS
-        bus.tell(KEY, Check(at=5.0, sha256="a" * 64))
+        assert await bus.poll_lease(KEY, lambda _: True, 60) is Lease.OURS
+        bus.report_check(KEY, Check(at=5.0, sha256="a" * 64))
         await bus.settle()
-        assert await other.consult(KEY, lambda _: False, 60) is Claim.OURS
-        bus.release(KEY)
+        assert await other.poll_lease(KEY, lambda _: False, 60) is Lease.OURS
+        bus.release_lease(KEY)
         await bus.settle()
-        assert await bus.consult(KEY, lambda _: False, 60) is Claim.ANOTHERS
+        assert await bus.poll_lease(KEY, lambda _: False, 60) is Lease.OTHERS
 
 
 @needs_redis
-async def test_a_claim_without_an_end_is_ended_by_the_next_check(broker: Broker) -> None:
-    """Somebody wrote into our keys what never goes away: the pod that polls in spite of it mends it."""
+async def test_a_lease_without_expiry_is_ended_by_the_next_check(broker: Broker) -> None:
+    """Garbage in our keys that never expires is removed by the pod that polls in spite of it."""
     client = broker.client()
     await client.lpush(f"{NAME}:poll", "x")
     await client.lpush(f"{NAME}:checked", "x")
     async with running(broker.url, Holder(1)) as bus:
-        assert await bus.consult(KEY, lambda _: True, 1) is Claim.ANOTHERS
-        bus.tell(KEY, Check(at=5.0, sha256="a" * 64))
+        assert await bus.poll_lease(KEY, lambda _: True, 1) is Lease.OTHERS
+        bus.report_check(KEY, Check(at=5.0, sha256="a" * 64))
         await bus.settle()
-        assert isinstance(await bus.consult(KEY, lambda _: True, 1), Check)
+        assert isinstance(await bus.poll_lease(KEY, lambda _: True, 1), Check)
 
 
 @needs_redis
-async def test_a_broker_without_memory_takes_nothing_and_keeps_its_listeners(broker: Broker) -> None:
-    """What it refuses is said, and no reason to leave: reading goes on."""
+async def test_a_broker_without_memory_refuses_writes_and_stays_connected(broker: Broker) -> None:
+    """The refusal is reported, and reading goes on."""
     client = broker.client()
     async with running(broker.url, holder := Holder(1)) as bus:
         await client.config_set("maxmemory", "1")
@@ -212,9 +219,9 @@ async def test_a_broker_without_memory_takes_nothing_and_keeps_its_listeners(bro
 
 @needs_redis
 async def test_a_half_open_line_is_noticed_within_seconds(broker: Broker) -> None:
-    """A ping every two seconds must be answered within five, on the connection for messages and on that for commands."""
+    """A ping every two seconds must be answered within five, on the connection for messages and on the one for commands."""
 
-    async def suffer(number: int) -> None:
+    async def lose(number: int) -> None:
         async with Line(broker.port) as line, running(line.url, holder := Holder()) as bus:
             line.cut_one(number)
             begun = time.monotonic()
@@ -225,20 +232,20 @@ async def test_a_half_open_line_is_noticed_within_seconds(broker: Broker) -> Non
             async with running(broker.url, Holder(7)):
                 await until(lambda: holder.content == minimal(7))
 
-    await asyncio.gather(suffer(0), suffer(1))
+    await asyncio.gather(lose(0), lose(1))
 
 
 @needs_redis
 async def test_a_broker_that_is_loading_is_waited_for(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """One that answers -LOADING at first is used when it is done; and no proxy for upstream has a part in it."""
+    """One that answers -LOADING at first is used when it has loaded. Proxies for upstream are not used for it."""
     for name in ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "http_proxy", "https_proxy", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     is_loading = True
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if is_loading:
-            while heard := await reader.read(4096):
-                writer.write(b"-LOADING Redis is loading the dataset in memory\r\n" * heard.count(b"*"))
+            while request := await reader.read(4096):
+                writer.write(b"-LOADING Redis is loading the dataset in memory\r\n" * request.count(b"*"))
             writer.transport.abort()
             return
         far, other = await asyncio.open_connection("127.0.0.1", broker.port)
@@ -260,11 +267,11 @@ async def test_a_broker_that_is_loading_is_waited_for(broker: Broker, monkeypatc
 
 
 async def test_what_a_broker_echoes_is_shown_without_the_password() -> None:
-    """A server that is no Redis quotes what it was sent; the password is taken out of its words, as written and as meant."""
+    """A server that is not Redis may quote what it was sent; the password is removed, percent-encoded or not."""
 
     async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        heard = await reader.read(4096)
-        writer.write(b"-ERR unknown command, with args beginning with: " + heard.replace(b"\r\n", b" ") + b"\r\n")
+        request = await reader.read(4096)
+        writer.write(b"-ERR unknown command, with args beginning with: " + request.replace(b"\r\n", b" ") + b"\r\n")
         await writer.drain()
         writer.close()
 
@@ -277,18 +284,18 @@ async def test_what_a_broker_echoes_is_shown_without_the_password() -> None:
             view = str(bus.view()) + repr(bus)
             assert "unknown command" in view
             assert "hunter2" not in view
-            await until(lambda: holder.seen)  # after the farewell to the broker, which comes after the error
+            await until(lambda: holder.seen)  # after the connection is closed, which comes after the error
             assert holder.seen[0] is None
 
 
-async def test_a_broker_that_is_not_there_is_said_to_be_so() -> None:
-    """Words for people: whom we tried to reach, and what happened."""
+async def test_a_broker_that_is_not_there_is_named_in_the_error() -> None:
+    """The error says which address was tried, and what happened."""
     port = free_port()
     async with running(f"redis://127.0.0.1:{port}", Holder(), connected=False) as bus:
         await until(lambda: bus.view()["last_error"])
         assert f"redis://127.0.0.1:{port}" in bus.view()["last_error"]
         assert bus.view()["state"] == "disconnected"
-        assert await bus.consult(KEY, lambda _: True, 1) is Claim.OURS
+        assert await bus.poll_lease(KEY, lambda _: True, 1) is Lease.OURS
 
 
 def test_the_address_is_shown_without_user_and_password() -> None:
@@ -306,10 +313,10 @@ def test_the_address_is_shown_without_user_and_password() -> None:
     ],
 )
 def test_a_good_url_is_taken_and_not_shown(url: str) -> None:
-    """User, password, database and TLS are all said in the URL; the settings can be printed all the same."""
-    told = settings.load({"DATAFILE_SDK_KEYS": KEY, "DATAFILE_BUS_URL": url})
-    assert told.bus_url == url.strip()
-    assert "hunter2" not in repr(told)
+    """User, password, database and TLS are all in the URL; the settings can be printed all the same."""
+    loaded = settings.load({"DATAFILE_SDK_KEYS": KEY, "DATAFILE_BUS_URL": url})
+    assert loaded.bus_url == url.strip()
+    assert "hunter2" not in repr(loaded)
 
 
 @pytest.mark.parametrize(
@@ -329,7 +336,7 @@ def test_a_good_url_is_taken_and_not_shown(url: str) -> None:
     ],
 )
 def test_a_bad_url_is_refused_without_being_quoted(url: str) -> None:
-    """The mistake is named, the password is not; and nobody turns off the check of a certificate here."""
+    """The mistake is named, the password is not; and certificate checks can't be turned off here."""
     with pytest.raises(settings.SettingsError) as caught:
         settings.load({"DATAFILE_SDK_KEYS": KEY, "DATAFILE_BUS_URL": url})
     assert "DATAFILE_BUS_URL" in str(caught.value)
@@ -337,6 +344,87 @@ def test_a_bad_url_is_refused_without_being_quoted(url: str) -> None:
 
 
 def test_without_a_bus_the_client_for_redis_is_not_even_imported() -> None:
-    """Who has no bus neither needs the package nor pays for it."""
+    """A sidecar without a bus neither needs the package nor pays for it."""
     code = "import sys, datafile_sidecar.cli.daemon, datafile_sidecar.cli.main; sys.exit('redis' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_without_the_client_for_redis_only_redis_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error says what to install; a bus with another broker works."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    telemetry = Telemetry(logs.configure("info", "json", sys.stderr), time.monotonic)
+    with pytest.raises(BusError, match="pip install"):
+        Bus("redis://127.0.0.1", telemetry)
+    assert not Bus("memory:", telemetry, connect=MemoryServer().connect).is_connected
+
+
+async def test_another_broker_carries_datafiles_checks_and_leases() -> None:
+    """Nothing but `redis_broker.py` depends on Redis: the same bus works on a broker in memory."""
+    server, sender, receiver, late = MemoryServer(), Holder(1), Holder(), Holder()
+    async with running("memory:", sender, connect=server.connect) as bus:
+        async with running("memory:", receiver, connect=server.connect) as other:
+            assert receiver.seen == [1, None]
+            sender.content, sender.fetched = minimal(2), time.time()
+            bus.share(KEY)
+            await until(lambda: receiver.seen == [1, None, 2])
+            assert await bus.poll_lease(KEY, lambda _: True, 60) is Lease.OURS
+            assert await other.poll_lease(KEY, lambda _: True, 60) is Lease.OTHERS
+            bus.release_lease(KEY)
+            await bus.settle()
+            assert await other.poll_lease(KEY, lambda _: True, 60) is Lease.OURS
+            check = Check(at=5.0, sha256="a" * 64)
+            other.report_check(KEY, check)
+            await other.settle()
+            assert await bus.poll_lease(KEY, lambda seen: seen == check, 60) == check
+        async with running("memory:", late, connect=server.connect):
+            assert late.content == minimal(2)
+    assert server.connections == []
+
+
+async def test_a_restarted_broker_is_seeded_again() -> None:
+    """Both members learn that the bus is gone, connect again, and the newest datafile is there again."""
+    server, first, second = MemoryServer(), Holder(1), Holder(2)
+    async with running("memory:", first, connect=server.connect) as bus:
+        async with running("memory:", second, connect=server.connect):
+            await until(lambda: first.seen == [None, 2])
+            server.disconnect()
+            await until(lambda: not bus.is_connected)
+            assert "connection lost" in bus.view()["last_error"]
+            await until(lambda: bus.is_connected and len(server.connections) == 2)
+            assert first.seen[:3] == [None, 2, None]
+            await until(lambda: server.read(f"{NAME}:datafile"))
+            assert bus_record.decode(server.read(f"{NAME}:datafile"), KEY).datafile.body == minimal(2)
+
+
+async def test_a_refusal_of_any_broker_ends_no_connection() -> None:
+    """The error is shown until the next connection, and a poll goes on without a lease."""
+    server, holder = MemoryServer(), Holder(1)
+    async with running("memory:", holder, connect=server.connect) as bus:
+        server.refuses_writes = True
+        holder.content = minimal(2)
+        bus.share(KEY)
+        await bus.settle()
+        assert bus.view()["last_error"] == "memory:: out of memory"
+        assert await bus.poll_lease(KEY, lambda _: True, 60) is Lease.OURS
+        assert bus.is_connected
+
+
+def test_a_silent_broker_is_lost_after_one_unanswered_ping() -> None:
+    """On a clock that jumps: a broker that answers no ping is noticed at the end of its time, and not before."""
+    loop = VirtualTimeLoop()
+
+    async def silence() -> None:
+        server = MemoryServer()
+        async with running("memory:", Holder(1), connect=server.connect) as bus:
+            await asyncio.sleep(PING_S / 2)
+            server.is_silent = True
+            await asyncio.sleep(PING_S / 2 + ANSWER_WITHIN_S - 0.1)
+            assert bus.is_connected
+            await asyncio.sleep(0.2)
+            assert not bus.is_connected
+            assert "no answer within 5 s" in bus.view()["last_error"]
+            server.is_silent = False
+            await until(lambda: bus.is_connected)
+
+    loop.run_until_complete(silence())
+    loop.close()

@@ -1,4 +1,4 @@
-"""What stands on the bus is taken for nothing that it does not prove to be."""
+"""The format of what sidecars share on the bus, and that nothing else is accepted."""
 
 import json
 import zlib
@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datafile_sidecar.core import bus_record, datafile
-from datafile_sidecar.core.bus_record import BadRecordError, Check, Condition, Head
+from datafile_sidecar.core.bus_record import BadRecordError, Check, Head
+from datafile_sidecar.core.conditional import Validators
 from datafile_sidecar.core.datafile import MAX_BYTES
 from tests.datafiles import minimal, realistic
 
@@ -17,9 +18,9 @@ NOW = 1_700_000_000.0
 
 
 def head(body: bytes = minimal(43), **fields: object) -> Head:
-    """The true head of this datafile, but for these fields."""
-    found = datafile.parse(body, KEY)
-    true = {"generation": 0, "revision": found.revision, "sha256": found.sha256, "fetched": NOW}
+    """The true head of this datafile, except for these fields."""
+    parsed = datafile.parse(body, KEY)
+    true = {"generation": 0, "revision": parsed.revision, "sha256": parsed.sha256, "fetched": NOW}
     return Head(**(true | fields))  # type: ignore[arg-type]
 
 
@@ -29,13 +30,32 @@ def line(**fields: object) -> bytes:
 
 
 def test_a_datafile_goes_through_unchanged() -> None:
-    """Byte for byte, with its head and what makes the next request conditional."""
+    """Byte for byte, with its head and its validators."""
     body = realistic(200, 43)
-    condition = Condition(url="https://cdn.optimizely.com/datafiles/KEY1.json", etag='"e"', last_modified="today")
-    sent = head(body, generation=2, left=("a" * 64,), condition=condition)
+    validators = Validators(url="https://cdn.optimizely.com/datafiles/KEY1.json", etag='"e"', last_modified="today")
+    sent = head(body, generation=2, rolled_back_from=("a" * 64,), validators=validators)
     record = bus_record.decode(value := bus_record.encode(sent, body), KEY)
-    assert (record.head, record.found.body, record.line) == (sent, body, sent.encode())
+    assert (record.head, record.datafile.body, record.line) == (sent, body, sent.encode())
     assert len(value) < len(body) / 3
+
+
+def test_the_json_is_the_one_that_other_versions_know() -> None:
+    """Sidecars of all versions share a broker, so no name in it changes with a name in the code."""
+    validators = Validators(url="u", etag="e")
+    sent = head(rolled_back_from=("a" * 64,), validators=validators, id="1" * 16)
+    condition = {"url": "u", "etag": "e", "last_modified": None}
+    assert json.loads(sent.encode()) == {
+        "v": 1,
+        "id": "1" * 16,
+        "generation": 0,
+        "revision": 43,
+        "sha256": sent.sha256,
+        "fetched": NOW,
+        "left": ["a" * 64],
+        "condition": condition,
+    }
+    check = Check(at=NOW, sha256="a" * 64, validators=validators)
+    assert json.loads(check.encode()) == {"v": 1, "at": NOW, "sha256": "a" * 64, "condition": condition}
 
 
 @pytest.mark.parametrize(
@@ -65,14 +85,14 @@ def test_a_datafile_goes_through_unchanged() -> None:
         line().replace(b"1700000000.0", b"NaN"),
     ],
 )
-def test_what_is_no_head_is_refused(text: bytes) -> None:
-    """Garbage of every kind is one error, which quotes nothing of it."""
+def test_a_malformed_head_is_refused(text: bytes) -> None:
+    """Garbage of every kind gives the same error, which quotes nothing of it."""
     with pytest.raises(BadRecordError) as caught:
         bus_record.decode_head(text)
     assert len(str(caught.value)) < 100
 
 
-def test_what_a_later_version_adds_is_no_obstacle() -> None:
+def test_fields_of_a_later_version_are_ignored() -> None:
     """A fleet that is being upgraded goes on sharing."""
     assert bus_record.decode_head(line(colour="red")) == head()
 
@@ -96,27 +116,27 @@ GOOD = zlib.compress(minimal(43))
         (line() + b"\n" + bytes(bus_record.MAX_VALUE_BYTES), "larger"),
     ],
 )
-def test_what_is_no_record_is_refused_with_a_reason(value: bytes, reason: str) -> None:
-    """Cut, exchanged, foreign and hostile values are found out before anybody sees a datafile."""
+def test_a_malformed_record_is_refused_with_a_reason(value: bytes, reason: str) -> None:
+    """Cut, exchanged, foreign and hostile values are rejected before a member sees a datafile."""
     with pytest.raises(BadRecordError, match=reason):
         bus_record.decode(value, KEY)
 
 
 @given(st.binary(max_size=300), st.integers(0, 2000))
 def test_no_change_of_a_value_gets_through(noise: bytes, at: int) -> None:
-    """Whatever is overwritten in a value, it gives the true datafile or an error, and no other error than the one."""
+    """Whatever is overwritten in a value, it gives the true datafile or a BadRecordError."""
     value = bus_record.encode(head(), minimal(43))
     changed = value[:at] + noise + value[at + len(noise) :]
     try:
-        assert bus_record.decode(changed, KEY).found.body == minimal(43)
+        assert bus_record.decode(changed, KEY).datafile.body == minimal(43)
     except BadRecordError:
         assert changed != value
     bus_record.decode_check(changed)
 
 
 def test_a_check_goes_through_and_garbage_is_none() -> None:
-    """When somebody asked upstream is known to all, or is not known."""
-    check = Check(at=NOW, sha256="a" * 64, condition=Condition(url="u"))
+    """A check is decoded whole or not at all."""
+    check = Check(at=NOW, sha256="a" * 64, validators=Validators(url="u"))
     assert bus_record.decode_check(check.encode()) == check
     for text in (b"", b"?", b"{}", b"[" * 9000, check.encode().replace(b"1700000000.0", b"1e400")):
         assert bus_record.decode_check(text) is None
@@ -135,5 +155,5 @@ def test_a_check_goes_through_and_garbage_is_none() -> None:
     ],
 )
 def test_the_order_is_generation_revision_and_time_of_the_fetch(mine: Head, theirs: Head, newer: bool) -> None:
-    """And who claims to have fetched in the future is not the newest for ever."""
+    """A time of the fetch in the future makes nothing the newest for ever."""
     assert bus_record.is_newer(mine, theirs, NOW) is newer

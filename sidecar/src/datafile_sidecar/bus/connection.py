@@ -1,7 +1,7 @@
-"""The connection to the broker, made again and again, and the errands that are run on it.
+"""The connection to the broker, made again and again, and what members ask for on it.
 
-The order on every connection: subscribe, then read, then seed what is newer here, so that nothing falls in between. Any
-trouble ends the connection, and the next one begins the same way.
+The order on every connection: subscribe, then read, then seed what is newer here, so that nothing is missed in between. Any
+error ends the connection, and the next one begins the same way.
 """
 
 import asyncio
@@ -9,69 +9,68 @@ import functools
 import importlib.util
 import random
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from collections.abc import Callable
+from typing import Any, NoReturn
 
-from datafile_sidecar.bus.errors import BusError, explained, shown
-from datafile_sidecar.bus.names import name
-from datafile_sidecar.bus.poll_lease import Claim, Polls
-from datafile_sidecar.bus.records import Member, Shelf
+from datafile_sidecar.bus.broker import ANSWER_WITHIN_S, Broker, Connect
+from datafile_sidecar.bus.errors import BusError, CommandRefusedError, explained, shown
+from datafile_sidecar.bus.names import channel
+from datafile_sidecar.bus.pending_commands import Command, PendingCommands
+from datafile_sidecar.bus.poll_lease import Lease, PollLeases
+from datafile_sidecar.bus.records import Member, Records
 from datafile_sidecar.core import backoff
 from datafile_sidecar.core.bus_record import Check
 from datafile_sidecar.core.times import rfc3339
-from datafile_sidecar.network.resolver import DaemonResolver, addresses
 from datafile_sidecar.observe.telemetry import Telemetry
 
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
-    from redis.asyncio.client import PubSub
-
-    Work = Callable[[Redis], Awaitable[object]]
-
-ANSWER_WITHIN_S = 5.0
 PING_S = 2.0
-_STEADY_AFTER_S = 10.0
-_FAREWELL_S = 0.5
+_STABLE_AFTER_S = 10.0
 
 
 class Bus:
-    """The connection to one broker, made again and again. Built from a URL whose password it shows to nobody."""
+    """The connection to one broker. It never shows the password in its URL."""
 
-    def __init__(self, url: str, telemetry: Telemetry, now: Callable[[], float] = time.time) -> None:
-        """`now` gives Unix seconds. Raises BusError where the client for Redis is not installed."""
-        if importlib.util.find_spec("redis") is None:
+    def __init__(
+        self, url: str, telemetry: Telemetry, now: Callable[[], float] = time.time, *, connect: Connect | None = None
+    ) -> None:
+        """Prepare the bus; `run` connects it.
+
+        Args:
+            url: The broker, with user and password.
+            telemetry: Where events go.
+            now: Gives Unix seconds.
+            connect: Opens connections; None means Redis; `run` then loads its client.
+
+        Raises:
+            BusError: The client for Redis is not installed.
+        """
+        if connect is None and importlib.util.find_spec("redis") is None:
             raise BusError(
-                "DATAFILE_BUS_URL is set, and the client for Redis is missing: pip install 'datafile-sidecar[redis]'"
+                "DATAFILE_BUS_URL is set, but the client for Redis is not installed: pip install 'datafile-sidecar[redis]'"
             )
         self._url = url
         self._telemetry = telemetry
         self._now = now
-        self._polls = Polls()
-        self._resolver = DaemonResolver()
+        self._connect = connect
         self._members: dict[str, Member] = {}
-        self._shelf = Shelf(self._members, telemetry, now)
-        self._client: Redis | None = None
+        self._leases = PollLeases()
+        self._records = Records(self._members, telemetry, now)
+        self._commands = PendingCommands()
+        self._broker: Broker | None = None
         self._since: float | None = None
         self._last_error: str | None = None
-        self._errands: dict[tuple[str, str], Work] = {}
-        self._errand = asyncio.Event()
-        self._pong = asyncio.Event()
-        self._idle = asyncio.Event()
-        self._idle.set()
 
     def join(self, sdk_key: str, member: Member) -> None:
-        """Let a key take part."""
+        """Let a key take part. To be called before `run`."""
         self._members[sdk_key] = member
 
     @property
     def is_connected(self) -> bool:
-        """Whether news comes by the bus, as far as anybody can tell."""
+        """Whether the connection works, as far as is known."""
         return self._since is not None
 
     def view(self) -> dict[str, Any]:
-        """The object `bus` of `/status`."""
+        """Return the object `bus` of `/status`."""
         return {
             "state": "connected" if self.is_connected else "disconnected",
             "address": shown(self._url),
@@ -80,170 +79,133 @@ class Bus:
         }
 
     async def settle(self) -> None:
-        """Return when nothing is left to tell. What was published just before the end gets this moment."""
-        await self._idle.wait()
+        """Return when no command is pending. At shutdown, this lets a datafile that was just published reach the broker."""
+        await self._commands.settle()
 
-    # What members ask; none of it waits for the broker, but for `consult`
+    # What members ask for. Only `poll_lease` waits for the broker.
 
     def share(self, sdk_key: str) -> None:
-        """What this member holds may be newer than what stands on the bus."""
-        self._ask("share", sdk_key, lambda client: self._shelf.put(client, sdk_key))
+        """Write the member's datafile to the broker unless that has a newer one."""
+        self._add("share", sdk_key, lambda broker: self._records.write(broker, sdk_key))
 
     def overwrite(self, sdk_key: str, bad: bytes) -> None:
-        """What stands on the bus under exactly this head is wrong."""
-        self._ask("overwrite", sdk_key, lambda client: self._shelf.put(client, sdk_key, bad))
+        """Replace the value on the broker if its head line is exactly `bad`, or if it is older than the member's datafile."""
+        self._add("overwrite", sdk_key, lambda broker: self._records.write(broker, sdk_key, bad))
 
-    def tell(self, sdk_key: str, check: Check) -> None:
-        """Upstream was asked."""
-        self._polls.spend(sdk_key)
-        self._ask("tell", sdk_key, lambda client: self._polls.tell(client, sdk_key, check))
+    def report_check(self, sdk_key: str, check: Check) -> None:
+        """Tell other pods that upstream served the datafile with this digest. This ends the poll lease."""
+        self._leases.forget(sdk_key)
+        self._add("report_check", sdk_key, lambda broker: self._leases.report_check(broker, sdk_key, check))
 
-    def release(self, sdk_key: str) -> None:
-        """Upstream was asked in vain: let another pod try, where the claim to it is ours."""
-        if (claim := self._polls.spend(sdk_key)) is not None:
-            self._ask("release", sdk_key, lambda client: self._polls.give_back(client, sdk_key, claim))
+    def release_lease(self, sdk_key: str) -> None:
+        """Let another pod poll, after a poll that failed. Does nothing without a lease."""
+        if (token := self._leases.forget(sdk_key)) is not None:
+            self._add("release_lease", sdk_key, lambda broker: self._leases.release(broker, sdk_key, token))
 
-    async def consult(self, sdk_key: str, suits: Callable[[Check], bool], claim_s: float | None) -> Check | Claim:
-        """The check that another pod made, where it suits; else who polls now. `claim_s` None claims nothing.
+    async def poll_lease(self, sdk_key: str, suits: Callable[[Check], bool], lease_s: float | None) -> Check | Lease:
+        """Return another pod's check if it suits, else whether this pod or another one polls now.
 
-        May take as long as the broker takes: give it a time limit.
+        It takes as long as the broker takes, so give it a time limit. Without a connection, or after an error, the lease is ours.
+
+        Args:
+            sdk_key: The key to poll.
+            suits: Whether a check makes our own poll unnecessary.
+            lease_s: How long the lease lasts if it is acquired; None acquires none and returns a check or `Lease.OURS`.
         """
-        client = self._client
-        if client is None or not self.is_connected:
-            return Claim.OURS
+        broker = self._broker
+        if broker is None or not self.is_connected:
+            return Lease.OURS
         try:
-            answer = await self._polls.consult(client, sdk_key, suits, claim_s)
-        except Exception as error:  # whatever is wrong with the broker is no reason not to poll
+            answer = await self._leases.acquire(broker, sdk_key, suits, lease_s)
+        except Exception as error:  # no error of the broker may prevent a poll
             self._telemetry.bus_refused(self._explained(error))
-            return Claim.OURS
+            return Lease.OURS
         if isinstance(answer, Check):
-            self.release(sdk_key)
+            self.release_lease(sdk_key)
         return answer
 
     # The connection
 
-    async def run(self) -> None:
-        """Be connected, for ever."""
+    async def run(self) -> NoReturn:
+        """Stay connected, for ever."""
+        connect = await asyncio.to_thread(_load_redis) if self._connect is None else self._connect
         failures = 0
-        await asyncio.to_thread(importlib.import_module, "redis.asyncio")
         while True:
-            begun = _clock()
+            started = _clock()
             try:
-                await self._live()
-            except Exception as error:  # no trouble with the broker, of whatever kind, may reach further
+                await self._use_connection(connect)
+            except Exception as error:  # no error of the broker, of whatever kind, may end the sidecar
                 self._last_error = self._explained(error)
             for member in self._members.values():
-                member.offer(None)
-            failures = 1 if _clock() - begun > _STEADY_AFTER_S else failures + 1
+                member.receive(None)
+            failures = 1 if _clock() - started > _STABLE_AFTER_S else failures + 1
             wait_s = backoff.reconnect_pause(failures, random.random())
             self._telemetry.bus_disconnected(self._last_error or "", wait_s)
             await asyncio.sleep(wait_s)
 
-    async def _live(self) -> None:
-        """One connection, until something is wrong with it."""
-        async with self._opened() as client, client.pubsub() as pubsub:
-            async with asyncio.timeout(ANSWER_WITHIN_S):
-                await self._subscribe(pubsub)
-            self._client = client  # from now on, what members ask is done as soon as all is read
-            for sdk_key, member in self._members.items():
-                await self._do(client, functools.partial(self._shelf.begin, sdk_key=sdk_key))
-                member.offer(None)
-            self._since, self._last_error = self._now(), None
-            self._telemetry.bus_connected(shown(self._url))
-            async with asyncio.TaskGroup() as tasks:
-                tasks.create_task(self._listen(pubsub))
-                tasks.create_task(self._ping(client, pubsub))
-                tasks.create_task(self._work(client))
+    async def _use_connection(self, connect: Connect) -> None:
+        async with connect(self._url, len(self._members)) as broker:
+            try:
+                await self._synchronize(broker)
+                async with asyncio.TaskGroup() as tasks:
+                    tasks.create_task(self._listen(broker))
+                    tasks.create_task(self._ping(broker))
+                    tasks.create_task(self._commands.run(functools.partial(self._execute, broker)))
+            except Exception as error:
+                self._last_error = self._explained(error)  # now, because closing may take a moment
+                raise
+            finally:
+                self._broker = self._since = None
+                self._commands.clear()
 
-    @asynccontextmanager
-    async def _opened(self) -> "AsyncIterator[Redis]":
-        from redis.asyncio import Redis
-        from redis.asyncio.retry import Retry
-        from redis.backoff import NoBackoff
+    async def _synchronize(self, broker: Broker) -> None:
+        async with asyncio.timeout(ANSWER_WITHIN_S):
+            await broker.subscribe(channel(sdk_key) for sdk_key in self._members)
+        self._broker = broker  # from now on, commands are queued; they run after the reads below
+        for sdk_key, member in self._members.items():
+            await self._execute(broker, functools.partial(self._records.synchronize, sdk_key=sdk_key))
+            member.receive(None)
+        self._since, self._last_error = self._now(), None
+        self._telemetry.bus_connected(shown(self._url))
 
-        # The client resolves names in threads that publishing needs, too; a name that hangs must not get that far.
-        await addresses(self._resolver, urlsplit(self._url).hostname or "", ANSWER_WITHIN_S)
-        client: Redis = Redis.from_url(
-            self._url,
-            protocol=2,
-            retry=Retry(NoBackoff(), 0),
-            socket_timeout=ANSWER_WITHIN_S,
-            socket_connect_timeout=ANSWER_WITHIN_S,
-            max_connections=16 + len(self._members),
-        )
-        try:
-            yield client
-        except Exception as error:
-            self._last_error = self._explained(error)  # before the farewell, which may take a moment
-            raise
-        finally:
-            self._client = self._since = None
-            self._errands.clear()
-            self._idle.set()
-            with suppress(Exception):
-                async with asyncio.timeout(_FAREWELL_S):
-                    await client.connection_pool.disconnect(inuse_connections=True)
-
-    async def _subscribe(self, pubsub: "PubSub") -> None:
-        channels = {name(sdk_key, "news").encode() for sdk_key in self._members}
-        await pubsub.subscribe(*channels)
-        while channels:
-            message = await pubsub.get_message(timeout=None)
-            if message and message["type"] == "subscribe":
-                channels.discard(message["channel"])
-
-    async def _listen(self, pubsub: "PubSub") -> None:
-        keys = {name(sdk_key, "news").encode(): sdk_key for sdk_key in self._members}
+    async def _listen(self, broker: Broker) -> NoReturn:
+        sdk_keys = {channel(sdk_key): sdk_key for sdk_key in self._members}
         while True:
-            message = await pubsub.get_message(timeout=None)
-            if message and message["type"] == "pong":
-                self._pong.set()
-            if message and message["type"] == "message":
-                self._hear(keys[message["channel"]], message["data"])
+            source, message = await broker.next_message()
+            self._handle(sdk_keys[source], message)
 
-    def _hear(self, sdk_key: str, message: bytes) -> None:
-        if self._shelf.is_news(sdk_key, message):
-            self._ask("take", sdk_key, lambda client: self._shelf.take(client, sdk_key))
+    def _handle(self, sdk_key: str, message: bytes) -> None:
+        if self._records.is_wanted(sdk_key, message):
+            self._add("read", sdk_key, lambda broker: self._records.read(broker, sdk_key))
 
-    async def _ping(self, client: "Redis", pubsub: "PubSub") -> None:
-        """Both connections must answer: one that is half open gives no error by itself, ever."""
+    async def _ping(self, broker: Broker) -> NoReturn:
         while True:
             async with asyncio.timeout(ANSWER_WITHIN_S):
-                self._pong.clear()
-                await pubsub.ping()
-                await client.ping()
-                await self._pong.wait()
+                await broker.ping()
             await asyncio.sleep(PING_S)
 
-    async def _work(self, client: "Redis") -> None:
-        while True:
-            while self._errands:
-                await self._do(client, self._errands.pop(next(iter(self._errands))))
-            self._errand.clear()
-            self._idle.set()
-            await self._errand.wait()
-
-    async def _do(self, client: "Redis", work: "Work") -> None:
-        """Run an errand. What the broker refuses, say for want of memory or of a permission, ends no connection."""
-        from redis.exceptions import ReadOnlyError, ResponseError
-
+    async def _execute(self, broker: Broker, command: Command) -> None:
+        """Execute a command. A refusal is reported and does not end the connection."""
         try:
             async with asyncio.timeout(ANSWER_WITHIN_S):
-                await work(client)
-        except ReadOnlyError:
-            raise  # a failover took place: the next connection finds the primary
-        except ResponseError as error:
+                await command(broker)
+        except CommandRefusedError as error:
             self._last_error = self._explained(error)
             self._telemetry.bus_refused(self._last_error)
 
-    def _ask(self, kind: str, sdk_key: str, work: "Work") -> None:
-        if self._client is not None:  # else the next connection begins with it
-            self._errands[kind, sdk_key] = work
-            self._idle.clear()
-            self._errand.set()
+    def _add(self, kind: str, sdk_key: str, command: Command) -> None:
+        if self._broker is not None:  # else the next connection begins by reading and writing everything
+            self._commands.add(kind, sdk_key, command)
 
     def _explained(self, error: BaseException) -> str:
         return explained(self._url, error, ANSWER_WITHIN_S)
+
+
+def _load_redis() -> Connect:
+    """Import the client for Redis, which takes long enough to hold up the event loop."""
+    from datafile_sidecar.bus.redis_broker import RedisConnector
+
+    return RedisConnector().connect
 
 
 def _clock() -> float:

@@ -1,26 +1,34 @@
-"""What is said of a broker and its errors, to people: never its user or password."""
+"""Errors of the bus, and how they are shown: never with the broker's user or password."""
 
 from urllib.parse import unquote, urlsplit
 
 
 class BusError(Exception):
-    """The bus can't be used as it is set up; its text says what to mend."""
+    """The bus can't be used with these settings; the text says what to fix."""
+
+
+class BrokerError(Exception):
+    """The connection to the broker is lost or of no use."""
+
+
+class CommandRefusedError(BrokerError):
+    """The broker refused one command, for example for lack of memory or permission. The connection is still good."""
 
 
 def shown(url: str) -> str:
-    """The broker's URL as anybody may see it: without user and password."""
+    """Return the broker's URL without user and password."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
 def explained(url: str, error: BaseException, answer_within_s: float) -> str:
-    """What went wrong. Brokers echo what they were sent, so the password is taken out of their words."""
+    """Say what went wrong. Brokers quote what they were sent, so the password is removed from their text."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    words = str(error) or (
+    text = str(error) or (
         f"no answer within {answer_within_s:g} s" if isinstance(error, TimeoutError) else type(error).__name__
     )
     parts = urlsplit(url)
     for secret in (parts.password, unquote(parts.password or "")):
-        words = words.replace(secret, "***") if secret else words
-    return f"{shown(url)}: {words}"
+        text = text.replace(secret, "***") if secret else text
+    return f"{shown(url)}: {text}"

@@ -1,24 +1,25 @@
-"""Under which names things stand on the broker, and what may stand there."""
+"""The names of keys and channels on the broker. Sidecars of all versions share them."""
 
-from typing import Any, Final
+from typing import Final
 
-PREFIX: Final = "datafile-sidecar:1"
-KEEP_S: Final = 7 * 24 * 3600
-
-
-def name(sdk_key: str, what: str) -> str:
-    """The name of a key, or of a channel."""
-    return f"{PREFIX}:{sdk_key}:{what}"
+_PREFIX: Final = "datafile-sidecar:1"
 
 
-async def beginning(client: Any, key: str, last: int) -> bytes:
-    """A value up to this byte, empty where there is none; something that is no value of ours where it is no string."""
-    from redis.exceptions import ResponseError
+def datafile_key(sdk_key: str) -> str:
+    """Return the key of the newest datafile, a value of `core/bus_record.py`."""
+    return f"{_PREFIX}:{sdk_key}:datafile"
 
-    try:
-        text: bytes = await client.getrange(key, 0, last)
-    except ResponseError as error:
-        if not str(error).startswith("WRONGTYPE"):
-            raise
-        return b"?"
-    return text
+
+def check_key(sdk_key: str) -> str:
+    """Return the key of the last check of upstream."""
+    return f"{_PREFIX}:{sdk_key}:checked"
+
+
+def lease_key(sdk_key: str) -> str:
+    """Return the key of the poll lease."""
+    return f"{_PREFIX}:{sdk_key}:poll"
+
+
+def channel(sdk_key: str) -> str:
+    """Return the channel on which new datafiles are announced."""
+    return f"{_PREFIX}:{sdk_key}:news"

@@ -1,50 +1,48 @@
-"""The datafiles that stand on the broker: taken where they are of use, and replaced by what is newer, by compare and set."""
+"""The datafiles on the broker: read where a member wants them, and replaced by newer ones, by compare-and-set."""
 
 import asyncio
 import secrets
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import msgspec
 
-from datafile_sidecar.bus.names import KEEP_S, beginning, name
+from datafile_sidecar.bus.broker import Broker
+from datafile_sidecar.bus.names import channel, datafile_key
 from datafile_sidecar.core import bus_record
-from datafile_sidecar.core.bus_record import BadRecordError, Head, Record
+from datafile_sidecar.core.bus_record import MAX_HEAD_BYTES, MAX_VALUE_BYTES, BadRecordError, Head, Record
 from datafile_sidecar.observe.telemetry import Telemetry
 
-if TYPE_CHECKING:
-    from redis.asyncio import Redis
-
-_TRIES = 5
+_MAX_ATTEMPTS = 5
 
 
 class Member(Protocol):
-    """What the bus needs of one SDK key. None of it may wait for anything but its own disk."""
+    """What the bus needs to know of one SDK key. No method may wait for anything but its own disk."""
 
     def held(self) -> Head | None:
-        """What is on the volume, as far as upstream served it."""
+        """Return the head of the datafile on the volume, None where there is none that upstream served."""
 
     async def body(self, head: Head) -> bytes | None:
-        """The bytes of that datafile, None where they are not on the volume any more."""
+        """Return the bytes of that datafile, None where they are not on the volume any more."""
 
     def wants(self, head: Head) -> bool:
-        """Whether the datafile under this head would be of use."""
+        """Return whether to hand over the datafile with this head."""
 
-    def offer(self, record: Record | None) -> None:
-        """A datafile that is wanted, or that the bus was asked and has none."""
+    def receive(self, record: Record | None) -> None:
+        """Receive a datafile that is wanted. None means that the bus has said all that it has."""
 
 
-class Shelf:
-    """One datafile for each member, under one key, and the messages that tell of it."""
+class Records:
+    """One datafile for each member, and the messages that announce it."""
 
     def __init__(self, members: Mapping[str, Member], telemetry: Telemetry, now: Callable[[], float]) -> None:
-        """`now` gives Unix seconds."""
+        """Take the members by SDK key; `now` gives Unix seconds."""
         self._members = members
         self._telemetry = telemetry
         self._now = now
 
-    def is_news(self, sdk_key: str, message: bytes) -> bool:
-        """Whether a message tells of something that is of use."""
+    def is_wanted(self, sdk_key: str, message: bytes) -> bool:
+        """Return whether a message announces a datafile that the member wants."""
         try:
             head = bus_record.decode_head(message)
         except BadRecordError as error:
@@ -52,62 +50,59 @@ class Shelf:
             return False
         return self._members[sdk_key].wants(head)
 
-    async def begin(self, client: "Redis", sdk_key: str) -> None:
-        """Take what stands there, where its head says that it is of use; then put there what is newer here."""
-        key = name(sdk_key, "datafile")
-        line = bus_record.head_line(await beginning(client, key, bus_record.MAX_HEAD_BYTES))
+    async def synchronize(self, broker: Broker, sdk_key: str) -> None:
+        """Read the datafile on the broker if its head says that it is wanted, then write ours if that is newer."""
+        line = bus_record.head_line(await broker.get(datafile_key(sdk_key), MAX_HEAD_BYTES + 1))
         try:
             if line != b"" and self._members[sdk_key].wants(bus_record.decode_head(line or b"")):
-                await self.take(client, sdk_key)
+                await self.read(broker, sdk_key)
         except BadRecordError as error:
-            await self._reject(client, sdk_key, line, error)
-        await self.put(client, sdk_key)
+            await self._reject(broker, sdk_key, line, error)
+        await self.write(broker, sdk_key)
 
-    async def take(self, client: "Redis", sdk_key: str) -> None:
-        """Take what stands there now: that of which a message told, or something newer."""
+    async def read(self, broker: Broker, sdk_key: str) -> None:
+        """Hand the datafile on the broker to the member: the one that a message announced, or a newer one."""
         member = self._members[sdk_key]
-        value = await beginning(client, name(sdk_key, "datafile"), bus_record.MAX_VALUE_BYTES)
+        value = await broker.get(datafile_key(sdk_key), MAX_VALUE_BYTES + 1)
         try:
             record = await asyncio.to_thread(bus_record.decode, value, sdk_key)
         except BadRecordError as error:
-            await self._reject(client, sdk_key, bus_record.head_line(value), error)
+            await self._reject(broker, sdk_key, bus_record.head_line(value), error)
             return
         if member.wants(record.head):
-            member.offer(record)
+            member.receive(record)
 
-    async def put(self, client: "Redis", sdk_key: str, bad: bytes | None = None) -> None:
-        """Compare and set: nothing newer is overwritten, whoever writes meanwhile. `bad` names what must go, by its head."""
-        from redis.exceptions import WatchError
+    async def write(self, broker: Broker, sdk_key: str, bad: bytes | None = None) -> None:
+        """Write the member's datafile unless the broker has a newer one, whatever other pods write meanwhile.
 
-        member, key = self._members[sdk_key], name(sdk_key, "datafile")
-        for _ in range(_TRIES):
-            async with client.pipeline(transaction=True) as pipe:
-                await pipe.watch(key)
-                mine = member.held()
-                if mine is None or not self._is_due(mine, await beginning(pipe, key, bus_record.MAX_HEAD_BYTES), bad):
-                    return
-                if (body := await member.body(mine)) is None:
-                    return
-                mine = msgspec.structs.replace(mine, id=secrets.token_hex(8))
-                pipe.multi()  # type: ignore[no-untyped-call]
-                pipe.set(key, await asyncio.to_thread(bus_record.encode, mine, body), ex=KEEP_S)
-                pipe.publish(name(sdk_key, "news"), mine.encode())
-                try:
-                    await pipe.execute()
-                except WatchError:
-                    continue
-            self._telemetry.bus_record_shared(sdk_key, mine.revision)
-            return
+        Args:
+            broker: The connection.
+            sdk_key: The key of the member.
+            bad: The head line of a value that must be replaced even if it seems newer.
+        """
+        member, key = self._members[sdk_key], datafile_key(sdk_key)
+        for _ in range(_MAX_ATTEMPTS):
+            if (head := member.held()) is None:
+                return
+            current = await broker.get(key, MAX_HEAD_BYTES + 1)
+            if not self._is_due(head, current, bad) or (body := await member.body(head)) is None:
+                return
+            head = msgspec.structs.replace(head, id=secrets.token_hex(8))
+            value = await asyncio.to_thread(bus_record.encode, head, body)
+            message = channel(sdk_key), head.encode()
+            if await broker.compare_and_set(key, current, value, max_bytes=MAX_HEAD_BYTES + 1, publish=message):
+                self._telemetry.bus_record_shared(sdk_key, head.revision)
+                return
 
-    async def _reject(self, client: "Redis", sdk_key: str, line: bytes | None, error: BadRecordError) -> None:
+    async def _reject(self, broker: Broker, sdk_key: str, line: bytes | None, error: BadRecordError) -> None:
         self._telemetry.bus_record_rejected(sdk_key, "value", str(error))
-        await self.put(client, sdk_key, line)
+        await self.write(broker, sdk_key, line)
 
-    def _is_due(self, mine: Head, value: bytes, bad: bytes | None) -> bool:
-        line = bus_record.head_line(value)
-        if not value or line is None or line == bad:
+    def _is_due(self, head: Head, current: bytes, bad: bytes | None) -> bool:
+        line = bus_record.head_line(current)
+        if not current or line is None or line == bad:
             return True
         try:
-            return bus_record.is_newer(mine, bus_record.decode_head(line), self._now())
+            return bus_record.is_newer(head, bus_record.decode_head(line), self._now())
         except BadRecordError:
             return True

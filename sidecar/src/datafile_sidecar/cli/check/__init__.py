@@ -7,7 +7,7 @@ import asyncio
 import sys
 from collections.abc import AsyncIterator, Mapping
 
-from .bus import look_at_bus
+from .bus import check_bus
 from .directory import look_at_bootstrap, look_at_directory
 from .finding import Finding, Verdict, as_json, as_text, exit_status, summary
 from .peers import look_at_peers
@@ -36,7 +36,7 @@ async def look(environ: Mapping[str, str]) -> AsyncIterator[Finding]:
     if tokens is not None:
         async for finding in look_at_upstream(settings, environ, tokens, held):
             yield finding
-    if bus := await look_at_bus(settings.bus_url, settings.sdk_keys):
+    if bus := await check_bus(settings.bus_url, settings.sdk_keys):
         yield bus
     async for finding in look_at_peers(settings.peers, has_bus=settings.bus_url is not None):
         yield finding

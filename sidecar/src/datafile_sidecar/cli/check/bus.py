@@ -1,75 +1,76 @@
-"""The bus: can a sidecar connect, subscribe, read, and write there? It is tried as a sidecar does it, with nothing to tell."""
+"""Check the bus as a sidecar uses it: connect, subscribe, read, write. Nothing is shared with other sidecars."""
 
 import asyncio
 import time
 
 import structlog
 
-from datafile_sidecar.bus import ANSWER_WITHIN_S, Bus, BusError, Claim, shown
+from datafile_sidecar.bus import ANSWER_WITHIN_S, Bus, BusError, shown
 from datafile_sidecar.core.bus_record import Head, Record
 from datafile_sidecar.observe.telemetry import Telemetry
 
 from .finding import Finding, failed, ok, refused
 
 _PART = "bus"
-_PATIENCE_S = ANSWER_WITHIN_S + 1.0
-_LOOK_S = 0.02
-_CLAIM_S = 0.001
-"""The one thing that is written: a claim of a poll, gone before any sidecar can mind it."""
+_CONNECT_WITHIN_S = ANSWER_WITHIN_S + 1.0
+_LOOK_EVERY_S = 0.02
+_LEASE_S = 0.001
+"""The only write is a poll lease so short that it disturbs no sidecar."""
 
-_REACH = (
-    "see that the broker runs, that host, port, user and password in DATAFILE_BUS_URL are right (rediss:// where it wants "
-    "TLS, its CA in SSL_CERT_FILE), and that network policies let this pod reach it"
+_FIX_CONNECTION = (
+    "see that the broker runs, that host, port, user and password in DATAFILE_BUS_URL are right (rediss:// if it requires "
+    "TLS, its CA in SSL_CERT_FILE), and that network policies let this pod connect to it"
 )
-_PERMIT = "permit the user what sidecars need: docs/operations.md has the line for the broker's ACL"
+_FIX_PERMISSION = (
+    "give the user the permissions that sidecars need: docs/operations.md has the line for the broker's ACL"
+)
 
 
-async def look_at_bus(url: str | None, sdk_keys: tuple[str, ...]) -> Finding | None:
-    """What there is to say; None where none is configured."""
+async def check_bus(url: str | None, sdk_keys: tuple[str, ...]) -> Finding | None:
+    """Return what was found, None where no bus is configured."""
     if url is None:
         return None
-    heard = _Heard()
+    errors = _BusErrors()
     try:
-        bus = Bus(url, heard)
+        bus = Bus(url, errors)
     except BusError as error:
-        return refused(_PART, str(error), "install the extra, or take DATAFILE_BUS_URL away")
+        return refused(_PART, str(error), "install the extra, or unset DATAFILE_BUS_URL")
     for key in sdk_keys:
-        bus.join(key, _Silent())
+        bus.join(key, _EmptyMember())
     async with asyncio.TaskGroup() as tasks:
         connection = tasks.create_task(bus.run())
-        problem = await _tried(bus, heard, sdk_keys[0])
+        problem = await _find_problem(bus, errors, sdk_keys[0])
         connection.cancel()
     return problem or ok(_PART, f"{shown(url)}: connected, may subscribe, read and write")
 
 
-async def _tried(bus: Bus, heard: "_Heard", sdk_key: str) -> Finding | None:
+async def _find_problem(bus: Bus, errors: "_BusErrors", sdk_key: str) -> Finding | None:
     started = time.monotonic()
     while not bus.is_connected:
-        if heard.trouble or time.monotonic() - started > _PATIENCE_S:
-            return failed(_PART, heard.trouble or f"no answer within {_PATIENCE_S:g} s", _REACH)
-        await asyncio.sleep(_LOOK_S)
-    claim = await bus.consult(sdk_key, lambda _: False, _CLAIM_S)
-    if heard.refused or not isinstance(claim, Claim):
-        return failed(_PART, heard.refused or "it gave no sane answer", _PERMIT)
-    return None
+        if errors.connection or time.monotonic() - started > _CONNECT_WITHIN_S:
+            message = errors.connection or f"no answer within {_CONNECT_WITHIN_S:g} s"
+            return failed(_PART, message, _FIX_CONNECTION)
+        await asyncio.sleep(_LOOK_EVERY_S)
+    await bus.poll_lease(sdk_key, lambda _: False, _LEASE_S)
+    return failed(_PART, errors.refused, _FIX_PERMISSION) if errors.refused else None
 
 
-class _Heard(Telemetry):
-    """What would go to the log, kept."""
+class _BusErrors(Telemetry):
+    """Keeps the first error of each kind instead of logging it."""
 
     def __init__(self) -> None:
         super().__init__(structlog.wrap_logger(structlog.ReturnLogger()), time.monotonic)
-        self.trouble = self.refused = ""
+        self.connection = self.refused = ""
 
     def bus_disconnected(self, reason: str, wait_s: float) -> None:
-        self.trouble = self.trouble or reason
+        self.connection = self.connection or reason
 
     def bus_refused(self, reason: str) -> None:
         self.refused = self.refused or reason
 
 
-class _Silent:
-    """A member with nothing to tell and no wish."""
+class _EmptyMember:
+    """A member that has no datafile and wants none."""
 
     def held(self) -> Head | None:
         return None
@@ -80,5 +81,5 @@ class _Silent:
     def wants(self, head: Head) -> bool:
         return False
 
-    def offer(self, record: Record | None) -> None:
+    def receive(self, record: Record | None) -> None:
         pass

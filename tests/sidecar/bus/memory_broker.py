@@ -1,0 +1,105 @@
+"""A broker in memory: the second implementation of the Protocol, with the faults that the bus must bear."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from math import inf
+
+from datafile_sidecar.bus.broker import NOT_A_STRING, RETENTION_S
+from datafile_sidecar.bus.errors import BrokerError, CommandRefusedError
+
+
+class MemoryServer:
+    """What all connections share. Set `refuses_writes` or `is_silent` to have it misbehave."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, tuple[bytes, float]] = {}
+        self.connections: list[MemoryBroker] = []
+        self.refuses_writes = False
+        self.is_silent = False
+
+    @asynccontextmanager
+    async def connect(self, url: str, concurrency: int) -> AsyncIterator["MemoryBroker"]:
+        """Implement `Connect`."""
+        broker = MemoryBroker(self)
+        self.connections.append(broker)
+        try:
+            yield broker
+        finally:
+            self.connections.remove(broker)
+
+    def disconnect(self) -> None:
+        """Lose all connections and all values, like a server that is restarted."""
+        self._values.clear()
+        for broker in self.connections:
+            broker.inbox.put_nowait(BrokerError("connection lost"))
+
+    def read(self, key: str) -> bytes:
+        """Return the value, empty where there is none or it has expired."""
+        value, expires = self._values.get(key, (b"", inf))
+        return value if asyncio.get_running_loop().time() < expires else b""
+
+    def write(self, key: str, value: bytes, expire_s: float) -> None:
+        """Set a value."""
+        if self.refuses_writes:
+            raise CommandRefusedError("out of memory")
+        self._values[key] = value, asyncio.get_running_loop().time() + expire_s
+
+    def delete(self, key: str) -> None:
+        """Delete a value, if there is one."""
+        self._values.pop(key, None)
+
+    def write_list(self, key: str) -> None:
+        """Set a value that is not a string."""
+        self._values[key] = NOT_A_STRING, inf
+
+
+class MemoryBroker:
+    """One connection. Implements `Broker`."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        self._server = server
+        self._channels: frozenset[str] = frozenset()
+        self.inbox: asyncio.Queue[tuple[str, bytes] | BrokerError] = asyncio.Queue()
+
+    async def get(self, key: str, max_bytes: int) -> bytes:
+        return self._server.read(key)[:max_bytes]
+
+    async def compare_and_set(
+        self, key: str, expected: bytes, value: bytes, *, max_bytes: int, publish: tuple[str, bytes]
+    ) -> bool:
+        await asyncio.sleep(0)  # others may write first
+        if self._server.read(key)[:max_bytes] != expected:
+            return False
+        self._server.write(key, value, RETENTION_S)
+        for connection in self._server.connections:
+            if publish[0] in connection._channels:
+                connection.inbox.put_nowait(publish)
+        return True
+
+    async def set_and_delete(self, key: str, value: bytes, delete: str) -> None:
+        self._server.write(key, value, RETENTION_S)
+        self._server.delete(delete)
+
+    async def acquire_lease(self, key: str, token: bytes, expire_s: float) -> bool:
+        if self._server.read(key):
+            return False
+        self._server.write(key, token, expire_s)
+        return True
+
+    async def release_lease(self, key: str, token: bytes) -> None:
+        if self._server.read(key) == token:
+            self._server.delete(key)
+
+    async def subscribe(self, channels: Iterable[str]) -> None:
+        self._channels = frozenset(channels)
+
+    async def next_message(self) -> tuple[str, bytes]:
+        message = await self.inbox.get()
+        if isinstance(message, BrokerError):
+            raise message
+        return message
+
+    async def ping(self) -> None:
+        if self._server.is_silent:
+            await asyncio.Event().wait()
