@@ -16,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from datafile_sidecar import upstream
 from datafile_sidecar.config.settings import VARIABLES
-from datafile_sidecar.core.reconcile import Trigger
+from datafile_sidecar.core.state import Trigger
 from datafile_sidecar.observe.metrics import Metrics
 from datafile_sidecar.observe.telemetry import Telemetry
 

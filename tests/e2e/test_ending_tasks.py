@@ -8,18 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from datafile_sidecar.core.reconcile import Trigger
-from tests.sidecar.sync.test_syncer_machine import House
+from datafile_sidecar.core.state import Trigger
+from tests.sidecar.sync.model import House
 
 BREAK = textwrap.dedent("""
     import asyncio, os, sys
     from datafile_sidecar.cli import daemon, main as cli
-    from datafile_sidecar.sync.syncer import Syncer
+    from datafile_sidecar.sync.syncer import KeySyncer
 
     async def returns(self): await asyncio.sleep(0.1)
     async def raises(self): await asyncio.sleep(0.1); raise KeyError("a bug")
 
-    setattr(*{"loop": (Syncer, "run"), "house": (daemon.Daemon, "_keep_house")}[sys.argv[1]], locals()[sys.argv[2]])
+    setattr(*{"loop": (KeySyncer, "run"), "house": (daemon.Daemon, "_keep_house")}[sys.argv[1]], locals()[sys.argv[2]])
     os._exit(cli.main(["run"]))
 """)
 

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from datafile_sidecar.core.reconcile import Trigger
+from datafile_sidecar.core.state import Trigger
 from datafile_sidecar.core.webhook import DatafileUpdated
 from datafile_sidecar.network.server import bind, serving
 from datafile_sidecar.observe import logs

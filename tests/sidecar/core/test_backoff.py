@@ -37,12 +37,12 @@ def test_no_pause_of_a_chase_is_longer_than_half_a_minute(elapsed_s: float, jitt
 
 
 @pytest.mark.parametrize("jitter", [0.0, 0.5, 0.999])
-def test_a_nudge_costs_few_fetches(jitter: float) -> None:
+def test_a_hint_costs_few_fetches(jitter: float) -> None:
     """An event that may be another environment's makes us look about eight times in its minute."""
     now, fetches = 0.0, 0
-    while now < backoff.NUDGE_FOR_S:
+    while now < backoff.HINT_FOR_S:
         fetches += 1
-        now += backoff.nudge_pause(now, jitter)
+        now += backoff.hint_pause(now, jitter)
     assert 5 <= fetches <= 10
 
 

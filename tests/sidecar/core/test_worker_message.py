@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datafile_sidecar.core.worker_message import MAX_LINE_BYTES, MalformedLineError, Worker, newest, parse
+from datafile_sidecar.core.worker_message import MAX_LINE_BYTES, MalformedLineError, WorkerMessage, newest, parse
 
 WORDS = {"v": 1, "id": "0a1b2c3d", "sdk_key": "KEY1", "pid": 17, "host": "app-1", "revision": 43}
 LINE = json.dumps(WORDS).encode()
@@ -14,7 +14,7 @@ LINE = json.dumps(WORDS).encode()
 
 def test_a_line_is_understood() -> None:
     """A worker's line becomes what it says; fields of a later client are no reason to turn it away."""
-    assert parse(LINE) == Worker(1, "0a1b2c3d", "KEY1", 17, "app-1", 43)
+    assert parse(LINE) == WorkerMessage(1, "0a1b2c3d", "KEY1", 17, "app-1", 43)
     assert parse(json.dumps(WORDS | {"new": [1]}).encode()).revision == 43
     assert parse(json.dumps(WORDS | {"revision": None}).encode()).revision is None
 

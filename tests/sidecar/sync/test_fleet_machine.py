@@ -13,28 +13,24 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from datafile_sidecar.bus import Claim, Member
+from datafile_sidecar.bus import Lease, Member
 from datafile_sidecar.core import bus_record, datafile
 from datafile_sidecar.core.bus_record import Check, Record
-from datafile_sidecar.core.reconcile import Trigger
+from datafile_sidecar.core.conditional import Validators
+from datafile_sidecar.core.gate import AdmissionPolicy
+from datafile_sidecar.core.schedule import Pace
 from datafile_sidecar.core.source_rotation import CDN
+from datafile_sidecar.core.state import RollbackPolicy, Trigger
 from datafile_sidecar.observe import logs
 from datafile_sidecar.observe.telemetry import Telemetry
-from datafile_sidecar.sync.fetcher import Inquiry
-from datafile_sidecar.sync.store import Publication
-from datafile_sidecar.sync.syncer import Pace, Syncer
-from datafile_sidecar.upstream import Fetched, FetchError, NotModified, Validators
+from datafile_sidecar.sync.bootstrap import Bootstrap
+from datafile_sidecar.sync.fetcher import Fetcher
+from datafile_sidecar.sync.store import KeyStore
+from datafile_sidecar.sync.syncer import KeySyncer
+from datafile_sidecar.upstream import Fetched, FetchError, NotModified
 from datafile_sidecar.volume.directory import Status
 from tests.datafiles import minimal
-from tests.sidecar.sync.test_syncer_machine import (
-    KEY,
-    MEMORY,
-    ORIGIN,
-    POLL_S,
-    ROLLBACK_S,
-    FakeOptimizely,
-    WatchedVolume,
-)
+from tests.sidecar.sync.model import KEY, MEMORY, ORIGIN, POLL_S, ROLLBACK_S, FakeOptimizely, WatchedVolume
 from tests.sidecar.sync.virtual_time import VirtualTimeLoop
 
 PODS = 3
@@ -66,7 +62,7 @@ class Optimizely(FakeOptimizely):
         etag = hashlib.sha256(body).hexdigest()
         if validators and validators.etag == etag:
             return NotModified()
-        return Fetched(body, Validators(url, etag, None))
+        return Fetched(body, Validators(url=url, etag=etag))
 
 
 class ModelBroker:
@@ -100,25 +96,25 @@ class ModelBus:
     def overwrite(self, _: str, bad: bytes) -> None:
         self._later(lambda: self._put(bad))
 
-    def tell(self, _: str, check: Check) -> None:
+    def report_check(self, _: str, check: Check) -> None:
         self._later(lambda: self._told(check))
 
-    def release(self, _: str) -> None:
+    def release_lease(self, _: str) -> None:
         self._later(lambda: self._end_claim() if self._broker.claimed_by is self else None)
 
-    async def consult(self, _: str, suits: Callable[[Check], bool], claim_s: float | None) -> Check | Claim:
+    async def poll_lease(self, _: str, suits: Callable[[Check], bool], lease_s: float | None) -> Check | Lease:
         await asyncio.sleep(HOP_S)
         broker, now = self._broker, self._loop.time()
         if not self.is_connected:
-            return Claim.OURS
+            return Lease.OURS
         if broker.check and suits(broker.check):
             return broker.check
-        if claim_s is None:
-            return Claim.OURS
+        if lease_s is None:
+            return Lease.OURS
         if now < broker.claimed_until:
-            return Claim.ANOTHERS
-        broker.claimed_until, broker.claimed_by = now + claim_s, self
-        return Claim.OURS
+            return Lease.OTHERS
+        broker.claimed_until, broker.claimed_by = now + lease_s, self
+        return Lease.OURS
 
     def connect(self) -> None:
         """The line is mended."""
@@ -129,7 +125,7 @@ class ModelBus:
         """The line is down, and that was noticed."""
         self.is_connected = False
         if self._member:
-            self._member.offer(None)
+            self._member.receive(None)
 
     def leave(self) -> None:
         """The pod is gone."""
@@ -143,12 +139,12 @@ class ModelBus:
         assert self._member
         self._read()
         self._put()
-        self._member.offer(None)
+        self._member.receive(None)
 
     def _read(self) -> None:
         value = self._broker.value
         if self._member and value and self._member.wants(value.head):
-            self._member.offer(value)
+            self._member.receive(value)
 
     def _put(self, bad: bytes | None = None) -> None:
         assert self._member
@@ -191,19 +187,21 @@ class Pod:
         telemetry = Telemetry(logs.configure("info", "json", fleet.log), fleet.loop.time)
         random = Random(self._number)
         self.bus = ModelBus(fleet.loop, fleet.broker)
-        inquiry = Inquiry(
+        fetcher = Fetcher(
             KEY,
             source=lambda: (fleet.optimizely, None),  # type: ignore[arg-type, return-value]
             poll_interval_s=POLL_S,
             random=random,
             telemetry=telemetry,
         )
-        self.syncer = Syncer(
-            Publication(KEY, self.volume, fleet.loop.time),
-            inquiry,
+        self.syncer = KeySyncer(
+            KeyStore(KEY, self.volume, fleet.loop.time),
+            fetcher,
             bus=self.bus,  # type: ignore[arg-type]
-            bootstrap=lambda: None,
-            pace=Pace(POLL_S, ROLLBACK_S, 5.0, self._number / PODS, random),
+            bootstrap=Bootstrap(None, telemetry),
+            pace=Pace(POLL_S, 5.0, self._number / PODS),
+            policy=AdmissionPolicy(RollbackPolicy.of(ROLLBACK_S, POLL_S)),
+            random=random,
             telemetry=telemetry,
         )
         self.task = fleet.loop.create_task(self.syncer.run())

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from datafile_sidecar.core import datafile
-from datafile_sidecar.sync.store import Publication
+from datafile_sidecar.sync.store import KeyStore
 from datafile_sidecar.volume.directory import Volume
 from tests.datafiles import minimal
 
@@ -23,26 +23,26 @@ class Clock:
         return self.now
 
 
-async def published(volume: Volume, *revisions: tuple[int, int]) -> Publication:
-    """A publication that has published these (revision, generation), a second apart."""
+async def published(volume: Volume, *revisions: tuple[int, int]) -> KeyStore:
+    """A store that has published these (revision, generation), a second apart."""
     clock = Clock()
-    publication = Publication(KEY, volume, clock)
+    store = KeyStore(KEY, volume, clock)
     for revision, generation in revisions:
         clock.now += 1
-        await publication.publish(datafile.parse(minimal(revision), KEY), "poll", generation, fetched=clock.now)
-        publication.note_change(None)
-    return publication
+        await store.publish(datafile.parse(minimal(revision), KEY), "poll", generation, fetched=clock.now)
+        store.note_change(None)
+    return store
 
 
 async def test_a_restart_remembers_when_and_in_which_generation(tmp_path: Path) -> None:
     """What the status file says of the bytes beside it is what /status says after a restart."""
     volume = Volume(tmp_path)
-    before = (await published(volume, (42, 3))).view()
-    after = Publication(KEY, volume)
+    before = (await published(volume, (42, 3))).view(target=None, error=None)
+    after = KeyStore(KEY, volume)
     loaded = await after.load()
     assert loaded is not None
     assert (loaded[0].revision, loaded[1]) == (42, 3)
-    assert after.view() == before | {"changes": []}
+    assert after.view(target=None, error=None) == before | {"changes": []}
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ async def test_a_death_between_the_two_renames_loses_no_generation(
     kept = (tmp_path / f"{KEY}.json").read_bytes()
     await published(volume, was_to_come)
     (tmp_path / f"{KEY}.json").write_bytes(kept)
-    loaded = await Publication(KEY, volume).load()
+    loaded = await KeyStore(KEY, volume).load()
     assert loaded is not None
     assert (loaded[0].revision, loaded[1]) == (stayed[0], generation)
 
@@ -66,31 +66,31 @@ async def test_a_death_between_the_two_renames_loses_no_generation(
 async def test_a_datafile_without_a_status_is_as_good(tmp_path: Path) -> None:
     """A file that somebody else left is loaded with what can be known of it."""
     (tmp_path / f"{KEY}.json").write_bytes(minimal(42))
-    publication = Publication(KEY, Volume(tmp_path))
-    loaded = await publication.load()
+    store = KeyStore(KEY, Volume(tmp_path))
+    loaded = await store.load()
     assert loaded is not None
     assert loaded[1] == 0
-    view = publication.view()
+    view = store.view(target=None, error=None)
     assert (view["revision"], view["trigger"], view["published"], view["checked"]) == (42, "startup", None, None)
 
 
 async def test_checks_reach_the_volume_at_most_once_a_second(tmp_path: Path) -> None:
     """An upstream that is asked ten times a second does not make the disk busy, and /status is exact all the same."""
     volume, clock = Volume(tmp_path), Clock()
-    publication = Publication(KEY, volume, clock)
-    await publication.publish(datafile.parse(minimal(42), KEY), "poll", 0, fetched=clock.now)
+    store = KeyStore(KEY, volume, clock)
+    await store.publish(datafile.parse(minimal(42), KEY), "poll", 0, fetched=clock.now)
     inodes = set()
     for _ in range(30):
         clock.now += 0.1
-        await publication.confirm()
+        await store.confirm()
         inodes.add(os.stat(tmp_path / f"{KEY}.status.json").st_ino)
-    assert publication.moments.checked == clock.now
+    assert store.checked == clock.now
     assert 2 <= len(inodes) <= 4
 
 
 async def test_the_last_ten_changes_are_remembered(tmp_path: Path) -> None:
     """The page shows what came, when and by which way, without growing."""
-    publication = await published(Volume(tmp_path), *((revision, 0) for revision in range(1, 26)))
-    changes = publication.view()["changes"]
+    store = await published(Volume(tmp_path), *((revision, 0) for revision in range(1, 26)))
+    changes = store.view(target=None, error=None)["changes"]
     assert [change["revision"] for change in changes] == list(range(16, 26))
     assert changes[0].keys() == {"revision", "trigger", "published", "propagation_s"}

@@ -1,156 +1,19 @@
 """The real loop on a real volume, in virtual time, under any order of news, lags, failures, restarts and rollbacks."""
 
-import asyncio
 import itertools
-import json
-import shutil
-import tempfile
 from collections.abc import Iterator
-from pathlib import Path
-from random import Random
 
 import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from datafile_sidecar.core.reconcile import Trigger
 from datafile_sidecar.core.source_rotation import CDN
-from datafile_sidecar.observe import logs
-from datafile_sidecar.observe.telemetry import Telemetry
-from datafile_sidecar.sync.fetcher import Inquiry
-from datafile_sidecar.sync.store import Publication
-from datafile_sidecar.sync.syncer import Pace, Syncer
-from datafile_sidecar.upstream import Fetched, FetchError, NotModified, Validators
-from datafile_sidecar.volume.directory import Status, Volume, VolumeError
+from datafile_sidecar.core.state import Trigger
+from datafile_sidecar.upstream import FetchError
+from datafile_sidecar.volume.directory import Status
 from tests.datafiles import minimal
-from tests.sidecar.sync.virtual_time import VirtualTimeLoop
-
-KEY = "KEY1"
-ORIGIN = "origin"
-MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
-"""Where a file system syncs in no time, if there is one: thousands of publications go by in virtual seconds."""
-POLL_S = 60.0
-ROLLBACK_S = 900.0
-
-
-class FakeOptimizely:
-    """What CDN and origin serve, as a history of (from when, revision); it fails while `fails_until` lies ahead."""
-
-    def __init__(self, loop: VirtualTimeLoop) -> None:
-        self._loop = loop
-        self.history: dict[str, list[tuple[float, int]]] = {CDN: [(0.0, 10)], ORIGIN: [(0.0, 10)]}
-        self.fails_until = {CDN: 0.0, ORIGIN: 0.0}
-        self.latency_s = 0.01
-        self.failure = FetchError("server_error", "it is down")
-        self.fetches: list[tuple[float, str]] = []
-        self.answers: list[tuple[float, int]] = []
-
-    def url(self, _: str) -> str:
-        return CDN
-
-    def permitted(self, url: str, _: str) -> bool:
-        return url == ORIGIN
-
-    def serves(self, place: str) -> int:
-        """The revision that this place serves now."""
-        return next(revision for at, revision in reversed(self.history[place]) if at <= self._loop.time())
-
-    async def fetch(
-        self, url: str, *, sdk_key: str, validators: Validators | None = None, token: str | None = None
-    ) -> Fetched | NotModified:
-        self.fetches.append((self._loop.time(), url))
-        await asyncio.sleep(self.latency_s)
-        if self._loop.time() < self.fails_until[url]:
-            raise self.failure
-        revision = self.serves(url)
-        self.answers.append((self._loop.time(), revision))
-        if validators and validators.etag == str(revision):
-            return NotModified()
-        return Fetched(minimal(revision), Validators(url, str(revision), None))
-
-
-class WatchedVolume(Volume):
-    """A volume that remembers what was renamed into place, so that nothing passes between two looks."""
-
-    published: list[Status]
-    refuses = 0
-
-    def publish(self, body: bytes, status: Status) -> None:
-        if self.refuses:
-            self.refuses -= 1
-            raise VolumeError("no space left")
-        super().publish(body, status)
-        self.published.append(status)
-
-
-class House:
-    """One sidecar's loop on a directory, which can be ended and begun again."""
-
-    def __init__(self, seed: int = 1) -> None:
-        self.seed = seed
-        self.loop = VirtualTimeLoop()
-        self.optimizely = FakeOptimizely(self.loop)
-        self.publications: list[Status] = []
-        self.bootstrap: bytes | None = None
-        self.directory = Path(tempfile.mkdtemp(dir=MEMORY))
-        self.log = open(self.directory / "log", "w")  # noqa: SIM115 - closed in `close`
-        self.begin()
-
-    def begin(self) -> None:
-        self.volume = WatchedVolume(self.directory)
-        self.volume.published = self.publications
-        telemetry = Telemetry(logs.configure("info", "json", self.log), self.loop.time)
-        inquiry = Inquiry(
-            KEY,
-            source=lambda: (self.optimizely, None),  # type: ignore[arg-type, return-value]
-            poll_interval_s=POLL_S,
-            random=Random(self.seed),
-            telemetry=telemetry,
-        )
-        self.syncer = Syncer(
-            Publication(KEY, self.volume, self.loop.time),
-            inquiry,
-            bus=None,
-            bootstrap=lambda: self.bootstrap,
-            pace=Pace(POLL_S, ROLLBACK_S, 5.0, 0.5, Random(self.seed)),
-            telemetry=telemetry,
-        )
-        self.task = self.loop.create_task(self.syncer.run())
-
-    def end(self) -> None:
-        self.task.cancel()
-        self.loop.run_until_complete(asyncio.gather(self.task, return_exceptions=True))
-        self.volume.close()
-
-    def close(self) -> None:
-        self.end()
-        self.loop.close()
-        self.log.close()
-        shutil.rmtree(self.directory)
-
-    def wait(self, seconds: float) -> None:
-        self.loop.run_until_complete(asyncio.sleep(seconds))
-
-    def announce(self, revision: int, trigger: Trigger = Trigger.WEBHOOK) -> bool:
-        async def inside() -> bool:
-            return self.syncer.announce(revision, (ORIGIN, CDN), trigger)
-
-        return self.loop.run_until_complete(inside())
-
-    def nudge(self) -> None:
-        async def inside() -> None:
-            self.syncer.nudge(Trigger.WEBHOOK)
-
-        self.loop.run_until_complete(inside())
-
-    @property
-    def published(self) -> int | None:
-        """The revision on the volume, read as a consumer would."""
-        try:
-            return int(json.loads((self.directory / f"{KEY}.json").read_text())["revision"])
-        except FileNotFoundError:
-            return None
+from tests.sidecar.sync.model import KEY, ORIGIN, POLL_S, ROLLBACK_S, House
 
 
 @pytest.fixture
@@ -311,7 +174,7 @@ def test_news_during_a_fetch_that_is_refused_are_not_left_to_rest(house: House) 
     house.optimizely.latency_s = 2.0
     house.optimizely.fails_until[CDN] = house.loop.time() + 2.5
     house.optimizely.history[CDN].append((0, 11))
-    house.nudge()
+    house.hint()
     house.wait(1)
     house.loop.call_soon(house.syncer.retry)
     house.wait(4)
@@ -323,7 +186,9 @@ def test_a_bootstrap_file_that_could_not_be_written_is_tried_again(house: House)
     house.end()
     (house.directory / f"{KEY}.json").unlink()
     house.optimizely.fails_until[CDN] = house.loop.time() + 1000
-    house.bootstrap = minimal(9)
+    house.bootstrap_dir = house.directory / "bootstrap"
+    house.bootstrap_dir.mkdir()
+    (house.bootstrap_dir / f"{KEY}.json").write_bytes(minimal(9))
     house.begin()
     house.volume.refuses = 3
     house.wait(30)
@@ -349,7 +214,7 @@ def test_those_told_by_a_peer_fetch_within_a_tenth_of_a_second_but_not_all_at_on
 def test_a_nudge_finds_what_came_up_to_a_minute_later(house: House) -> None:
     """An old project's webhook names nothing that compares, but the change that it was about is found."""
     house.optimizely.history[CDN].append((house.loop.time() + 20, 11))
-    house.nudge()
+    house.hint()
     house.wait(35)
     assert (house.published, house.syncer.status()["trigger"]) == (11, "webhook")
 
@@ -412,7 +277,7 @@ class AnyOrder(RuleBasedStateMachine):
     @rule()
     def unattributed_webhook(self) -> None:
         """An event of an old project, which may be another environment's."""
-        self.house.nudge()
+        self.house.hint()
 
     @rule(for_s=st.sampled_from([1, 30, 300]), back=st.integers(1, 3))
     def stale_edge(self, for_s: float, back: int) -> None:

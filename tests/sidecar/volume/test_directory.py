@@ -15,7 +15,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datafile_sidecar.volume.directory import Status, Volume, VolumeBusyError, VolumeError, rfc3339
+from datafile_sidecar.core.times import rfc3339
+from datafile_sidecar.volume.directory import Status, Volume, VolumeBusyError, VolumeError
 
 KEY = "KEY1"
 MAX = 1000

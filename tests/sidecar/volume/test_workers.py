@@ -18,23 +18,23 @@ import pytest
 import structlog
 
 from datafile_sidecar.observe.telemetry import Telemetry
-from datafile_sidecar.volume import workers as rooms
+from datafile_sidecar.volume import workers
 from datafile_sidecar.volume.workers import MAX_WORKERS, Workers
 
 KEY = "KEY1"
 
 
 class Pod:
-    """The room under test, with what its telemetry shows, and a published revision that a test may change."""
+    """The list under test, and what its telemetry shows."""
 
     def __init__(self, directory: Path) -> None:
         self.path = directory / "sidecar.sock"
         self.events: list[dict[str, Any]] = []
-        self.published: tuple[int | None, float | None] = 43, time.time()
         logger = structlog.wrap_logger(None, processors=[self._take])
         self.telemetry = Telemetry(logger, time.monotonic)
         self.telemetry.prepare("0", [KEY], [], [])
-        self.workers = Workers(directory, [KEY], lambda _: self.published, self.telemetry)
+        self.workers = Workers(directory, [KEY], self.telemetry)
+        self.workers.published(KEY, 43, time.monotonic())
 
     def _take(self, _: object, __: str, event: Any) -> Any:
         self.events.append(dict(event))
@@ -132,7 +132,7 @@ async def test_the_time_to_apply_is_measured_once_a_worker(pod: Pod) -> None:
     with connect(pod) as connection, connect(pod) as late:
         connection.send(line(42))
         await until(lambda: pod.revisions() == [42])
-        pod.published = 43, time.time() - 0.05
+        pod.workers.published(KEY, 43, time.monotonic() - 0.05)
         for revision in (41, 43, 42, 43):
             connection.send(line(revision))
             await until(lambda wanted=revision: pod.revisions() == [wanted])  # type: ignore[misc]
@@ -206,7 +206,7 @@ async def test_a_long_path(tmp_path: Path) -> None:
 
 async def test_somebodys_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file of that name that is no socket is left alone and named; the sidecar says that it hears nobody, and tries on."""
-    monkeypatch.setattr(rooms, "_LOOK_S", 0.02)
+    monkeypatch.setattr(workers, "_LOOK_S", 0.02)
     (tmp_path / "sidecar.sock").write_text("mine")
     pod = Pod(tmp_path)
     async with running(pod):
@@ -223,7 +223,7 @@ async def test_somebodys_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 async def test_a_socket_that_was_removed_comes_back(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     """Somebody who tidies the volume up does not make the pod's workers unheard for good."""
-    monkeypatch.setattr(rooms, "_LOOK_S", 0.02)
+    monkeypatch.setattr(workers, "_LOOK_S", 0.02)
     pod.path.unlink()
     await until(pod.path.exists)
     with connect(pod) as connection:
@@ -234,7 +234,7 @@ async def test_a_socket_that_was_removed_comes_back(pod: Pod, monkeypatch: pytes
 
 async def test_a_new_sidecar_waits_for_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """For a while after its start, and after it turned somebody away, a sidecar does not vouch for its list."""
-    monkeypatch.setattr(rooms, "SETTLE_S", 0.3)
+    monkeypatch.setattr(workers, "SETTLE_S", 0.3)
     pod = Pod(tmp_path)
     async with running(pod):
         assert not pod.workers.status()["settled"]
@@ -306,7 +306,7 @@ async def test_there_is_room_for_so_many(pod: Pod) -> None:
 
 async def test_who_never_speaks_is_dropped(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections that say nothing take no place for long, and keep nobody from being vouched for."""
-    monkeypatch.setattr(rooms, "_FIRST_LINE_WITHIN_S", 0.1)
+    monkeypatch.setattr(workers, "_FIRST_LINE_WITHIN_S", 0.1)
     with connect(pod) as silent:
         assert await is_dropped(silent)
     assert float(pod.metric('refused_workers_total{reason="silent"}')) == 1
@@ -316,12 +316,12 @@ async def test_a_flood_costs_little(pod: Pod, monkeypatch: pytest.MonkeyPatch) -
     """A process gone mad, which writes lines without end, takes neither the sidecar's time nor its memory, nor its log."""
     heard: list[Any] = []
 
-    def hear(workers: Workers, connection: Any, said: Any) -> bool:
-        heard.append(said)
-        return hears(workers, connection, said)
+    def receive(workers: Workers, connection: Any, message: Any) -> bool:
+        heard.append(message)
+        return receives(workers, connection, message)
 
-    hears = Workers.heard
-    monkeypatch.setattr(Workers, "heard", hear)
+    receives = Workers.received
+    monkeypatch.setattr(Workers, "received", receive)
     flood = b"".join(line(revision) for revision in (42, 43)) * 500
     with connect(pod) as connection:
         over_at = time.monotonic() + 0.5
@@ -332,3 +332,35 @@ async def test_a_flood_costs_little(pod: Pod, monkeypatch: pytest.MonkeyPatch) -
         await until(lambda: len(pod.revisions()) == 1)
     assert len(heard) <= 60
     assert len(pod.events) < 5
+
+
+async def test_a_swap_that_is_reported_before_the_publication_is_noted_is_measured(pod: Pod) -> None:
+    """On a slow disk a worker decides by a file that was renamed a moment ago, while the sidecar still syncs the directory."""
+    with connect(pod) as connection, connect(pod) as behind:
+        connection.send(line(42))
+        behind.send(line(42, id="ffffffff"))
+        await until(lambda: pod.revisions() == [42, 42])
+        renamed_at = time.monotonic()
+        connection.send(line(44))
+        await until(lambda: set(pod.revisions()) == {42, 44})
+        assert pod.metric("apply_seconds_count") == "0.0"
+        pod.workers.published(KEY, 44, renamed_at)
+        assert pod.metric("apply_seconds_count") == "1.0"
+        pod.workers.published(KEY, 44, renamed_at)
+        assert pod.metric("apply_seconds_count") == "1.0"
+    applied = [event for event in pod.events if event["event"] == "datafile.applied"]
+    assert [event["revision"] for event in applied] == [44]
+    assert 0 <= applied[0]["apply_s"] < 8
+
+
+async def test_a_swap_of_an_earlier_publication_is_not_measured_again(pod: Pod) -> None:
+    """A rollback and its end publish one revision twice: a worker that is behind has not applied the second."""
+    with connect(pod) as connection:
+        connection.send(line(42))
+        await until(lambda: pod.revisions() == [42])
+        connection.send(line(43))
+        await until(lambda: pod.revisions() == [43])
+        assert pod.metric("apply_seconds_count") == "1.0"
+        pod.workers.published(KEY, 42, time.monotonic())
+        pod.workers.published(KEY, 43, time.monotonic())
+        assert pod.metric("apply_seconds_count") == "1.0"

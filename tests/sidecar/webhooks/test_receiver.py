@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from datafile_sidecar.core.reconcile import Trigger
+from datafile_sidecar.core.state import Trigger
 from datafile_sidecar.core.webhook import DatafileUpdated, signature
 from datafile_sidecar.network.server import bind, serving
 from datafile_sidecar.observe import logs

@@ -18,15 +18,17 @@ from datafile_sidecar.config.credential_reloader import Rotation
 from datafile_sidecar.config.credentials import Secrets, Tokens
 from datafile_sidecar.config.settings import Settings
 from datafile_sidecar.core import backoff, sources
-from datafile_sidecar.core.reconcile import Trigger
+from datafile_sidecar.core.gate import AdmissionPolicy
+from datafile_sidecar.core.schedule import Pace
+from datafile_sidecar.core.state import RollbackPolicy, Trigger
 from datafile_sidecar.core.times import rfc3339
 from datafile_sidecar.network.server import bind, serving
 from datafile_sidecar.observe.telemetry import Telemetry
-from datafile_sidecar.sync import syncer
+from datafile_sidecar.sync import dispatch
 from datafile_sidecar.sync.bootstrap import Bootstrap
-from datafile_sidecar.sync.fetcher import Inquiry
-from datafile_sidecar.sync.store import Publication
-from datafile_sidecar.sync.syncer import Pace, Syncer
+from datafile_sidecar.sync.fetcher import Fetcher
+from datafile_sidecar.sync.store import KeyStore
+from datafile_sidecar.sync.syncer import KeySyncer
 from datafile_sidecar.upstream import Upstream
 from datafile_sidecar.volume.directory import Volume, VolumeError
 from datafile_sidecar.volume.workers import Workers
@@ -69,10 +71,9 @@ class Daemon:
             for template in ([settings.url_template] if settings.url_template else sources.TEMPLATES)
         }
         self._bus = Bus(settings.bus_url, telemetry) if settings.bus_url else None
+        self._workers = Workers(settings.directory, settings.sdk_keys, telemetry)
+        self._bootstrap = Bootstrap(settings.bootstrap_dir, telemetry)
         self._syncers = {key: self._syncer(key) for key in settings.sdk_keys}
-        self._workers = Workers(
-            settings.directory, settings.sdk_keys, lambda key: self._syncers[key].published, telemetry
-        )
         self._intake = Intake(time.time)
         self._peers = Peers(settings.peers, self._webhook_socket.getsockname()[:2], telemetry)
 
@@ -99,7 +100,7 @@ class Daemon:
             await rooms.enter_async_context(one)
         admin = Admin(self._stuck, self._unready, self._status, self._telemetry.exposition)
         await rooms.enter_async_context(serving(admin.app(), self._admin_socket, self._dropped("admin")))
-        notify = functools.partial(syncer.notify, self._syncers)
+        notify = functools.partial(dispatch.notify, self._syncers)
         receiver = Receiver(
             secrets=lambda: self._secrets.active,
             reread=self._rotation.look_for_secrets,
@@ -151,29 +152,25 @@ class Daemon:
     def _dropped(self, port: str) -> Callable[[], None]:
         return functools.partial(self._telemetry.connection_dropped, port)
 
-    def _syncer(self, sdk_key: str) -> Syncer:
-        settings = self._settings
-        pace = Pace(
-            settings.poll_interval_s,
-            settings.rollback_after_s,
-            settings.bootstrap_after_s,
-            backoff.place(self._pod, sdk_key),
-            random.Random(),
-        )
-        inquiry = Inquiry(
+    def _syncer(self, sdk_key: str) -> KeySyncer:
+        settings, jitter = self._settings, random.Random()
+        fetcher = Fetcher(
             sdk_key,
             source=functools.partial(self._source, sdk_key),
-            poll_interval_s=pace.poll_interval_s,
-            random=pace.random,
+            poll_interval_s=settings.poll_interval_s,
+            random=jitter,
             telemetry=self._telemetry,
         )
-        return Syncer(
-            Publication(sdk_key, self._volume),
-            inquiry,
+        return KeySyncer(
+            KeyStore(sdk_key, self._volume),
+            fetcher,
             bus=self._bus,
-            bootstrap=functools.partial(Bootstrap(settings.bootstrap_dir, self._telemetry).read, sdk_key),
-            pace=pace,
+            bootstrap=self._bootstrap,
+            pace=Pace(settings.poll_interval_s, settings.bootstrap_after_s, backoff.place(self._pod, sdk_key)),
+            policy=AdmissionPolicy(RollbackPolicy.of(settings.rollback_after_s, settings.poll_interval_s)),
+            random=jitter,
             telemetry=self._telemetry,
+            on_published=functools.partial(self._workers.published, sdk_key),
         )
 
     def _source(self, sdk_key: str) -> tuple[Upstream, str | None]:

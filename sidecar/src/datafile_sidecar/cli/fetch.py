@@ -4,7 +4,6 @@ The same loop does it, so that retries, validation, and what becomes of an older
 """
 
 import asyncio
-import functools
 import random
 import time
 from collections.abc import Mapping
@@ -14,11 +13,14 @@ from dataclasses import dataclass
 from datafile_sidecar.config.credentials import Tokens
 from datafile_sidecar.config.settings import Settings
 from datafile_sidecar.core import sources
+from datafile_sidecar.core.gate import AdmissionPolicy
+from datafile_sidecar.core.schedule import Pace
+from datafile_sidecar.core.state import RollbackPolicy
 from datafile_sidecar.observe.telemetry import Telemetry
 from datafile_sidecar.sync.bootstrap import Bootstrap
-from datafile_sidecar.sync.fetcher import Inquiry
-from datafile_sidecar.sync.store import Publication
-from datafile_sidecar.sync.syncer import Pace, Syncer
+from datafile_sidecar.sync.fetcher import Fetcher
+from datafile_sidecar.sync.store import KeyStore
+from datafile_sidecar.sync.syncer import KeySyncer
 from datafile_sidecar.upstream import Upstream
 from datafile_sidecar.volume.directory import Volume
 
@@ -67,7 +69,7 @@ async def fetch(
             token = tokens.get(key)
             template = sources.template(told.url_template, has_token=token is not None)
             upstream = await rooms.enter_async_context(Upstream(template=template, environ=environ))
-            errands.append(_Errand(key, Publication(key, volume), (upstream, token), bootstrap, told, telemetry))
+            errands.append(_Errand(key, KeyStore(key, volume), (upstream, token), bootstrap, told, telemetry))
         return await asyncio.gather(*(errand.run(patience) for errand in errands))
 
 
@@ -77,23 +79,23 @@ class _Errand:
     def __init__(
         self,
         sdk_key: str,
-        publication: Publication,
+        store: KeyStore,
         source: tuple[Upstream, str | None],
         bootstrap: Bootstrap,
         told: Settings,
         telemetry: Telemetry,
     ) -> None:
-        self._publication = publication
-        pace = Pace(0, told.rollback_after_s, told.bootstrap_after_s, 0, random.Random())
-        self._inquiry = Inquiry(
-            sdk_key, source=lambda: source, poll_interval_s=0, random=pace.random, telemetry=telemetry
-        )
-        self._syncer = Syncer(
-            publication,
-            self._inquiry,
+        self._store = store
+        jitter = random.Random()
+        self._fetcher = Fetcher(sdk_key, source=lambda: source, poll_interval_s=0, random=jitter, telemetry=telemetry)
+        self._syncer = KeySyncer(
+            store,
+            self._fetcher,
             bus=None,
-            bootstrap=functools.partial(bootstrap.read, sdk_key),
-            pace=pace,
+            bootstrap=bootstrap,
+            pace=Pace(0, told.bootstrap_after_s, 0),
+            policy=AdmissionPolicy(RollbackPolicy.of(told.rollback_after_s, 0)),
+            random=jitter,
             telemetry=telemetry,
         )
         self._may_begin_elsewhere = bootstrap.directory is not None
@@ -104,13 +106,13 @@ class _Errand:
             loop = tasks.create_task(self._syncer.run())
             await self._wait(patience)
             loop.cancel()
-        revision, _ = self._syncer.published
+        revision = self._syncer.status()["revision"]
         problem = None if self._is_fresh else self._syncer.status()["last_error"] or "it has not answered in time"
         return Result(self._syncer.sdk_key, revision, problem)
 
     @property
     def _is_fresh(self) -> bool:
-        checked = self._publication.moments.checked
+        checked = self._store.checked
         return checked is not None and checked >= self._started
 
     async def _wait(self, patience: Patience) -> None:
@@ -118,7 +120,7 @@ class _Errand:
         deadline = now() + patience.timeout_s
         while not self._is_fresh and now() < deadline:
             # Who was refused, or asked to wait for longer than there is time, need not wait for the end of it.
-            is_in_vain = self._inquiry.available_at() > deadline
-            if is_in_vain and (self._syncer.published[0] is not None or not self._may_begin_elsewhere):
+            is_in_vain = self._fetcher.available_at() > deadline
+            if is_in_vain and (self._syncer.problem is None or not self._may_begin_elsewhere):
                 return
             await asyncio.sleep(_LOOK_S)

@@ -4,8 +4,8 @@ import hashlib
 
 CHASE_FOR_S = 600.0
 """For how long an announced revision is chased before it is called overdue."""
-NUDGE_FOR_S = 60.0
-"""For how long an event that may not be ours makes us look."""
+HINT_FOR_S = 60.0
+"""For how long a webhook that may mean this key makes the sidecar look."""
 MAX_PAUSE_S = 30.0
 
 
@@ -18,8 +18,8 @@ def chase_pause(elapsed_s: float, jitter: float) -> float:
     return min(MAX_PAUSE_S, max(0.1, elapsed_s / 12) * (0.86 + 0.09 * jitter))
 
 
-def nudge_pause(elapsed_s: float, jitter: float) -> float:
-    """Between two fetches after an event that may not be ours: as long as has passed already, so they thin out."""
+def hint_pause(elapsed_s: float, jitter: float) -> float:
+    """Return the pause between two fetches after a hint: as long as has passed already, so that they become rare."""
     return min(MAX_PAUSE_S, max(0.5, elapsed_s) * (0.9 + 0.2 * jitter))
 
 

@@ -1,248 +1,230 @@
-"""What is known of one SDK key, and what follows from it.
+"""How events change what is known of one SDK key.
 
-Laws: a published revision never goes back, but where upstream insisted on it for long enough; an announced revision is
-wanted until it is on disk or overdue; news that comes during a fetch outlives that fetch. Going back begins a new generation;
-what it left is not taken again for news. States are values: each function takes one and gives the next. Times are seconds of
-one monotonic clock, handed in.
+Laws: an announced revision is wanted until it is published or overdue; news that comes during a fetch outlives that fetch; a
+rollback begins a new generation, and what it went away from is not published again in it. Each function takes a State and
+returns the next one. Times are seconds of one monotonic clock, handed in.
 """
 
-from dataclasses import dataclass, replace
-from enum import StrEnum
+import math
+from dataclasses import replace
 
-from datafile_sidecar.core import backoff
-from datafile_sidecar.core.patience import Insistence, Patience
+from datafile_sidecar.core import backoff, gate
+from datafile_sidecar.core.gate import AdmissionPolicy, Verdict
+from datafile_sidecar.core.state import (
+    Announcement,
+    Candidate,
+    Hint,
+    PendingRollback,
+    RollbackEvidence,
+    RollbackPolicy,
+    Source,
+    State,
+    Trigger,
+    Version,
+)
 
+HOLD_AGAIN_S = 10.0
+"""Upstream is asked about a pending rollback at most once in this time."""
+_PENDING_AT_LEAST_S = 60.0
 _MAX_ANNOUNCEMENTS = 64
-_MAX_LEFT = 4
+_MAX_ROLLED_BACK_FROM = 4
 
-
-class Trigger(StrEnum):
-    """Why a datafile was fetched and published."""
-
-    STARTUP = "startup"
-    WEBHOOK = "webhook"
-    POLL = "poll"
-    PEER = "peer"
-    BUS = "bus"
-    BOOTSTRAP = "bootstrap"
-
-
-class Verdict(StrEnum):
-    """What to do with a valid datafile that upstream served."""
-
-    PUBLISH = "publish"
-    KEEP = "keep"
-    """It is what we have: only the time of the check moves."""
-    REFUSE = "refuse"
-    """It is older than what we have, and upstream has not insisted on it for long enough."""
-    ROLL_BACK = "roll_back"
-    """It is older than what we have, and upstream means it: publish."""
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """A datafile on disk: its revision and the SHA-256 of its bytes, in hexadecimal."""
-
-    revision: int
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Announcement:
-    """A revision that a webhook named, when, and by which way the webhook came."""
-
-    revision: int
-    at: float
-    trigger: Trigger
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """A datafile that another pod shares, by the bus, and the generation that it has there.
-
-    `left` are the digests that this generation and those before it went back from; `at` is when the offer came.
-    """
-
-    version: Version
-    generation: int
-    left: tuple[str, ...] = ()
-    at: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class State:
-    """One SDK key. `observed` is on disk, `announced` is wanted, newest first; `due` means: fetch now, whatever the pauses say.
-
-    `left` are the digests that a rollback went back from, `offer` one of a generation that only upstream can confirm.
-    """
-
-    observed: Version | None = None
-    generation: int = 0
-    left: tuple[str, ...] = ()
-    offer: Offer | None = None
-    announced: tuple[Announcement, ...] = ()
-    nudged: Announcement | None = None
-    due: bool = True
-    checked: bool = False
-    webhook_seen: bool = False
-    overdue: int = 0
-    older: Insistence | None = None
-
-    @property
-    def target(self) -> int | None:
-        """The revision that should be on disk: the highest announced, else the one that is."""
-        if self.announced:
-            return self.announced[0].revision
-        return self.observed.revision if self.observed else None
-
-    @property
-    def trigger(self) -> Trigger:
-        """Why a fetch that begins now would be made."""
-        if self.announced:
-            return self.announced[0].trigger
-        if self.nudged:
-            return self.nudged.trigger
-        if self.offer and self.due:
-            return Trigger.BUS
-        return Trigger.POLL if self.checked else Trigger.STARTUP
+# Webhooks
 
 
 def announce(state: State, revision: int, now: float, trigger: Trigger) -> State:
-    """A webhook named a revision for this key. The state comes back as it was, but for `webhook_seen`, where that is no news."""
+    """Note that a webhook named a revision of this key. Only `webhook_seen` changes where that is no news."""
     state = replace(state, webhook_seen=True)
-    if state.observed and revision <= state.observed.revision:
+    if state.published and revision <= state.published.revision:
         return state
     if any(known.revision == revision for known in state.announced):
         return state
     announced = sorted((*state.announced, Announcement(revision, now, trigger)), key=lambda a: -a.revision)
-    return replace(state, announced=tuple(announced[:_MAX_ANNOUNCEMENTS]), due=True)
+    return replace(state, announced=tuple(announced[:_MAX_ANNOUNCEMENTS]), fetch_now=True)
 
 
-def nudge(state: State, now: float, trigger: Trigger) -> State:
-    """A webhook came that may mean this key, naming no revision that compares with ours: look, and again for a minute."""
-    return replace(state, nudged=Announcement(0, now, trigger), due=True)
-
-
-def begin(state: State) -> State:
-    """A fetch begins: what comes from now on asks for another one."""
-    return replace(state, due=False)
-
-
-def decide(state: State, candidate: Version, now: float, patience: Patience) -> Verdict:
-    """What to do with the valid datafile that a fetch brought."""
-    if candidate == state.observed:
-        return Verdict.KEEP
-    if not goes_back(state, candidate):
-        return Verdict.PUBLISH
-    if state.offer and candidate == state.offer.version:
-        return Verdict.ROLL_BACK
-    return Verdict.ROLL_BACK if state.older and state.older.is_enough(now, patience) else Verdict.REFUSE
-
-
-def goes_back(state: State, candidate: Version) -> bool:
-    """Whether this datafile is older than what is on disk, or was there and was gone back from."""
-    if state.observed is None or candidate == state.observed:
-        return False
-    return candidate.revision < state.observed.revision or candidate.sha256 in state.left
-
-
-def adopt(state: State, version: Version, generation: int = 0) -> State:
-    """A datafile is on disk that upstream was not asked about: one that was kept, or the bootstrap file."""
-    wanted = tuple(a for a in state.announced if a.revision > version.revision)
-    return replace(state, observed=version, generation=generation, announced=wanted)
-
-
-def publish(state: State, version: Version) -> State:
-    """A datafile from upstream was renamed into place. What it fulfils is wanted no more."""
-    state = on_disk(_go_back(state, version) if goes_back(state, version) else _join(state, version), version)
-    return replace(state, due=state.due and bool(state.announced or state.nudged), checked=True, older=None)
-
-
-def keep(state: State) -> State:
-    """Upstream serves what we have."""
-    if state.observed:
-        state = _join(state, state.observed)
-    return replace(state, checked=True, older=None)
-
-
-def on_disk(state: State, version: Version) -> State:
-    """A datafile was renamed into place, whatever it is thought of: what it fulfils is wanted no more."""
-    wanted = tuple(a for a in state.announced if a.revision > version.revision)
-    nudged = state.nudged if state.due else None
-    return replace(state, observed=version, announced=wanted, nudged=nudged, overdue=0)
-
-
-def _go_back(state: State, version: Version) -> State:
-    """Begin a generation, or join the one in which others went back to the same."""
-    joined = _join(state, version)
-    generation = max(joined.generation, state.generation + (joined.generation == state.generation))
-    gone = (state.observed.sha256,) if state.observed else ()
-    return replace(joined, generation=generation, left=merged(joined.left, gone, version))
-
-
-def _join(state: State, version: Version) -> State:
-    """Come into the generation that others are in, where what upstream serves fits to it.
-
-    It fits where it is what they have or newer, and nothing that they went back from: then a stale edge is speaking.
-    """
-    offer = state.offer
-    if offer is None or (version != offer.version and not _follows(version, offer)):
-        return state
-    generation = max(state.generation, offer.generation)
-    return replace(state, generation=generation, left=merged(state.left, offer.left, version), offer=None)
-
-
-def _follows(version: Version, offer: Offer) -> bool:
-    return version.revision > offer.version.revision and version.sha256 not in offer.left
-
-
-def merged(left: tuple[str, ...], more: tuple[str, ...], version: Version) -> tuple[str, ...]:
-    """The digests that were gone back from, the latest last; what is on disk is not among them."""
-    known = dict.fromkeys((*left, *more))
-    return tuple(digest for digest in known if digest != version.sha256)[-_MAX_LEFT:]
-
-
-def refuse(state: State, now: float, patience: Patience) -> State:
-    """Upstream serves something older than what we have."""
-    return replace(state, older=state.older.again(now, patience) if state.older else Insistence(now))
-
-
-def missing(state: State) -> State:
-    """What was on disk is there no more: fetch it now."""
-    return replace(state, observed=None, due=True)
+def hint(state: State, now: float, trigger: Trigger) -> State:
+    """Note that a webhook came that may mean this key: look now, and again for a minute."""
+    return replace(state, hint=Hint(now, trigger), fetch_now=True)
 
 
 def expire(state: State, now: float) -> tuple[State, tuple[Announcement, ...]]:
-    """Stop wanting what was announced too long ago; also those announcements that are overdue now."""
+    """Stop wanting what was announced too long ago; also return the announcements that are overdue now."""
     overdue = tuple(a for a in state.announced if now >= a.at + backoff.CHASE_FOR_S)
-    if state.nudged and now >= state.nudged.at + backoff.NUDGE_FOR_S:
-        state = replace(state, nudged=None)
+    if state.hint and now >= state.hint.at + backoff.HINT_FOR_S:
+        state = replace(state, hint=None)
     if overdue:
         wanted = tuple(a for a in state.announced if a not in overdue)
         state = replace(state, announced=wanted, overdue=max(state.overdue, overdue[0].revision))
     return state, overdue
 
 
-def chase_in(state: State, now: float, jitter: float) -> float | None:
-    """In how many seconds the next fetch is due for what webhooks set off; None where nothing is wanted."""
-    if state.due:
-        return 0.0
-    pauses = []
-    if state.announced:
-        pauses.append(backoff.chase_pause(now - max(a.at for a in state.announced), jitter))
-    if state.nudged:
-        pauses.append(backoff.nudge_pause(now - state.nudged.at, jitter))
-    return min(pauses, default=None)
-
-
 def fulfilled(state: State, revision: int) -> Announcement | None:
-    """The newest announcement that this revision, once on disk, fulfils."""
+    """Return the newest announcement that this revision fulfils, once it is published."""
     return next((a for a in state.announced if a.revision <= revision), None)
 
 
 def is_missed(state: State, revision: int, trigger: Trigger) -> bool:
-    """Whether a webhook should have announced this revision, found by a poll, and none did.
+    """Tell whether a webhook should have announced this revision, which a poll has found.
 
     Only for a key that webhooks have come for: some environments never get one.
     """
-    return trigger is Trigger.POLL and state.webhook_seen and revision > state.overdue and state.observed is not None
+    return trigger is Trigger.POLL and state.webhook_seen and revision > state.overdue and state.published is not None
+
+
+# Candidates, and fetches
+
+
+def admitted(state: State, candidate: Candidate, verdict: Verdict, now: float, policy: AdmissionPolicy) -> State:
+    """Note what the gate said of a candidate, and that it was done."""
+    is_upstream = candidate.source is Source.UPSTREAM
+    match verdict:
+        case Verdict.PUBLISH | Verdict.ROLL_BACK:
+            return published(state, candidate, now)
+        case Verdict.UNCHANGED:
+            if is_upstream:
+                return confirmed(state, now)
+            return joined(state, candidate) if candidate.generation > state.generation else state
+        case Verdict.REFUSE:
+            return refused(state, candidate.version, now, policy.rollback) if is_upstream else state
+        case Verdict.HOLD:
+            return held(state, candidate, now)
+
+
+def begin_fetch(state: State) -> State:
+    """Note that a fetch begins, here or in another pod: what comes from now on asks for another one."""
+    return replace(state, fetch_now=False, timers=replace(state.timers, retry_at=math.inf))
+
+
+def fetch_failed(state: State, reason: str, now: float) -> State:
+    """Note that upstream could not be asked, or served nothing valid: ask again as soon as a source is available."""
+    return replace(state, last_error=reason, timers=replace(state.timers, retry_at=now))
+
+
+def confirmed(state: State, now: float) -> State:
+    """Note that upstream serves what is published."""
+    if state.published:
+        state = _in_generation_of_pending(state, state.published)
+    return replace(state, checked=True, confirmed_at=now, rollback_evidence=None, last_error=None)
+
+
+def refused(state: State, served: Version, now: float, policy: RollbackPolicy) -> State:
+    """Note that upstream serves something older than what is published."""
+    evidence = state.rollback_evidence
+    error = f"upstream serves revision {served.revision}, older than {state.revision}, which is on the volume"
+    return replace(
+        state, rollback_evidence=evidence.again(now, policy) if evidence else RollbackEvidence(now), last_error=error
+    )
+
+
+# The volume
+
+
+def loaded(state: State, version: Version, generation: int, fetched: float | None) -> State:
+    """Note that an earlier sidecar left this datafile on the volume, or that the bootstrap file was published."""
+    wanted = tuple(a for a in state.announced if a.revision > version.revision)
+    return replace(state, published=version, fetched=fetched, generation=generation, announced=wanted)
+
+
+def unusable(state: State, reason: str) -> State:
+    """Note that the file that an earlier sidecar left can't be used."""
+    return replace(state, last_error=f"the file that was kept on the volume can't be used: {reason}")
+
+
+def missing(state: State) -> State:
+    """Note that what was published is not on the volume any more: fetch it now."""
+    return replace(state, published=None, fetched=None, fetch_now=True)
+
+
+def write_failed(state: State, reason: str, retry_at: float) -> State:
+    """Note that the volume could not be written to, and when to try again."""
+    timers = replace(state.timers, retry_at=retry_at)
+    return replace(state, write_failures=state.write_failures + 1, last_error=reason, timers=timers)
+
+
+def written(state: State) -> State:
+    """Note that a write to the volume went well, or that none was needed."""
+    return replace(state, write_failures=0)
+
+
+def published(state: State, candidate: Candidate, now: float) -> State:
+    """Note that a candidate was renamed into place. What it fulfils is wanted no more."""
+    if candidate.source is Source.BOOTSTRAP:
+        return loaded(state, candidate.version, state.generation, None)
+    before, is_checked = state, state.checked
+    if candidate.source is Source.UPSTREAM:
+        state, is_checked = _after_fetch(state, candidate.version), True
+    else:
+        state = joined(state, candidate)
+    wanted = tuple(a for a in state.announced if a.revision > candidate.version.revision)
+    hint_left = state.hint if state.fetch_now else None
+    return replace(
+        state,
+        published=candidate.version,
+        fetched=candidate.fetched,
+        announced=wanted,
+        hint=hint_left,
+        overdue=0,
+        # From the bus at start, upstream or a younger check still has to confirm it.
+        fetch_now=before.fetch_now and bool(wanted or hint_left or not is_checked),
+        checked=is_checked,
+        confirmed_at=now,
+        rollback_evidence=None,
+        last_error=None,
+    )
+
+
+# Generations
+
+
+def held(state: State, candidate: Candidate, now: float) -> State:
+    """Note that the bus tells of a rollback: ask upstream now, unless that was done a moment ago; then in a while."""
+    pending = state.pending_rollback
+    is_early = pending is not None and now - pending.since < HOLD_AGAIN_S
+    return replace(state, pending_rollback=PendingRollback(candidate, now), fetch_now=state.fetch_now or not is_early)
+
+
+def joined(state: State, candidate: Candidate) -> State:
+    """Come into the generation in which the bus has this candidate."""
+    rolled_back_from = merged(state.rolled_back_from, candidate.rolled_back_from, candidate.version)
+    generation = max(state.generation, candidate.generation)
+    return replace(state, generation=generation, rolled_back_from=rolled_back_from, pending_rollback=None)
+
+
+def is_outvoted(state: State, now: float, policy: RollbackPolicy) -> bool:
+    """Tell whether upstream has served something else for so long that the pending rollback must be wrong."""
+    pending_s = max(policy.insist_s, _PENDING_AT_LEAST_S)
+    return state.pending_rollback is not None and now - state.pending_rollback.since >= pending_s
+
+
+def outvoted(state: State) -> State:
+    """Drop the pending rollback."""
+    return replace(state, pending_rollback=None)
+
+
+def merged(known: tuple[str, ...], more: tuple[str, ...], version: Version) -> tuple[str, ...]:
+    """Return the digests that rollbacks went away from, the latest last; what is published is not among them."""
+    digests = dict.fromkeys((*known, *more))
+    return tuple(digest for digest in digests if digest != version.sha256)[-_MAX_ROLLED_BACK_FROM:]
+
+
+def _after_fetch(state: State, version: Version) -> State:
+    """Begin a generation where this goes back, or join the one in which others went back to the same."""
+    joined = _in_generation_of_pending(state, version)
+    if not gate.is_older(state, version):
+        return joined
+    generation = max(joined.generation, state.generation + (joined.generation == state.generation))
+    gone = (state.published.sha256,) if state.published else ()
+    return replace(joined, generation=generation, rolled_back_from=merged(joined.rolled_back_from, gone, version))
+
+
+def _in_generation_of_pending(state: State, version: Version) -> State:
+    """Come into the generation of the pending rollback, where what upstream serves fits to it.
+
+    It fits where it is that candidate or newer, and nothing that the rollback went away from: then a stale edge is speaking.
+    """
+    if state.pending_rollback is None:
+        return state
+    pending = state.pending_rollback.candidate
+    follows = version.revision > pending.version.revision and version.sha256 not in pending.rolled_back_from
+    return joined(state, replace(pending, version=version)) if version == pending.version or follows else state

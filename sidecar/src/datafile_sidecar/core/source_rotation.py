@@ -1,4 +1,4 @@
-"""Whose turn it is to be asked: the sources of one SDK key, of which those that failed rest for a while.
+"""Which source of a datafile is asked next: the CDN, and the URLs that webhooks named.
 
 Times are seconds of one monotonic clock, handed in.
 """
@@ -15,59 +15,60 @@ _MAX_SOURCES = 4
 class _Source:
     url: str
     failures: int = 0
-    rests_until: float = 0.0
+    backs_off_until: float = 0.0
 
 
-class Turns:
-    """The CDN, always, and the URLs that webhooks named, while they are wanted. The first of the list comes next."""
+class SourceRotation:
+    """The sources of one SDK key in turn. A source that failed backs off for a while."""
 
     def __init__(self) -> None:
+        """Begin with the CDN alone, which always stays."""
         self._cdn = _Source(CDN)
         self._sources = [self._cdn]
 
     def add(self, urls: Iterable[str]) -> None:
-        """Let these URLs take turns with the CDN; those that are new come first."""
+        """Let these URLs take turns with the CDN; new ones come first."""
         known = {source.url for source in self._sources}
         new = [_Source(url) for url in dict.fromkeys(urls) if url not in known]
-        line = [*new, *self._sources]
-        kept = [source for source in line if source is not self._cdn][: _MAX_SOURCES - 1]
-        self._sources = [source for source in line if source is self._cdn or source in kept]
+        queue = [*new, *self._sources]
+        kept = [source for source in queue if source is not self._cdn][: _MAX_SOURCES - 1]
+        self._sources = [source for source in queue if source is self._cdn or source in kept]
 
     def only_cdn(self) -> None:
         """Forget the URLs that webhooks named."""
         self._sources = [self._cdn]
 
     def take(self, now: float) -> str | None:
-        """The URL to ask now (or `CDN`), which then goes to the end of the line; None while all rest."""
-        for place, source in enumerate(self._sources):
-            if source.rests_until <= now:
-                self._sources.append(self._sources.pop(place))
+        """Return the URL to ask now (or `CDN`), which then goes to the end of the queue; None while all back off."""
+        for index, source in enumerate(self._sources):
+            if source.backs_off_until <= now:
+                self._sources.append(self._sources.pop(index))
                 return source.url
         return None
 
     def available_at(self) -> float:
-        """When the first of them has rested enough."""
-        return min(source.rests_until for source in self._sources)
+        """Return when the first of them may be asked."""
+        return min(source.backs_off_until for source in self._sources)
 
     def failed(self, url: str) -> int:
-        """Note that this URL failed once more; how often it did so in a row."""
+        """Count a failure; return how many there were in a row."""
         source = self._find(url)
         source.failures += 1
         return source.failures
 
-    def rest(self, url: str, until: float) -> None:
+    def back_off(self, url: str, until: float) -> None:
         """Don't ask this URL before that time."""
-        self._find(url).rests_until = until
+        self._find(url).backs_off_until = until
 
-    def answered(self, url: str) -> None:
-        """Note that this URL gave a good answer."""
+    def succeeded(self, url: str) -> None:
+        """Note a good answer."""
         self._find(url).failures = 0
 
-    def wake(self) -> None:
-        """End all rests."""
+    def end_backoff(self) -> None:
+        """Let all sources be asked again at once."""
         for source in self._sources:
-            source.rests_until = 0.0
+            source.backs_off_until = 0.0
 
     def _find(self, url: str) -> _Source:
-        """The source, or one that stands for it where it is forgotten already."""
+        """Return the source, or a new one where it is forgotten already."""
         return next((source for source in self._sources if source.url == url), _Source(url))

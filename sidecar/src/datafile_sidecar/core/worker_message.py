@@ -1,6 +1,6 @@
-"""What a process of the app says of itself on `sidecar.sock`: one line of JSON, from a stranger.
+"""A worker's report on `sidecar.sock`: one line of JSON, which is untrusted.
 
-Laws: a line says everything anew, so the newest one is all that counts; what is not understood is no worker.
+Each line replaces the ones before, so only the newest counts. A line that can't be parsed is refused as a whole.
 """
 
 from typing import Annotated, Literal
@@ -11,11 +11,11 @@ MAX_LINE_BYTES = 512
 
 
 class MalformedLineError(ValueError):
-    """A line that is none of ours."""
+    """A line that is not a worker's report of version 1."""
 
 
-class Worker(msgspec.Struct, frozen=True):
-    """A process that decides by `revision`; None while it has no datafile. `host` is what it calls its machine."""
+class WorkerMessage(msgspec.Struct, frozen=True):
+    """A process that decides by `revision`, None while it has no datafile. `host` is its own name for its machine."""
 
     v: Literal[1]
     id: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{8}\Z")]
@@ -26,26 +26,34 @@ class Worker(msgspec.Struct, frozen=True):
 
     @property
     def identity(self) -> tuple[str, int, str, str]:
-        """What stays the same over all lines of one worker."""
+        """What is the same in all lines of one worker."""
         return self.id, self.pid, self.host, self.sdk_key
 
 
-def parse(line: bytes) -> Worker:
-    """The worker that a line speaks of. Fields that we don't know are ignored. Raises MalformedLineError."""
+def parse(line: bytes) -> WorkerMessage:
+    """Parse one line. Unknown fields are ignored.
+
+    Raises:
+        MalformedLineError: It is longer than 512 bytes, or not of this form.
+    """
     if len(line) > MAX_LINE_BYTES:
         raise MalformedLineError(f"a line has at most {MAX_LINE_BYTES} bytes")
     try:
-        worker = _DECODER.decode(line)
-        worker.host.encode()  # half a surrogate pair can't be shown again
+        message = _DECODER.decode(line)
+        message.host.encode()  # half a surrogate pair can't be shown again
     except (msgspec.MsgspecError, UnicodeError, RecursionError) as problem:
         raise MalformedLineError(f"not a line of version 1: {problem}") from None
-    return worker
+    return message
 
 
-def newest(data: bytes) -> tuple[Worker | None, bytes]:
-    """The worker of the last whole line, None where there is none yet, and the bytes of the line that has only begun.
+def newest(data: bytes) -> tuple[WorkerMessage | None, bytes]:
+    """Parse the last whole line.
 
-    Raises MalformedLineError.
+    Returns:
+        The message, None where no line is whole yet, and the bytes of the line that has only begun.
+
+    Raises:
+        MalformedLineError: As `parse`, also for a line that has only begun.
     """
     whole, end, rest = data.rpartition(b"\n")
     if len(rest) > MAX_LINE_BYTES:
@@ -53,4 +61,4 @@ def newest(data: bytes) -> tuple[Worker | None, bytes]:
     return (parse(whole.rpartition(b"\n")[2]) if end else None), rest
 
 
-_DECODER = msgspec.json.Decoder(Worker)
+_DECODER = msgspec.json.Decoder(WorkerMessage)

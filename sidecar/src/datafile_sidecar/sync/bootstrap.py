@@ -1,9 +1,13 @@
-"""The datafiles to begin with in an outage: files that somebody put into the image or mounted, one for each SDK key."""
+"""The datafiles to begin with in an outage: files in the image or on a mount, one for each SDK key."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from datafile_sidecar.core import datafile
+from datafile_sidecar.core import backoff, datafile
+from datafile_sidecar.core.datafile import Datafile, InvalidDatafileError
+from datafile_sidecar.core.schedule import Pace
 from datafile_sidecar.observe.telemetry import Telemetry
 
 
@@ -14,8 +18,25 @@ class Bootstrap:
     directory: Path | None
     telemetry: Telemetry
 
+    async def run(
+        self, sdk_key: str, pace: Pace, is_needed: Callable[[], bool], publish: Callable[[Datafile], Awaitable[bool]]
+    ) -> None:
+        """Hand the file of a key to `publish` when its time has come, if it is still needed; again while that returns False."""
+        failures = 0
+        await asyncio.sleep(pace.bootstrap_after_s)
+        while is_needed() and (body := await asyncio.to_thread(self.read, sdk_key)) is not None:
+            try:
+                parsed = await asyncio.to_thread(datafile.parse, body, sdk_key)
+            except InvalidDatafileError as problem:
+                return self.telemetry.datafile_unusable(sdk_key, "bootstrap", str(problem))
+            if await publish(parsed):
+                return None
+            failures += 1
+            await asyncio.sleep(backoff.failure_pause(failures, 0.0))
+        return None
+
     def read(self, sdk_key: str) -> bytes | None:
-        """The file's bytes, which nobody has validated; None, and a word about it, where there is no such file."""
+        """Return the file's bytes, not validated; log a warning and return None where there is no such file."""
         if self.directory is None:
             return None
         try:

@@ -1,4 +1,4 @@
-"""Asking for one key's datafile: whose turn it is, on what condition, what came of it, and who rests after a failure.
+"""Fetching one key's datafile: which source is asked, on what condition, and which ones back off after a failure.
 
 Times are those of the event loop.
 """
@@ -9,24 +9,31 @@ from dataclasses import dataclass
 from random import Random
 
 from datafile_sidecar.core import backoff, datafile
+from datafile_sidecar.core.conditional import Validators
 from datafile_sidecar.core.datafile import Datafile, InvalidDatafileError
-from datafile_sidecar.core.source_rotation import CDN, Turns
+from datafile_sidecar.core.source_rotation import CDN, SourceRotation
+from datafile_sidecar.core.state import Version
 from datafile_sidecar.observe.telemetry import Telemetry
-from datafile_sidecar.upstream import Fetched, FetchError, Upstream, Validators
+from datafile_sidecar.upstream import Fetched, FetchError, Upstream
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """A good answer: a datafile, or None where what the validators stand for is served still. `source` is a metric's label."""
+class FetchResult:
+    """A good answer: a datafile, or None for "not modified". `source` is a metric's label, `cdn` or `origin`."""
 
-    found: Datafile | None
+    datafile: Datafile | None
     source: str
     url: str
     validators: Validators | None
 
+    @property
+    def version(self) -> Version | None:
+        """What was served, None for "not modified"."""
+        return Version(self.datafile.revision, self.datafile.sha256) if self.datafile else None
 
-class Inquiry:
-    """The CDN and the URLs that webhooks name, asked one at a time for one SDK key."""
+
+class Fetcher:
+    """Fetches from the CDN and from the URLs that webhooks name, one at a time."""
 
     def __init__(
         self,
@@ -37,99 +44,112 @@ class Inquiry:
         random: Random,
         telemetry: Telemetry,
     ) -> None:
-        """`source` gives the upstream to ask now and the access token."""
+        """Build the fetcher of one key.
+
+        Args:
+            source: Gives the upstream to ask now, and the access token.
+        """
         self._sdk_key = sdk_key
         self._source = source
         self._poll_interval_s = poll_interval_s
         self._random = random
         self._telemetry = telemetry
-        self._turns = Turns()
-        self._wakes = 0
+        self._rotation = SourceRotation()
+        self._backoff_ends = 0
         self._validators: dict[str, Validators] = {}
 
-    def name(self, urls: Iterable[str]) -> None:
-        """A webhook named these URLs: those that are permitted take turns with the CDN."""
+    # Which source is asked
+
+    def add_urls(self, urls: Iterable[str]) -> None:
+        """Let those URLs of a webhook that are permitted take turns with the CDN."""
         upstream, _ = self._source()
         own = upstream.url(self._sdk_key)
-        self._turns.add(url for url in urls if url != own and upstream.permitted(url, self._sdk_key))
+        self._rotation.add(url for url in urls if url != own and upstream.permitted(url, self._sdk_key))
 
     def only_cdn(self) -> None:
         """Forget the URLs that webhooks named."""
-        self._turns.only_cdn()
+        self._rotation.only_cdn()
 
-    def wake(self) -> None:
-        """Let those be asked, too, that rest, and who is being asked now shall not rest for an answer that is out of date."""
-        self._wakes += 1
-        self._turns.wake()
+    def end_backoff(self) -> None:
+        """Let all sources be asked at once. An answer that is on its way now starts no new backoff: it may be out of date."""
+        self._backoff_ends += 1
+        self._rotation.end_backoff()
 
     def available_at(self) -> float:
-        """When there is somebody to ask."""
-        return self._turns.available_at()
+        """Return when a source may be asked."""
+        return self._rotation.available_at()
 
-    async def ask(self) -> Answer | None:
-        """Ask whose turn it is; None while all rest. Raises FetchError, after which that one rests."""
-        place = self._turns.take(_now())
+    async def fetch(self) -> FetchResult | None:
+        """Ask the source whose turn it is.
+
+        Returns:
+            The answer, None while all sources back off.
+
+        Raises:
+            FetchError: No valid datafile came. The source backs off.
+        """
+        place = self._rotation.take(_now())
         if place is None:
             return None
         upstream, token = self._source()
         url = upstream.url(self._sdk_key) if place == CDN else place
-        started, wakes = _now(), self._wakes
+        started, ends = _now(), self._backoff_ends
         try:
             answer = await upstream.fetch(url, sdk_key=self._sdk_key, validators=self._validators.get(url), token=token)
-            found = await parsed(answer.body, self._sdk_key) if isinstance(answer, Fetched) else None
+            served = await parse(answer.body, self._sdk_key) if isinstance(answer, Fetched) else None
         except FetchError as error:
-            self._failed(place, error, wakes)
+            self._failed(place, error, ends)
             raise
         except InvalidDatafileError as error:
             invalid = FetchError("invalid", f"{url} served no valid datafile: {error}")
-            self._failed(place, invalid, wakes)
+            self._failed(place, invalid, ends)
             raise invalid from error
-        self._turns.answered(place)
-        outcome = "ok" if found else "not_modified"
-        self._telemetry.fetch_succeeded(self._sdk_key, _label(place), outcome, _now() - started)
-        return Answer(found, _label(place), url, answer.validators if isinstance(answer, Fetched) else None)
+        self._rotation.succeeded(place)
+        self._telemetry.fetch_succeeded(
+            self._sdk_key, _label(place), "ok" if served else "not_modified", _now() - started
+        )
+        return FetchResult(served, _label(place), url, answer.validators if isinstance(answer, Fetched) else None)
 
-    # The conditions of the next request
+    # On what condition
 
-    def remember(self, answer: Answer, *, replaced: bool) -> Validators | None:
-        """What was answered is on the volume now, and what was there before is not, if `replaced`; its validators."""
-        if replaced:
-            self._validators.clear()
-        if answer.validators:
-            self._validators[answer.url] = answer.validators
-        return self._validators.get(answer.url)
+    def remember(self, result: FetchResult, *, replaced: bool) -> None:
+        """Keep the validators of what is published now. `replaced` tells that those known so far belong to other bytes."""
+        self._keep(result.url, result.validators, replaced=replaced)
 
     def adopt(self, validators: Validators | None, *, replaced: bool) -> None:
-        """Another pod's validators belong to what is on the volume."""
-        if replaced:
-            self._validators.clear()
-        if validators:
-            upstream, _ = self._source()
-            self._validators[upstream.url(self._sdk_key)] = validators
+        """Keep another pod's validators of what is published now."""
+        upstream, _ = self._source()
+        self._keep(upstream.url(self._sdk_key), validators, replaced=replaced)
 
-    def forget(self) -> None:
-        """Nothing is on the volume: ask for all of it."""
+    def forget_validators(self) -> None:
+        """Make the next request unconditional."""
         self._validators.clear()
 
     @property
     def validators(self) -> Validators | None:
-        """What the CDN said of the bytes that are on the volume."""
+        """The CDN's validators of what is published."""
         upstream, _ = self._source()
         return self._validators.get(upstream.url(self._sdk_key))
 
-    def _failed(self, place: str, error: FetchError, wakes: int) -> None:
-        failures = self._turns.failed(place)
+    def _keep(self, url: str, validators: Validators | None, *, replaced: bool) -> None:
+        if replaced:
+            self._validators.clear()
+        if validators:
+            self._validators[url] = validators
+
+    def _failed(self, place: str, error: FetchError, ends: int) -> None:
+        failures = self._rotation.failed(place)
         if error.outcome in {"client_error", "throttled"}:
             wait_s = backoff.refusal_pause(self._poll_interval_s, error.retry_after_s)
         else:
             wait_s = backoff.failure_pause(failures, self._random.random())
-        if self._wakes == wakes:
-            self._turns.rest(place, _now() + wait_s)
+        if self._backoff_ends == ends:
+            self._rotation.back_off(place, _now() + wait_s)
         self._telemetry.fetch_failed(self._sdk_key, _label(place), error.outcome, error.reason, wait_s)
 
 
-async def parsed(body: bytes, sdk_key: str) -> Datafile:
-    """`core.datafile.parse`, beside the event loop."""
+async def parse(body: bytes, sdk_key: str) -> Datafile:
+    """Validate a datafile beside the event loop. Raises InvalidDatafileError."""
     return await asyncio.to_thread(datafile.parse, body, sdk_key)
 
 

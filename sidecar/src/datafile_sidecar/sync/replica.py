@@ -1,217 +1,171 @@
-"""One key's dealings with the bus: what it has for other pods, what they offer, and whether a poll of theirs stands for ours.
+"""One key's part on the bus: hands candidates and checks to the loop of its key, and decides nothing.
 
-All of it may fail or be missing; then a key behaves as if it were alone. Times are those of the event loop, but for those
-that pods tell each other, which are Unix seconds.
+With no bus, or one that is down, a key behaves as if it were alone.
 """
 
 import asyncio
-from collections.abc import Callable
-from random import Random
+from collections.abc import Awaitable, Callable
+from typing import Protocol
 
-from datafile_sidecar.bus import Bus, Claim
-from datafile_sidecar.core import offers
-from datafile_sidecar.core.bus_record import MAX_TEXT, Check, Condition, Head, Record
-from datafile_sidecar.core.offers import Opinion
-from datafile_sidecar.core.reconcile import Offer, State, Version
-from datafile_sidecar.sync.fetcher import Inquiry
-from datafile_sidecar.sync.store import Publication
-from datafile_sidecar.upstream import Validators
+from datafile_sidecar.bus import Bus, Lease
+from datafile_sidecar.core import gate, schedule
+from datafile_sidecar.core.bus_record import Check, Head, Record
+from datafile_sidecar.core.conditional import MAX_TEXT, Validators
+from datafile_sidecar.core.schedule import Pace
+from datafile_sidecar.core.state import Candidate, Source, State, Version
 
-GRACE_S = 0.5
-_SPREAD_S = 0.25
-_ALONE_SPREAD_S = 0.1
-_CONSULT_S = 0.5
-_CLAIM_S = 10.0
-_LOOK_AGAIN_S = 1.0
-_ALONE_AFTER_INTERVALS = 2.5
+_ANSWER_WITHIN_S = 0.5
 
 
-class Sharing:
-    """What stands between the loop of one key and the bus. With no bus, it does nothing."""
+class Answered(Protocol):
+    """The loop's way to hear of the bus."""
+
+    def __call__(self, *, candidate_came: bool) -> None:
+        """Look at the candidate that came, or stop waiting for one."""
+
+
+class Replica:
+    """The member of the bus for one SDK key."""
 
     def __init__(
         self,
-        publication: Publication,
-        inquiry: Inquiry,
+        sdk_key: str,
         bus: Bus | None,
         *,
-        state: Callable[[], State],
-        wake: Callable[[], None],
-        poll_interval_s: float,
-        random: Random,
+        head: Callable[[], Head | None],
+        body: Callable[[str], Awaitable[bytes | None]],
+        is_useful: Callable[[Head], bool],
+        answered: Answered,
     ) -> None:
-        """`state` gives what is known of the key now; `wake` has the loop look at what has come."""
-        self._publication = publication
-        self._inquiry = inquiry
-        self._bus = bus
-        self._state = state
-        self._wake = wake
-        self._interval_s = poll_interval_s
-        self._random = random
-        self._sdk_key = publication.sdk_key
-        self._offered: Record | None = None
-        self._questioned = b""
-        self._consultation: asyncio.Timeout | None = None
-        # When upstream, or another pod's word, last confirmed or replaced what we have. An older answer does not count: each pod
-        # must hear it for itself before it believes a rollback, so it polls, whatever is claimed.
-        self._news_at = float("-inf")
-        self.not_before = 0.0
-        if bus is not None:
-            bus.join(self._sdk_key, self)
+        """Join the bus, where there is one.
 
-    # When to leave it to the bus
-
-    def begin(self) -> None:
-        """The loop begins: the bus has a moment to say what it knows."""
-        self._news_at = _now()
-        if self._bus is not None:
-            self.not_before = _now() + GRACE_S
-
-    def expect(self) -> None:
-        """Another pod got a webhook and passed it on: give it a moment to pass on the datafile, too, if it can.
-
-        Else spread the fetches of all who were told at once, so that upstream is not met by a whole fleet in one instant.
+        Args:
+            head: Describes what is published, None where upstream never served it.
+            body: Gives the published bytes, None where they have another SHA-256.
+            is_useful: Tells whether the datafile that a head describes is worth reading.
+            answered: Is called when a candidate came, and when the bus has said all that it has.
         """
-        shared = self._bus is not None and self._bus.is_connected
-        spread_s = self._random.random() * (_SPREAD_S if shared else _ALONE_SPREAD_S)
-        self.not_before = _now() + (GRACE_S if shared else 0.0) + spread_s
+        self._sdk_key = sdk_key
+        self._bus = bus
+        self._head, self._body, self._is_useful, self._answered = head, body, is_useful, answered
+        self._candidate: Record | None = None
+        self._held = b""
+        self._question: asyncio.Timeout | None = None
+        if bus is not None:
+            bus.join(sdk_key, self)
+
+    @property
+    def has_bus(self) -> bool:
+        """Whether a bus is configured."""
+        return self._bus is not None
+
+    @property
+    def is_connected(self) -> bool:
+        """Whether the bus is connected."""
+        return self._bus is not None and self._bus.is_connected
+
+    # What the key tells and asks
+
+    @property
+    def has_candidate(self) -> bool:
+        """Whether the bus has brought a datafile that was not looked at yet."""
+        return self._candidate is not None
+
+    def take_candidate(self) -> Record | None:
+        """Return the datafile that the bus brought last, once."""
+        record, self._candidate = self._candidate, None
+        return record
+
+    async def ask_pods(
+        self, state: State, pace: Pace, last_check: float | None, now: float, unix_now: float
+    ) -> Check | Lease:
+        """Return the check that another pod has just made, where it stands for ours; else which pod polls now.
+
+        Args:
+            last_check: When upstream last confirmed what is published, in Unix seconds.
+            now: Seconds of the event loop; `unix_now` are Unix seconds.
+        """
+        if self._bus is None or not self._bus.is_connected or not schedule.asks_pods(state, pace, now):
+            return Lease.OURS
+
+        def accepts(check: Check) -> bool:
+            return gate.accepts_check(state, check.sha256, check.at, last_check, unix_now, pace.poll_interval_s)
+
+        try:
+            async with asyncio.timeout(_ANSWER_WITHIN_S) as self._question:
+                return await self._bus.poll_lease(self._sdk_key, accepts, schedule.lease_s(state, pace, now))
+        except TimeoutError:
+            return Lease.OURS
+        finally:
+            self._question = None
 
     def hurry(self) -> None:
-        """Wait for nobody: we are those whom others wait for."""
-        self.not_before = 0.0
-        if self._consultation is not None and not self._consultation.expired():
-            self._consultation.reschedule(_now())
+        """Wait no longer for the bus: this pod received the webhook directly."""
+        if self._question is not None and not self._question.expired():
+            self._question.reschedule(asyncio.get_running_loop().time())
 
-    async def consult(self, *, claim: bool) -> Check | Claim:
-        """Whether another pod made the check that is due here, else who makes it. With `claim`, we want to be the one."""
-        overdue = _now() - self._news_at > _ALONE_AFTER_INTERVALS * self._interval_s
-        if self._bus is None or not self._bus.is_connected or not self._interval_s or overdue:
-            return Claim.OURS
-        try:
-            async with asyncio.timeout(_CONSULT_S) as self._consultation:
-                claim_s = min(_CLAIM_S, self._interval_s) if claim else None
-                return await self._bus.consult(self._sdk_key, self._suits, claim_s)
-        except TimeoutError:
-            return Claim.OURS
-        finally:
-            self._consultation = None
-
-    @property
-    def look_again_s(self) -> float:
-        """When to look for the result of another's poll."""
-        return min(_LOOK_AGAIN_S, self._interval_s / 4) * (0.5 + self._random.random())
-
-    def _suits(self, check: Check) -> bool:
-        """Whether this is about what we have, younger than our own check, no older than an interval, and not of the future."""
-        observed, now = self._state().observed, self._publication.now()
-        oldest = max(self._publication.moments.checked or 0.0, now - self._interval_s)
-        return observed is not None and check.sha256 == observed.sha256 and oldest < check.at <= now
-
-    # What this pod tells
-
-    def tell(self, *, replaced: bool) -> None:
-        """Upstream serves what is on the volume, where it took the place of another one if `replaced`."""
-        self._news_at = _now()
-        head, checked = self.held(), self._publication.moments.checked
-        is_stale = bool(self._state().announced) and not replaced
-        if self._bus is not None and head is not None and checked is not None and not is_stale:
-            self._bus.tell(self._sdk_key, Check(at=checked, sha256=head.sha256, condition=head.condition))
+    def share(self, checked: float | None) -> None:
+        """Tell that upstream served what is published, at that time (Unix seconds)."""
+        head = self._head()
+        if self._bus is not None and head is not None and checked is not None:
+            self._bus.report_check(self._sdk_key, Check(at=checked, sha256=head.sha256, validators=head.validators))
             self._bus.share(self._sdk_key)
 
-    def failed(self) -> None:
-        """Upstream was asked in vain: another pod may have better luck."""
+    def fetch_failed(self) -> None:
+        """Let another pod poll: upstream gave this one no good answer."""
         if self._bus is not None:
-            self._bus.release(self._sdk_key)
+            self._bus.release_lease(self._sdk_key)
 
-    def adopted(self, check: Check) -> None:
-        """Another pod's check counts as ours."""
-        self._news_at = _now()
-        self._inquiry.adopt(_validators(check.condition), replaced=False)
+    def hold(self, record: Record) -> None:
+        """Remember a datafile on the bus that upstream has to confirm."""
+        self._held = record.line
 
-    def overrule(self) -> None:
-        """What the bus offers was never confirmed by upstream."""
+    def overwrite_held(self) -> None:
+        """Replace that datafile on the bus: upstream never confirmed it."""
         if self._bus is not None:
-            self._bus.overwrite(self._sdk_key, self._questioned)
+            self._bus.overwrite(self._sdk_key, self._held)
 
-    # What the bus asks
+    # What the bus asks (see `bus.Member`)
 
     def held(self) -> Head | None:
-        """What is on the volume, as far as upstream served it."""
-        state, fetched = self._state(), self._publication.moments.fetched
-        if state.observed is None or fetched is None:
-            return None
-        return Head(
-            generation=state.generation,
-            revision=state.observed.revision,
-            sha256=state.observed.sha256,
-            fetched=fetched,
-            left=state.left,
-            condition=_condition(self._inquiry.validators),
-        )
+        """Describe what is published."""
+        return self._head()
 
     async def body(self, head: Head) -> bytes | None:
-        """The bytes of that datafile, None where they are not on the volume any more."""
-        return await self._publication.body(head.sha256)
+        """Return the bytes of that datafile, None where they are not on the volume any more."""
+        return await self._body(head.sha256)
 
     def wants(self, head: Head) -> bool:
-        """Whether the datafile under this head would be of use."""
-        return self.weigh(head) is not Opinion.IGNORE
+        """Tell whether the datafile under this head is worth reading."""
+        return self._is_useful(head)
 
-    def offer(self, record: Record | None) -> None:
-        """The bus has this datafile, or has said all that it has."""
-        if record is None:
-            self.not_before = 0.0
-        else:
-            self._offered = record
-        self._wake()
-
-    # What the loop does with it
-
-    @property
-    def has_offer(self) -> bool:
-        """Whether there is something to look at."""
-        return self._offered is not None
-
-    def take(self) -> tuple[Record, Opinion] | None:
-        """What was offered last, and what to do with it."""
-        if (record := self._offered) is None:
-            return None
-        self._offered = None
-        opinion = self.weigh(record.head)
-        if opinion is Opinion.ASK:
-            self._questioned = record.line
-        return record, opinion
-
-    def taken(self, record: Record) -> None:
-        """It is on the volume now."""
-        self._news_at = _now()
-        self._inquiry.adopt(_validators(record.head.condition), replaced=True)
-
-    def weigh(self, head: Head) -> Opinion:
-        """What to do with a datafile of which this is said."""
-        now = self._publication.now()
-        return offers.weigh(
-            self._state(),
-            offered(head),
-            fetched=head.fetched if head.fetched <= now else 0.0,
-            have_fetched=self._publication.moments.fetched or 0.0,
-        )
+    def receive(self, record: Record | None) -> None:
+        """Take a datafile from the bus; None means that it has no more."""
+        if record is not None:
+            self._candidate = record
+        self._answered(candidate_came=record is not None)
 
 
-def offered(head: Head, at: float = 0.0) -> Offer:
-    """An offer, as the core knows it."""
-    return Offer(Version(head.revision, head.sha256), head.generation, head.left, at)
+def candidate_of(head: Head, now: float) -> Candidate:
+    """Return what the core knows of a datafile on the bus. A fetch in the future of `now` (Unix seconds) counts for nothing."""
+    version = Version(head.revision, head.sha256)
+    fetched = head.fetched if head.fetched <= now else None
+    return Candidate(version, Source.BUS, fetched, head.generation, head.rolled_back_from)
 
 
-def _validators(condition: Condition | None) -> Validators | None:
-    return Validators(condition.url, condition.etag, condition.last_modified) if condition else None
-
-
-def _condition(validators: Validators | None) -> Condition | None:
-    if validators is None or len(validators.url) > MAX_TEXT:
+def head_of(state: State, validators: Validators | None) -> Head | None:
+    """Describe what is published, as the bus carries it; None where upstream never served it."""
+    if state.published is None or state.fetched is None:
         return None
-    return Condition(url=validators.url, etag=validators.etag, last_modified=validators.last_modified)
+    return Head(
+        generation=state.generation,
+        revision=state.published.revision,
+        sha256=state.published.sha256,
+        fetched=state.fetched,
+        rolled_back_from=state.rolled_back_from,
+        validators=validators if validators and _fits(validators) else None,
+    )
 
 
-def _now() -> float:
-    return asyncio.get_running_loop().time()
+def _fits(validators: Validators) -> bool:
+    return all(len(text or "") <= MAX_TEXT for text in (validators.url, validators.etag, validators.last_modified))

@@ -1,274 +1,285 @@
-"""One loop per SDK key: wait until there is a reason, fetch, decide, publish. All news of a key end in its loop.
+"""One loop per SDK key: wait for a reason, fetch, decide, publish.
 
-Nothing here runs inside a request: `notify` notes what a webhook said and wakes the loop. Times are those of the event loop.
+`KeySyncer` is the only object that holds and writes a key's `State` and `Timers`; the core says what the next ones are. A webhook
+is noted and wakes the loop; nothing of the work is done inside a request. Times are those of the event loop.
 """
 
 import asyncio
-import functools
-import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from random import Random
 from typing import Any
 
-from datafile_sidecar.bus import Bus
-from datafile_sidecar.core import backoff, reconcile, webhook
-from datafile_sidecar.core.datafile import InvalidDatafileError
-from datafile_sidecar.core.patience import Patience
-from datafile_sidecar.core.reconcile import Trigger
-from datafile_sidecar.core.webhook import DatafileUpdated
+from datafile_sidecar.bus import Bus, Lease
+from datafile_sidecar.core import backoff, gate, reconcile, schedule
+from datafile_sidecar.core.bus_record import Record
+from datafile_sidecar.core.datafile import Datafile, InvalidDatafileError
+from datafile_sidecar.core.gate import AdmissionPolicy, Verdict
+from datafile_sidecar.core.schedule import Action, Pace
+from datafile_sidecar.core.state import Candidate, Source, State, Trigger, Version
 from datafile_sidecar.observe.telemetry import Telemetry
-from datafile_sidecar.sync.accord import Accord
-from datafile_sidecar.sync.fetcher import Inquiry, parsed
-from datafile_sidecar.sync.keeper import Keeper
-from datafile_sidecar.sync.replica import Sharing
-from datafile_sidecar.sync.store import Publication
+from datafile_sidecar.sync.alarm import Alarm
+from datafile_sidecar.sync.bootstrap import Bootstrap
+from datafile_sidecar.sync.fetcher import Fetcher
+from datafile_sidecar.sync.replica import Replica, candidate_of, head_of
+from datafile_sidecar.sync.report import Publication
+from datafile_sidecar.sync.store import KeyStore
 from datafile_sidecar.upstream import FetchError
-
-_STUCK_AFTER_S = 90.0
-
-
-@dataclass(frozen=True, slots=True)
-class Pace:
-    """When to do what, in seconds. `offset` is this pod's place within a poll interval, 0 to 1."""
-
-    poll_interval_s: float
-    rollback_after_s: float
-    bootstrap_after_s: float
-    offset: float
-    random: Random = field(default_factory=Random)
+from datafile_sidecar.volume.directory import VolumeError
 
 
-class Syncer:
+class KeySyncer:
     """Keeps the datafile of one SDK key fresh on the volume."""
 
     def __init__(
         self,
-        publication: Publication,
-        inquiry: Inquiry,
+        store: KeyStore,
+        fetcher: Fetcher,
         *,
         bus: Bus | None,
-        bootstrap: Callable[[], bytes | None],
+        bootstrap: Bootstrap,
         pace: Pace,
+        policy: AdmissionPolicy,
+        random: Random,
         telemetry: Telemetry,
+        on_published: Callable[[int, float], None] = lambda _, __: None,
     ) -> None:
-        """`bootstrap` gives the bytes to begin with in an outage."""
-        self.sdk_key = publication.sdk_key
-        self._publication = publication
-        self._inquiry = inquiry
+        """Build the loop. `on_published` takes each revision and when it was renamed into place (`time.monotonic` seconds)."""
+        self.sdk_key = store.sdk_key
+        self._store = store
+        self._fetcher = fetcher
+        self._replica = Replica(
+            store.sdk_key,
+            bus,
+            head=lambda: head_of(self._state, fetcher.validators),
+            body=store.body,
+            is_useful=lambda head: gate.is_useful(self._state, candidate_of(head, store.now())),
+            answered=self._bus_answered,
+        )
         self._bootstrap = bootstrap
         self._pace = pace
+        self._policy = policy
+        self._random = random
         self._telemetry = telemetry
-        patience = Patience.of(pace.rollback_after_s, pace.poll_interval_s)
-        self._keeper = Keeper(publication, patience=patience, random=pace.random, telemetry=telemetry)
-        self._wake = asyncio.Event()
-        self._resting = asyncio.Event()
-        self._chase_at = self._poll_at = math.inf
-        self._turns_by = math.inf
-        self._sharing = Sharing(
-            publication,
-            inquiry,
-            bus,
-            state=lambda: self._keeper.state,
-            wake=self._wake.set,
-            poll_interval_s=pace.poll_interval_s,
-            random=pace.random,
-        )
-        self._accord = Accord(
-            self.sdk_key, self._keeper, self._sharing, patience_s=pace.rollback_after_s, telemetry=telemetry
-        )
-
-    # What others ask
+        self._on_published = on_published
+        self._state = State()
+        self._alarm = Alarm()
 
     @property
     def project_id(self) -> str | None:
         """The project of the datafile on the volume, None while there is none."""
-        return self._publication.project_id
-
-    @property
-    def published(self) -> tuple[int | None, float | None]:
-        """The revision on the volume, and when it was renamed into place, in Unix seconds."""
-        return self._keeper.have, self._publication.moments.published
+        return self._store.project_id
 
     @property
     def is_alive(self) -> bool:
-        """Whether the loop turns as it should. What upstream does has no part in it."""
-        return _now() < self._turns_by
+        """Whether the loop turns as it should, whatever upstream does."""
+        return not self._alarm.is_stuck
 
     @property
     def problem(self) -> str | None:
         """Why there is no valid file on the volume, None where there is one."""
-        if self._keeper.state.observed:
-            return None
-        return self._keeper.last_error or "no datafile has been published yet"
+        return self._state.problem
 
     def status(self) -> dict[str, Any]:
-        """This key's part of `/status`."""
-        error = self._keeper.last_error
-        if error is None and self._keeper.state.overdue:
-            error = (
-                f"revision {self._keeper.state.overdue} was announced, and upstream did not serve it within 10 minutes"
-            )
-        view = self._publication.view()
-        return {
-            "revision": view.pop("revision"),
-            "target_revision": self._keeper.state.target,
-            **view,
-            "last_error": error,
-        }
+        """Return this key's part of `/status`."""
+        return self._store.view(target=self._state.target, error=self._state.error)
 
-    # What a webhook said
+    # What a webhook says
 
     def announce(self, revision: int, urls: tuple[str, ...], trigger: Trigger) -> bool:
-        """A webhook named a revision of this key; whether the loop is awake for it now."""
-        before = self._keeper.state
-        self._publication.note_webhook()
-        self._keeper.state = reconcile.announce(before, revision, _now(), trigger)
-        if self._keeper.state.announced != before.announced:
-            self._inquiry.name(urls)
-            self._inquiry.wake()
-            self._telemetry.target_changed(self.sdk_key, self._keeper.state.target or 0)
-        self._rouse(before, trigger)
-        return any(a.revision == revision for a in self._keeper.state.announced)
+        """Note that a webhook named a revision of this key; tell whether the loop is awake for it now."""
+        before = self._hear(reconcile.announce(self._state, revision, _now(), trigger), trigger)
+        if self._state.announced != before.announced:
+            self._fetcher.add_urls(urls)
+            self._fetcher.end_backoff()
+            self._telemetry.target_changed(self.sdk_key, self._state.target or 0)
+        return any(a.revision == revision for a in self._state.announced)
 
-    def nudge(self, trigger: Trigger) -> None:
-        """A webhook came that may mean this key: wake the loop to look."""
-        before = self._keeper.state
-        if before.nudged is None:
-            self._inquiry.wake()
-        self._publication.note_webhook()
-        self._keeper.state = reconcile.nudge(before, _now(), trigger)
-        self._rouse(before, trigger)
+    def hint(self, trigger: Trigger) -> None:
+        """Note that a webhook came that may mean this key, and wake the loop to look."""
+        before = self._hear(reconcile.hint(self._state, _now(), trigger), trigger)
+        if before.hint is None:
+            self._fetcher.end_backoff()
 
     def retry(self) -> None:
-        """What may have kept upstream from serving us has changed: ask again now those that rest."""
-        self._inquiry.wake()
-        self._wake.set()
+        """Ask the sources again that back off: what kept upstream from serving us may have changed."""
+        self._fetcher.end_backoff()
+        self._alarm.wake()
 
-    def _rouse(self, before: reconcile.State, trigger: Trigger) -> None:
-        if not self._keeper.state.due:
-            return
-        if trigger is not Trigger.PEER:
-            self._sharing.hurry()
-        elif not before.due:
-            self._sharing.expect()
-        self._resting.clear()
-        self._wake.set()
+    def _hear(self, after: State, trigger: Trigger) -> State:
+        """Take the state after a webhook, and wake the loop if that asks for a fetch; return the state before."""
+        before, self._state = self._state, after
+        self._store.note_webhook()
+        if after.fetch_now:
+            is_direct = trigger is not Trigger.PEER
+            if is_direct or not before.fetch_now:
+                jitter, has_bus = self._random.random(), self._replica.is_connected
+                self._state = schedule.woken(after, _now(), trigger, jitter, has_bus=has_bus)
+            if is_direct:
+                self._replica.hurry()
+            self._alarm.wake(busy=True)
+        return before
 
     # The loop
 
     async def run(self) -> None:
         """Load what is there, then sync for ever; beside it, wait for the moment of the bootstrap file."""
-        self._turns_by = _now() + _STUCK_AFTER_S
-        await self._keeper.load()
-        self._sharing.begin()
+        self._alarm.work()
+        await self._load()
+        self._state = schedule.started(self._state, _now(), has_bus=self._replica.has_bus)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._bootstrap_later())
+            tasks.create_task(self._bootstrap.run(self.sdk_key, self._pace, self._is_empty, self._begin_with))
             while True:
-                await self._rest()
-                await self._turn()
+                await self._act(await self._next_action())
+                self._state = schedule.planned(self._state, self._pace, _now(), self._random.random)
 
     async def settle(self) -> None:
-        """Return when the loop has nothing at hand. Accepted work gets this moment when the process ends."""
-        await self._resting.wait()
+        """Return when the loop has nothing to do. Accepted work gets this moment when the process ends."""
+        await self._alarm.idle()
 
-    async def _rest(self) -> None:
-        while (wait_s := self._next_at() - _now()) > 0:
-            self._wake.clear()
-            self._resting.set()
-            self._turns_by = _now() + wait_s + _STUCK_AFTER_S
-            try:
-                async with asyncio.timeout(None if math.isinf(wait_s) else wait_s):
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
-
-    def _next_at(self) -> float:
-        if self._sharing.has_offer:
-            return 0.0
-        due_at = self._sharing.not_before if self._keeper.state.due else math.inf
-        return max(min(due_at, self._chase_at, self._keeper.retry_at, self._poll_at), self._inquiry.available_at())
-
-    async def _turn(self) -> None:
-        """Look at what the bus brought, or ask one source once, and arrange for the next turn whatever came of it."""
-        self._resting.clear()
-        self._turns_by = _now() + _STUCK_AFTER_S
-        self._expire()
-        if self._keeper.miss():
-            self._inquiry.forget()
-        if (offer := self._sharing.take()) is not None:
-            await self._accord.consider(*offer)
-        elif (look_s := await self._accord.spares_us()) is None:
-            self._keeper.retry_at = math.inf
-            await self._ask()
-        elif math.isfinite(look_s):
-            self._poll_at = _now() + look_s
-        self._plan()
-
-    def _expire(self) -> None:
-        now = _now()
-        self._keeper.state, overdue = reconcile.expire(self._keeper.state, now)
-        for announcement in overdue:
-            self._telemetry.webhook_overdue(
-                self.sdk_key, announcement.revision, self._keeper.have, now - announcement.at
-            )
-            self._telemetry.target_changed(self.sdk_key, self._keeper.state.target or 0)
-
-    def _plan(self) -> None:
-        now, pace = _now(), self._pace
-        chase_s = None if self._keeper.state.due else reconcile.chase_in(self._keeper.state, now, pace.random.random())
-        self._chase_at = math.inf if chase_s is None else now + chase_s
-        if not self._keeper.state.announced:
-            self._inquiry.only_cdn()
-        if pace.poll_interval_s and not now < self._poll_at < math.inf:
-            self._poll_at = backoff.next_poll(now, pace.poll_interval_s, pace.offset, pace.random.random())
-
-    # One fetch
-
-    async def _ask(self) -> None:
-        trigger = self._keeper.state.trigger
-        self._keeper.state = reconcile.begin(self._keeper.state)
-        try:
-            answer = await self._inquiry.ask()
-        except FetchError as error:
-            self._keeper.retry_at = _now()
-            self._keeper.last_error = error.reason
-            self._sharing.failed()
-            return
-        if answer is not None:
-            before = self._keeper.state.observed
-            if await self._keeper.write(lambda: self._keeper.judge(answer, trigger)):
-                replaced = self._keeper.state.observed != before
-                self._inquiry.remember(answer, replaced=replaced)
-                self._sharing.tell(replaced=replaced)
-                self._accord.overrule()
-
-    async def _bootstrap_later(self) -> None:
-        wait_s = self._pace.bootstrap_after_s
+    async def _next_action(self) -> Action:
+        """Wait until something is due."""
         while True:
-            await asyncio.sleep(wait_s)
-            if self._keeper.state.observed is not None or (body := await asyncio.to_thread(self._bootstrap)) is None:
-                return None
-            try:
-                found = await parsed(body, self.sdk_key)
-                if await self._keeper.write(functools.partial(self._keeper.start_from, found)):
-                    return None
-            except InvalidDatafileError as problem:
-                return self._telemetry.datafile_unusable(self.sdk_key, "bootstrap", str(problem))
-            wait_s = backoff.failure_pause(max(1, self._keeper.write_failures), self._pace.random.random())
+            await self._look_around()
+            available_at, has_candidate = self._fetcher.available_at(), self._replica.has_candidate
+            at, action = schedule.next_action(self._state, available_at, has_candidate=has_candidate)
+            if (wait_s := at - _now()) <= 0:
+                self._alarm.work()
+                return action
+            await self._alarm.wait(wait_s)
+
+    async def _act(self, action: Action) -> None:
+        if action is Action.ADMIT and (record := self._replica.take_candidate()) is not None:
+            await self._take_from_bus(record)
+        elif action is Action.FETCH or not await self._is_spared():
+            await self._fetch()
+        if not self._state.announced:
+            self._fetcher.only_cdn()
+
+    async def _look_around(self) -> None:
+        """Note what time has brought about: announcements that are overdue, and a file that somebody removed."""
+        self._state, overdue = reconcile.expire(self._state, _now())
+        for one in overdue:
+            self._telemetry.webhook_overdue(self.sdk_key, one.revision, self._state.revision, _now() - one.at)
+            self._telemetry.target_changed(self.sdk_key, self._state.target or 0)
+        if self._state.published is not None and not await self._store.is_intact():
+            self._state = reconcile.missing(self._state)
+            self._fetcher.forget_validators()
+            self._telemetry.datafile_lost(self.sdk_key)
+
+    # The volume
+
+    async def _load(self) -> None:
+        try:
+            kept = await self._store.load()
+        except (VolumeError, InvalidDatafileError) as problem:
+            self._state = reconcile.unusable(self._state, str(problem))
+            self._telemetry.datafile_unusable(self.sdk_key, "volume", str(problem))
+            return
+        if kept is not None:
+            datafile, generation = kept
+            self._state = reconcile.loaded(self._state, version_of(datafile), generation, self._store.fetched)
+            self._telemetry.datafile_loaded(self.sdk_key, datafile.revision, self._store.checked)
+
+    async def _admit(self, candidate: Candidate, trigger: Trigger, datafile: Datafile | None = None) -> Verdict | None:
+        """Let the gate decide about a candidate, and do what it says; None where the volume could not be written to."""
+        try:
+            async with self._store.write_lock:
+                verdict = gate.admit(self._state, candidate, _now(), self._policy)
+                if datafile is not None and verdict in {Verdict.PUBLISH, Verdict.ROLL_BACK}:
+                    await self._publish(candidate.dated(self._store.now()), verdict, trigger, datafile)
+                else:
+                    self._state = reconcile.admitted(self._state, candidate, verdict, _now(), self._policy)
+                    if verdict is Verdict.UNCHANGED and candidate.source is Source.UPSTREAM:
+                        await self._store.confirm(candidate.fetched)
+                        self._telemetry.datafile_checked(self.sdk_key, candidate.fetched)
+        except VolumeError as problem:
+            wait_s = backoff.failure_pause(self._state.write_failures + 1, self._random.random())
+            self._state = reconcile.write_failed(self._state, str(problem), _now() + wait_s)
+            self._telemetry.publish_failed(self.sdk_key, str(problem), wait_s)
+            return None
+        self._state = reconcile.written(self._state)
+        return verdict
+
+    async def _publish(self, candidate: Candidate, verdict: Verdict, trigger: Trigger, datafile: Datafile) -> None:
+        generation = reconcile.published(self._state, candidate, _now()).generation
+        renamed_at = await self._store.publish(datafile, trigger, generation, fetched=candidate.fetched)
+        before = self._state  # with what came while the file was written
+        self._state = reconcile.admitted(before, candidate, verdict, _now(), self._policy)
+        publication = Publication.of(before, candidate, verdict, trigger, datafile, _now())
+        self._store.note_change(publication.propagation_s)
+        self._on_published(datafile.revision, renamed_at)
+        publication.report(self.sdk_key, self._state.target or 0, self._telemetry)
+
+    def _is_empty(self) -> bool:
+        return self._state.published is None
+
+    async def _begin_with(self, bootstrap: Datafile) -> bool:
+        """Publish the bootstrap file, unless something better is there; False where the volume failed."""
+        candidate = Candidate(version_of(bootstrap), Source.BOOTSTRAP)
+        return await self._admit(candidate, Trigger.BOOTSTRAP, bootstrap) is not None
+
+    # Upstream and other pods
+
+    async def _fetch(self) -> None:
+        trigger, before = self._state.trigger, self._state.published
+        self._state = reconcile.begin_fetch(self._state)
+        try:
+            result = await self._fetcher.fetch()
+        except FetchError as error:
+            self._state = reconcile.fetch_failed(self._state, error.reason, _now())
+            self._replica.fetch_failed()
+            return
+        version = (result and result.version) or self._state.published
+        if result is None or version is None:
+            return
+        verdict = await self._admit(Candidate(version, Source.UPSTREAM), trigger, result.datafile)
+        if verdict is Verdict.REFUSE:
+            self._telemetry.datafile_refused(self.sdk_key, result.source, version.revision, self._state.revision)
+        if verdict in {Verdict.REFUSE, None}:
+            return
+        replaced = self._state.published != before
+        self._fetcher.remember(result, replaced=replaced)
+        # A check of the old bytes helps no other pod while something newer is announced.
+        if replaced or not self._state.announced:
+            self._replica.share(self._store.checked)
+        if reconcile.is_outvoted(self._state, _now(), self._policy.rollback):
+            self._state = reconcile.outvoted(self._state)
+            self._replica.overwrite_held()
+
+    async def _is_spared(self) -> bool:
+        """Tell whether another pod makes the fetch that is due: a poll, or the first look at what was kept."""
+        clocks = _now(), self._store.now()
+        answer = await self._replica.ask_pods(self._state, self._pace, self._store.checked, *clocks)
+        version = self._state.published
+        if answer is Lease.OURS or self._state.announced or self._state.hint or version is None:
+            return False
+        self._state = reconcile.begin_fetch(self._state)
+        if answer is Lease.OTHERS:
+            self._state = schedule.look_again(self._state, self._pace, _now(), self._random.random())
+        elif await self._admit(Candidate(version, Source.UPSTREAM, answer.at), Trigger.POLL):
+            self._fetcher.adopt(answer.validators, replaced=False)
+            self._telemetry.poll_spared(self.sdk_key)
+        return True
+
+    async def _take_from_bus(self, record: Record) -> None:
+        verdict = await self._admit(candidate_of(record.head, self._store.now()), Trigger.BUS, record.datafile)
+        if verdict is Verdict.PUBLISH:
+            self._fetcher.adopt(record.head.validators, replaced=True)
+        elif verdict is Verdict.HOLD:
+            self._replica.hold(record)
+            self._state = schedule.hold(self._state, _now())
+            self._telemetry.bus_record_questioned(self.sdk_key, record.head.revision, self._state.revision)
+
+    def _bus_answered(self, *, candidate_came: bool) -> None:
+        """Wake the loop for the candidate that came, or because the bus has said all that it has."""
+        if not candidate_came:
+            self._state = schedule.bus_answered(self._state)
+        self._alarm.wake()
 
 
-def notify(syncers: Mapping[str, Syncer], event: DatafileUpdated, trigger: Trigger) -> tuple[str, ...]:
-    """Tell every key that an event concerns; those whose loop is awake for it now."""
-    concerned = webhook.attribute(event, {key: syncer.project_id for key, syncer in syncers.items()})
-    for key in concerned.nudged:
-        syncers[key].nudge(trigger)
-    awake = [
-        key
-        for key in concerned.announced
-        if event.revision is not None and syncers[key].announce(event.revision, event.urls, trigger)
-    ]
-    return (*awake, *concerned.nudged)
+def version_of(datafile: Datafile) -> Version:
+    """Return what the core knows of a datafile."""
+    return Version(datafile.revision, datafile.sha256)
 
 
 def _now() -> float:

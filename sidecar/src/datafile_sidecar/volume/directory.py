@@ -1,6 +1,6 @@
-"""The shared directory, whose only writer this is. The contract that readers rely on is `docs/contract.md`.
+"""The shared directory. This is its only writer; `docs/contract.md` is what readers rely on.
 
-Everything here blocks; callers on an event loop use a thread.
+Everything here blocks: callers on an event loop use a thread.
 """
 
 import contextlib
@@ -8,6 +8,7 @@ import fcntl
 import os
 import re
 import stat
+import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from datafile_sidecar.core.times import rfc3339 as rfc3339
+from datafile_sidecar.core.times import rfc3339
 
 SCHEMA = 1
 _TEMPORARY = re.compile(r"\.datafile-sidecar\..+\.tmp")
@@ -49,14 +50,14 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     checked: float | None = None
 
     def encode(self) -> bytes:
-        """The file's bytes: JSON, times in RFC 3339 UTC."""
+        """Return the file's bytes: JSON, times in RFC 3339 UTC."""
         fields = {"schema": SCHEMA} | msgspec.structs.asdict(self)
         times = {name: rfc3339(fields[name]) for name in _TIMES}
         return msgspec.json.format(msgspec.json.encode(fields | times)) + b"\n"
 
     @classmethod
     def decode(cls, text: bytes) -> "Status | None":
-        """What the bytes of a status file say, None where they can't be understood."""
+        """Return what the bytes of a status file say, None where they can't be parsed."""
         try:
             fields = msgspec.json.decode(text, type=dict[str, Any])
             if fields.get("schema") != SCHEMA:
@@ -68,17 +69,22 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A datafile that an earlier sidecar left, and what its status file says, where it can be understood."""
+    """A datafile that an earlier sidecar left, and its status, None where that can't be parsed."""
 
     body: bytes
     status: Status | None
 
 
 class Volume:
-    """One directory, held by a lock on the directory itself until `close`."""
+    """One directory, locked until `close` by a lock on the directory itself."""
 
     def __init__(self, directory: Path) -> None:
-        """Take the directory, making it where it is missing. Raises VolumeError, VolumeBusyError if it is taken."""
+        """Lock the directory; create it if it is missing.
+
+        Raises:
+            VolumeBusyError: Another sidecar has locked it.
+            VolumeError: It can't be opened or locked.
+        """
         self._directory = directory
         self._known: dict[str, tuple[int, int, int]] = {}
         self.created = not os.path.exists(directory)
@@ -101,11 +107,15 @@ class Volume:
             raise VolumeError(f"{directory} can't be locked: {problem.strerror}") from problem
 
     def close(self) -> None:
-        """Let the directory go."""
+        """Release the lock."""
         os.close(self._lock)
 
     def clean(self) -> list[str]:
-        """Remove what a killed writer left; their names. Files of others are left alone. Raises VolumeError."""
+        """Remove the temporary files of a writer that was killed; return their names.
+
+        Raises:
+            VolumeError: The directory can't be listed, or a file not be removed.
+        """
         with _explained(self._directory, "can't be cleaned"):
             leftovers = [name for name in os.listdir(self._directory) if _TEMPORARY.fullmatch(name)]
             for name in leftovers:
@@ -113,7 +123,11 @@ class Volume:
         return leftovers
 
     def load(self, sdk_key: str, max_bytes: int) -> Kept | None:
-        """The datafile that is there, None where there is none. Nothing is said of its worth. Raises VolumeError."""
+        """Return the datafile that is there, not validated; None where there is none.
+
+        Raises:
+            VolumeError: It can't be read, or has more than `max_bytes`.
+        """
         path = self._path(sdk_key)
         with _explained(path, "can't be read"):
             try:
@@ -127,24 +141,34 @@ class Volume:
             return Kept(body, None)
 
     def read(self, sdk_key: str, max_bytes: int) -> bytes:
-        """The bytes that are there now, whoever put them there. Raises VolumeError."""
+        """Return the bytes that are there now.
+
+        Raises:
+            VolumeError: They can't be read, or are more than `max_bytes`.
+        """
         path = self._path(sdk_key)
         with _explained(path, "can't be read"):
             return _read(path, max_bytes)
 
     def is_intact(self, sdk_key: str) -> bool:
-        """Whether the file that was published or loaded last is still in its place, untouched."""
+        """Tell whether the file that was published or loaded last is still there, untouched."""
         try:
             return self._known.get(sdk_key) == _identity(self._path(sdk_key))
         except OSError:
             return False
 
-    def publish(self, body: bytes, status: Status) -> None:
-        """Replace a key's datafile and its status file. Raises VolumeError; then the old datafile is still there, whole.
+    def publish(self, body: bytes, status: Status) -> float:
+        """Replace a key's datafile and its status file.
 
         1. Write both temporary files, whole, with their mode, to the disk.
-        2. Rename the status, then the datafile that it describes: bytes that it vouches for are never newer than it.
+        2. Rename the status, then the datafile that it describes: the status is never older than the datafile.
         3. Sync the directory, so that a power cut can't undo the renames.
+
+        Returns:
+            When the datafile was renamed, in seconds of `time.monotonic`.
+
+        Raises:
+            VolumeError: It could not be written; the old datafile is still there, whole.
         """
         path, status_path = self._path(status.sdk_key), self._status_path(status.sdk_key)
         with (
@@ -153,14 +177,20 @@ class Volume:
             _Temporary(status_path, status.encode()) as beside,
         ):
             beside.rename()
+            renamed_at = time.monotonic()  # before it, for a reader may be faster than this thread
             datafile.rename()
             self._remember(status.sdk_key)
-            # Readers have it already, and some mounts know no sync of a directory.
+            # Readers have it already, and some mounts can't sync a directory.
             with contextlib.suppress(OSError):
                 os.fsync(self._lock)
+        return renamed_at
 
     def refresh(self, status: Status) -> None:
-        """Replace a key's status file alone. Raises VolumeError."""
+        """Replace a key's status file alone.
+
+        Raises:
+            VolumeError: It could not be written.
+        """
         path = self._status_path(status.sdk_key)
         with _explained(path, "can't be written"), _Temporary(path, status.encode()) as temporary:
             temporary.rename()
@@ -176,7 +206,7 @@ class Volume:
 
 
 class _Temporary:
-    """A complete file beside its place: renamed into it, or gone at the end."""
+    """A complete temporary file: renamed to its final name, or removed at the end."""
 
     def __init__(self, path: Path, content: bytes) -> None:
         self._path = path
@@ -252,7 +282,7 @@ def _identity(path: Path) -> tuple[int, int, int]:
 
 
 def _moment(text: Any) -> float | None:
-    """The time that a status file gives, None where it gives none that can be written again."""
+    """Return the time in a status file, None where it can't be parsed or written again."""
     try:
         moment = datetime.fromisoformat(text).timestamp()
         datetime.fromtimestamp(moment, UTC)

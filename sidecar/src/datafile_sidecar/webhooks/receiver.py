@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
 from datafile_sidecar.core import webhook
-from datafile_sidecar.core.reconcile import Trigger
+from datafile_sidecar.core.state import Trigger
 from datafile_sidecar.core.webhook import PATH, RELAYED_HEADER, SIGNATURE_HEADER, DatafileUpdated, MalformedWebhookError
 from datafile_sidecar.observe.telemetry import Telemetry
 from datafile_sidecar.webhooks.stats import Intake

@@ -1,0 +1,124 @@
+"""When to do what: every timer of one SDK key, in one pure place.
+
+Times are seconds of one monotonic clock, handed in; `inf` means never. `jitter` is a random number in [0, 1).
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from enum import Enum, auto
+from typing import Final
+
+from datafile_sidecar.core import backoff, reconcile
+from datafile_sidecar.core.state import State, Trigger
+
+BUS_GRACE_S: Final = 0.5
+"""For how long a relayed webhook, and the start, leave it to the bus to bring the datafile."""
+LEASE_S: Final = 10.0
+_SPREAD_S = 0.25
+_SPREAD_WITHOUT_BUS_S = 0.1
+_LOOK_AGAIN_S = 1.0
+_ALONE_AFTER_INTERVALS = 2.5
+
+
+class Action(Enum):
+    """What the loop of a key does next."""
+
+    ADMIT = auto()
+    """Look at the candidate that the bus has brought."""
+    ASK_PODS = auto()
+    """Ask the bus whether another pod has just polled; upstream, if none has."""
+    FETCH = auto()
+    """Ask upstream."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """The intervals of one key, in seconds. `offset` is this pod's part of a poll interval, 0 to 1."""
+
+    poll_interval_s: float
+    bootstrap_after_s: float
+    offset: float
+
+
+def started(state: State, now: float, *, has_bus: bool) -> State:
+    """Begin: a bus has a moment to bring what it has."""
+    return _timed(replace(state, confirmed_at=now), not_before=now + BUS_GRACE_S if has_bus else 0.0)
+
+
+def woken(state: State, now: float, trigger: Trigger, jitter: float, *, has_bus: bool) -> State:
+    """Hasten the fetch that a webhook asks for: at once where it came directly, since other pods wait for this one.
+
+    Where another pod relayed it, that pod may bring the datafile by the bus. Without a bus the fetches of all pods are spread.
+    """
+    if trigger is not Trigger.PEER:
+        return _timed(state, not_before=0.0)
+    wait_s = BUS_GRACE_S + jitter * _SPREAD_S if has_bus else jitter * _SPREAD_WITHOUT_BUS_S
+    return _timed(state, not_before=now + wait_s)
+
+
+def bus_answered(state: State) -> State:
+    """Wait no longer for the bus: it has said all that it has."""
+    return _timed(state, not_before=0.0)
+
+
+def next_action(state: State, source_available_at: float, *, has_candidate: bool) -> tuple[float, Action]:
+    """Return when to act next, and how. `source_available_at` is when a source of upstream may be asked again."""
+    if has_candidate:
+        return 0.0, Action.ADMIT
+    timers = state.timers
+    urgent_at = timers.not_before if state.fetch_now else math.inf
+    at = max(min(urgent_at, timers.chase_at, timers.retry_at, timers.poll_at), source_available_at)
+    is_poll = state.trigger in {Trigger.POLL, Trigger.STARTUP}
+    may_be_spared = is_poll and state.published is not None and not state.write_failures
+    return at, Action.ASK_PODS if may_be_spared else Action.FETCH
+
+
+def asks_pods(state: State, pace: Pace, now: float) -> bool:
+    """Tell whether another pod's poll may stand for ours.
+
+    Not where polling is off, nor when nothing has confirmed what is published for too long. An answer that was refused confirms
+    nothing: each pod must hear it for itself before it believes a rollback.
+    """
+    return bool(pace.poll_interval_s) and now - state.confirmed_at <= _ALONE_AFTER_INTERVALS * pace.poll_interval_s
+
+
+def lease_s(state: State, pace: Pace, now: float) -> float | None:
+    """Return how long the lease of a poll lasts, in seconds; None after a failure, when upstream is asked without one."""
+    return min(LEASE_S, pace.poll_interval_s) if state.timers.retry_at > now else None
+
+
+def look_again(state: State, pace: Pace, now: float, jitter: float) -> State:
+    """Look soon for the result of another pod's poll."""
+    return _timed(state, poll_at=now + min(_LOOK_AGAIN_S, pace.poll_interval_s / 4) * (0.5 + jitter))
+
+
+def hold(state: State, now: float) -> State:
+    """Ask upstream about a pending rollback: in a while, where that is not urgent."""
+    retry_at = min(state.timers.retry_at, now + reconcile.HOLD_AGAIN_S)
+    return state if state.fetch_now else _timed(state, retry_at=retry_at)
+
+
+def planned(state: State, pace: Pace, now: float, jitter: Callable[[], float]) -> State:
+    """Arrange for the next chase and the next poll, after something was done. `jitter` draws a random number in [0, 1)."""
+    chase_s = None if state.fetch_now else chase_in(state, now, jitter())
+    poll_at = state.timers.poll_at
+    if pace.poll_interval_s and not now < poll_at < math.inf:
+        poll_at = backoff.next_poll(now, pace.poll_interval_s, pace.offset, jitter())
+    return _timed(state, chase_at=math.inf if chase_s is None else now + chase_s, poll_at=poll_at)
+
+
+def chase_in(state: State, now: float, jitter: float) -> float | None:
+    """Return in how many seconds the next fetch is due for what webhooks set off; None where nothing is wanted."""
+    if state.fetch_now:
+        return 0.0
+    pauses = []
+    if state.announced:
+        pauses.append(backoff.chase_pause(now - max(a.at for a in state.announced), jitter))
+    if state.hint:
+        pauses.append(backoff.hint_pause(now - state.hint.at, jitter))
+    return min(pauses, default=None)
+
+
+def _timed(state: State, **times: float) -> State:
+    return replace(state, timers=replace(state.timers, **times))
