@@ -1,9 +1,10 @@
-"""A software bill of materials (CycloneDX 1.6, JSON) of what goes into the sidecar's image, made from its lock: `make sbom`.
+"""Write the software bill of materials (CycloneDX 1.6, JSON) of the sidecar's image from its lock: `make sbom`.
 
-The same lock gives the same bytes: there is no time and nothing random in it. Hashes are those of all files that the lock allows
-for a component, since which of them is installed depends on the machine.
+The same lock gives the same bytes: the output contains no time and nothing random. A component has the hashes of all files that
+the lock allows for it, because which of them is installed depends on the machine.
 """
 
+import itertools
 import json
 import re
 import sys
@@ -20,7 +21,7 @@ PROJECT = ROOT / "sidecar/pyproject.toml"
 
 @dataclass(frozen=True, slots=True)
 class Pinned:
-    """One requirement of a lock: where its marker holds, this version, as one of the files with these SHA-256."""
+    """One requirement of a lock. It applies where `marker` holds; `sha256` are the digests of the allowed files."""
 
     name: str
     version: str
@@ -29,38 +30,36 @@ class Pinned:
 
     @property
     def purl(self) -> str:
-        """Its package URL, by which other tools know it."""
+        """The package URL, which identifies it for other tools."""
         return f"pkg:pypi/{self.name}@{self.version}"
 
 
 def read(lock: str) -> list[Pinned]:
-    """The requirements of a lock, in its order. Raises ValueError where one is not pinned and hashed."""
+    """Read the requirements of a lock, in its order. Raises ValueError if one is not pinned and hashed."""
     pinned = []
     for entry in re.sub(r"\\\n", " ", lock).splitlines():
         if not entry.strip() or entry.lstrip().startswith("#"):
             continue
         requirement, *hashes = re.split(r"\s+--hash=sha256:", entry.strip())
-        found = re.fullmatch(r"([\w.-]+)==([\w.!+-]+)(?:\s*;\s*(.+))?", requirement)
-        if found is None or not hashes:
+        match = re.fullmatch(r"([\w.-]+)==([\w.!+-]+)(?:\s*;\s*(.+))?", requirement)
+        if match is None or not hashes:
             raise ValueError(f"not pinned and hashed: {requirement}")
-        pinned.append(Pinned(_normal(found[1]), found[2], found[3] or "", tuple(hashes)))
+        pinned.append(Pinned(_normalized(match[1]), match[2], match[3] or "", tuple(hashes)))
     return pinned
 
 
 def direct(project: dict[str, Any]) -> list[str]:
-    """The names of what a distribution asks for itself, with its extras."""
-    wanted = [
-        *project["dependencies"],
-        *(one for extra in project.get("optional-dependencies", {}).values() for one in extra),
-    ]
-    return sorted(_normal(re.split(r"[^\w.-]", one, maxsplit=1)[0]) for one in wanted)
+    """Return the names of a distribution's direct dependencies, including those of its extras."""
+    extras = project.get("optional-dependencies", {}).values()
+    requirements = itertools.chain(project["dependencies"], *extras)
+    return sorted(_normalized(re.split(r"[^\w.-]", one, maxsplit=1)[0]) for one in requirements)
 
 
 def bill(lock: str, project: dict[str, Any]) -> dict[str, Any]:
-    """The bill of a project whose lock this is."""
+    """Build the bill of materials of a project from its lock."""
     pinned = {one.name: one for one in read(lock)}
     root = f"pkg:pypi/{project['name']}@{project['version']}"
-    about = {
+    component = {
         "type": "application",
         "bom-ref": root,
         "name": project["name"],
@@ -72,7 +71,7 @@ def bill(lock: str, project: dict[str, Any]) -> dict[str, Any]:
         "specVersion": "1.6",
         "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, root + lock)}",
         "version": 1,
-        "metadata": {"component": about | {"licenses": [{"license": {"id": project["license"]}}]}},
+        "metadata": {"component": component | {"licenses": [{"license": {"id": project["license"]}}]}},
         "components": [_component(one) for one in pinned.values()],
         "dependencies": [{"ref": root, "dependsOn": [pinned[name].purl for name in direct(project)]}],
     }
@@ -92,12 +91,12 @@ def _component(one: Pinned) -> dict[str, Any]:
     return component
 
 
-def _normal(name: str) -> str:
+def _normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def main() -> None:
-    """Print it."""
+    """Print the bill of materials of the sidecar."""
     project = tomllib.loads(PROJECT.read_text())["project"]
     json.dump(bill(LOCK.read_text(), project), sys.stdout, indent=2)
     print()
