@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -212,3 +213,36 @@ def test_an_error_at_any_system_call_leaves_the_old_or_the_new_file(tmp_path: Pa
             assert scene.check() == 2
         else:
             assert scene.check() in {1, 2}
+
+
+async def test_a_hung_volume_holds_up_no_webhook(tmp_path: Path, simulator: Simulator) -> None:
+    """A mount that hangs (an NFS server that is gone) delays the publication alone: both ports go on answering.
+
+    `bindfs` serves the volume and is stopped: every look at a file hangs in the kernel.
+    """
+    bindfs = shutil.which("bindfs")
+    if bindfs is None:
+        pytest.skip("needs bindfs: make system-packages")
+    (tmp_path / "kept").mkdir()
+    volume = tmp_path / "volume"
+    volume.mkdir()
+    server = await asyncio.create_subprocess_exec(bindfs, "-f", tmp_path / "kept", volume)
+    try:
+        while not os.path.ismount(volume):
+            await asyncio.sleep(0.01)
+        async with RunningSidecar(volume, url_template=simulator.template, **SETTINGS) as sidecar:
+            simulator.webhook_urls = [sidecar.webhook_url]
+            server.send_signal(signal.SIGSTOP)
+            for revision in (43, 44, 45):
+                async with asyncio.timeout(5):
+                    assert await simulator.publish(KEY, realistic(200, revision)) == 202
+                    assert (await sidecar.status())["keys"][KEY]["target_revision"] == revision
+                    await asyncio.sleep(2.1)  # longer than the look at the socket's place is apart
+            server.send_signal(signal.SIGCONT)
+            await until(volume, 45)
+            assert await sidecar.stop() == 0
+    finally:
+        if server.returncode is None:
+            server.send_signal(signal.SIGCONT)
+        subprocess.run(["umount", "--lazy", volume], check=False)
+        await server.wait()
