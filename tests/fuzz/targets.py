@@ -18,7 +18,7 @@ from datafile_client.errors import InvalidDatafileError as UnusableError
 from datafile_sidecar.config import settings
 from datafile_sidecar.config.credentials import CredentialsError, Secrets
 from datafile_sidecar.config.settings import SettingsError
-from datafile_sidecar.core import answer, bus_record, datafile, sources, webhook
+from datafile_sidecar.core import bus_record, datafile, http_headers, url_policy, webhook
 from datafile_sidecar.core import fleet_status as report
 from datafile_sidecar.core import worker_message as worker
 from datafile_sidecar.core.bus_record import BadRecordError, Head
@@ -26,6 +26,7 @@ from datafile_sidecar.core.conditional import Validators
 from datafile_sidecar.core.datafile import InvalidDatafileError
 from datafile_sidecar.core.webhook import DatafileUpdated, MalformedWebhookError
 from datafile_sidecar.core.worker_message import MalformedLineError
+from datafile_sidecar.upstream.body import BodyError, BodyReader
 from datafile_sidecar.volume.directory import Status
 from tests.datafiles import minimal, realistic
 from tests.fuzz.endpoint import talk
@@ -171,22 +172,22 @@ def check_settings(data: bytes) -> None:
 def check_url(data: bytes) -> None:
     """A URL from outside is permitted or not, and one that is leads to one of our hosts and ends in our key."""
     url = data.decode("utf-8", "surrogateescape")
-    if sources.Sources(sources.TEMPLATES[0]).permits(url, KEY):
-        assert sources.shown(url).startswith("https://")
+    if url_policy.UrlPolicy(url_policy.TEMPLATES[0]).permits(url, KEY):
+        assert url_policy.without_query(url).startswith("https://")
         assert url.partition("?")[0].endswith(f"/{KEY}.json")
 
 
 def check_body(data: bytes) -> None:
     """An upstream body is whole or refused, and the pause that it asks for is a sane one."""
     coding, _, body = data.partition(b"\n")
-    with expected(answer.BodyError):
-        read = answer.Body(coding.decode("latin-1"))
+    with expected(BodyError):
+        read = BodyReader(coding.decode("latin-1"))
         read.feed(body)
         assert len(read.complete()) <= datafile.MAX_BYTES
     header = coding.decode("latin-1")
-    pause_s = answer.retry_after_s(header, header, NOW)
+    pause_s = http_headers.retry_after_s(header, header, NOW)
     assert pause_s is None or pause_s >= 0
-    clean = answer.clean_validator(header)
+    clean = http_headers.clean_validator(header)
     assert clean is None or "\r" not in clean
 
 

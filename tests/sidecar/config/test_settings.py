@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from datafile_sidecar.config import settings
 from datafile_sidecar.config.settings import Address, Settings, SettingsError
-from datafile_sidecar.core.sources import Sources
+from datafile_sidecar.core.url_policy import UrlPolicy
 
 KEYS = {"DATAFILE_SDK_KEYS": "KEY1"}
 
@@ -234,8 +234,8 @@ def test_url_template_is_usable(template: str) -> None:
     except SettingsError:
         return
     if loaded.url_template:
-        url = Sources(loaded.url_template).url("KEY1")
-        assert Sources(loaded.url_template).permits(url, "KEY1")
+        url = UrlPolicy(loaded.url_template).url("KEY1")
+        assert UrlPolicy(loaded.url_template).permits(url, "KEY1")
 
 
 @given(

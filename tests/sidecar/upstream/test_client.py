@@ -6,7 +6,8 @@ import time
 
 import pytest
 
-from datafile_sidecar.upstream import OUTCOMES, Fetched, FetchError, NotModified, Upstream, Validators
+from datafile_sidecar.core.conditional import Validators
+from datafile_sidecar.upstream import OUTCOMES, Fetched, FetchError, NotModified, Upstream
 from tests.sidecar.wire import DATAFILE, KEY, head, ok, wire
 
 ETAG = 'W/"abc-43"'
@@ -56,7 +57,7 @@ async def test_an_unchanged_datafile_is_not_sent_again() -> None:
         Upstream(template=cdn.template) as upstream,
     ):
         validators = (await fetch(upstream)).validators
-        assert validators == Validators(upstream.url(KEY), ETAG, DATE)
+        assert validators == Validators(url=upstream.url(KEY), etag=ETAG, last_modified=DATE)
         cdn.answer = head(304)
         assert await upstream.fetch(upstream.url(KEY), sdk_key=KEY, validators=validators) == NotModified()
         first, second = cdn.requests
@@ -67,7 +68,7 @@ async def test_an_unchanged_datafile_is_not_sent_again() -> None:
 async def test_validators_of_another_url_are_not_sent() -> None:
     """The user never gets a 304 that speaks of another file: origin and CDN may give equal tags to different bytes."""
     async with wire(ok()) as cdn, Upstream(template=cdn.template) as upstream:
-        elsewhere = Validators(f"{cdn.origin}/json/{KEY}.json", ETAG, DATE)
+        elsewhere = Validators(url=f"{cdn.origin}/json/{KEY}.json", etag=ETAG, last_modified=DATE)
         assert (await fetch(upstream, elsewhere)).validators is None
         assert not {"if-none-match", "if-modified-since"} & set(cdn.requests[0].headers)
 
@@ -76,7 +77,7 @@ async def test_validators_of_another_url_are_not_sent() -> None:
 async def test_a_validator_that_no_header_can_carry_is_left_out(tag: str) -> None:
     """The user's polls go on when upstream, or the bus, once handed out a tag that can't be sent back."""
     async with wire(ok()) as cdn, Upstream(template=cdn.template) as upstream:
-        await fetch(upstream, Validators(upstream.url(KEY), tag, DATE))
+        await fetch(upstream, Validators(url=upstream.url(KEY), etag=tag, last_modified=DATE))
         assert cdn.requests[0].headers["if-modified-since"] == DATE
         assert not {"if-none-match", "x"} & set(cdn.requests[0].headers)
 
@@ -95,7 +96,7 @@ async def test_a_304_without_a_condition_is_an_error() -> None:
         assert error.outcome == "protocol_error"
         assert "304" in error.reason
         assert (
-            await refusal(upstream, validators=Validators(upstream.url(KEY), "\x00", None))
+            await refusal(upstream, validators=Validators(url=upstream.url(KEY), etag="\x00"))
         ).outcome == error.outcome
 
 

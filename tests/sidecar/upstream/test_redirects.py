@@ -4,7 +4,8 @@ import asyncio
 
 import pytest
 
-from datafile_sidecar.upstream import Fetched, FetchError, NotModified, Upstream, Validators
+from datafile_sidecar.core.conditional import Validators
+from datafile_sidecar.upstream import Fetched, FetchError, NotModified, Upstream
 from tests.sidecar.wire import CA_FILE, DATAFILE, KEY, Request, Script, head, ok, proxy, wire
 
 TOKEN = "sesame-9"
@@ -34,7 +35,7 @@ async def test_a_redirect_on_the_same_origin_is_followed(status: int) -> None:
         found = await upstream.fetch(upstream.url(KEY), sdk_key=KEY, token=TOKEN)
         assert isinstance(found, Fetched)
         assert found.body == DATAFILE
-        assert found.validators == Validators(f"{cdn.origin}/moved/{KEY}.json", '"1"', None)
+        assert found.validators == Validators(url=f"{cdn.origin}/moved/{KEY}.json", etag='"1"')
         assert [request.headers["authorization"] for request in cdn.requests] == [f"Bearer {TOKEN}"] * 2
 
         cdn.answer = by_path(datafiles=redirect(f"/moved/{KEY}.json"), moved=head(304))

@@ -17,7 +17,7 @@ from datafile_sidecar.bus import Bus
 from datafile_sidecar.config.credential_reloader import Rotation
 from datafile_sidecar.config.credentials import Secrets, Tokens
 from datafile_sidecar.config.settings import Settings
-from datafile_sidecar.core import backoff, sources
+from datafile_sidecar.core import backoff, url_policy
 from datafile_sidecar.core.gate import AdmissionPolicy
 from datafile_sidecar.core.schedule import Pace
 from datafile_sidecar.core.state import RollbackPolicy, Trigger
@@ -68,7 +68,7 @@ class Daemon:
             template: Upstream(
                 template=template, environ=environ, user_agent=f"datafile-sidecar/{version('datafile-sidecar')}"
             )
-            for template in ([settings.url_template] if settings.url_template else sources.TEMPLATES)
+            for template in ([settings.url_template] if settings.url_template else url_policy.TEMPLATES)
         }
         self._bus = Bus(settings.bus_url, telemetry) if settings.bus_url else None
         self._workers = Workers(settings.directory, settings.sdk_keys, telemetry)
@@ -175,7 +175,7 @@ class Daemon:
 
     def _source(self, sdk_key: str) -> tuple[Upstream, str | None]:
         token = self._tokens.get(sdk_key)
-        template = sources.template(self._settings.url_template, has_token=token is not None)
+        template = url_policy.default_template(self._settings.url_template, has_token=token is not None)
         return self._upstreams[template], token
 
     def _stuck(self) -> list[str]:

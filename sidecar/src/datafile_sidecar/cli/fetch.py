@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from datafile_sidecar.config.credentials import Tokens
 from datafile_sidecar.config.settings import Settings
-from datafile_sidecar.core import sources
+from datafile_sidecar.core import url_policy
 from datafile_sidecar.core.gate import AdmissionPolicy
 from datafile_sidecar.core.schedule import Pace
 from datafile_sidecar.core.state import RollbackPolicy
@@ -67,7 +67,7 @@ async def fetch(
     async with AsyncExitStack() as rooms:
         for key in told.sdk_keys:
             token = tokens.get(key)
-            template = sources.template(told.url_template, has_token=token is not None)
+            template = url_policy.default_template(told.url_template, has_token=token is not None)
             upstream = await rooms.enter_async_context(Upstream(template=template, environ=environ))
             errands.append(_Errand(key, KeyStore(key, volume), (upstream, token), bootstrap, told, telemetry))
         return await asyncio.gather(*(errand.run(patience) for errand in errands))

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datafile_sidecar.core.sources import Sources
+from datafile_sidecar.core.url_policy import UrlPolicy
 
 PREFIX = "DATAFILE_"
 _SDK_KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
@@ -187,7 +187,7 @@ def _url_template(text: str) -> str:
         raise ValueError("a URL must not hold a user or password; put access tokens into DATAFILE_ACCESS_TOKENS_PATH")
     if "{sdk_key}" not in template.partition("://")[2].partition("/")[2]:
         raise ValueError("{sdk_key} must stand in the URL's path")
-    return Sources(template).template
+    return UrlPolicy(template).template
 
 
 def _split(url: str) -> urllib.parse.SplitResult | None:

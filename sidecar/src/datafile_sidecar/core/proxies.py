@@ -1,7 +1,7 @@
-"""Which proxy a URL goes through, from the environment's usual variables, as a decision without I/O.
+"""Which proxy a URL goes through, by the usual environment variables, as pure functions.
 
 `https_proxy`, `http_proxy`, `all_proxy` and `no_proxy` mean what they mean to Python and curl: the lower-case name wins,
-even when it is empty. `no_proxy` also takes networks such as `10.0.0.0/8`, as people in clusters expect.
+even when it is empty. `no_proxy` may also contain networks such as `10.0.0.0/8`, which is common in clusters.
 """
 
 import base64
@@ -14,12 +14,12 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class ProxyError(ValueError):
-    """A proxy variable that can't be used. The words name the variable, never its value, which may hold a password."""
+    """A proxy variable that can't be used. The message names the variable, never its value, which may hold a password."""
 
 
 @dataclass(frozen=True, slots=True)
 class Proxy:
-    """One proxy. `url` holds no credentials and may be shown; `authorization` is the `Proxy-Authorization` it wants."""
+    """One proxy. `url` holds no credentials and may be shown; `authorization` is the `Proxy-Authorization` header."""
 
     url: str
     authorization: str | None = field(default=None, repr=False)
@@ -27,21 +27,25 @@ class Proxy:
 
 @dataclass(frozen=True, slots=True)
 class Proxies:
-    """The proxies that an environment asks for. Build it with `from_environ`."""
+    """The proxies of an environment. Create it with `from_environ`."""
 
     by_scheme: Mapping[str, str] = field(default_factory=dict, repr=False)
-    bypass: tuple[str, ...] = ()
+    no_proxy: tuple[str, ...] = ()
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> "Proxies":
-        """Read the variables; nothing is judged before a URL needs it."""
-        everywhere = _variable(environ, "all_proxy")
-        chosen = {scheme: _variable(environ, f"{scheme}_proxy", everywhere) for scheme in _DEFAULT_PORTS}
-        names = _variable(environ, "no_proxy").lower().replace(",", " ").split()
-        return cls({scheme: url for scheme, url in chosen.items() if url}, tuple(names))
+        """Read the variables. An invalid one is an error only when a URL needs it."""
+        fallback = _variable(environ, "all_proxy")
+        by_scheme = {scheme: _variable(environ, f"{scheme}_proxy", fallback) for scheme in _DEFAULT_PORTS}
+        no_proxy = _variable(environ, "no_proxy").lower().replace(",", " ").split()
+        return cls({scheme: url for scheme, url in by_scheme.items() if url}, tuple(no_proxy))
 
     def proxy_for(self, url: str) -> Proxy | None:
-        """The proxy for this URL, or None to connect directly; ProxyError for a setting that we can't use."""
+        """Return the proxy for this URL, or None for a direct connection.
+
+        Raises:
+            ProxyError: The variable for this URL can't be used.
+        """
         target = urlsplit(url)
         setting = self.by_scheme.get(target.scheme)
         if setting is None or self._is_bypassed(target):
@@ -49,13 +53,14 @@ class Proxies:
         try:
             return _parse(setting)
         except ValueError:
-            # Not chained: the original's words quote the setting, password and all.
-            raise ProxyError(f"{target.scheme.upper()}_PROXY or ALL_PROXY holds no http:// or https:// URL") from None
+            # Not chained: the original message quotes the setting, which may hold a password.
+            variable = f"{target.scheme.upper()}_PROXY or ALL_PROXY"
+            raise ProxyError(f"{variable} does not hold an http:// or https:// URL") from None
 
     def _is_bypassed(self, target: SplitResult) -> bool:
         host = (target.hostname or "").rstrip(".")
         port = target.port or _DEFAULT_PORTS[target.scheme]
-        return any(_covers(entry, host, port) for entry in self.bypass)
+        return any(_matches(entry, host, port) for entry in self.no_proxy)
 
 
 def _variable(environ: Mapping[str, str], name: str, default: str = "") -> str:
@@ -77,16 +82,16 @@ def _parse(setting: str) -> Proxy:
     return Proxy(address, f"Basic {base64.b64encode(credentials.encode()).decode()}")
 
 
-def _covers(entry: str, host: str, port: int) -> bool:
-    """Whether one item of no_proxy means this host: `*`, a name and all below it, an address or a network; `:port` narrows."""
+def _matches(entry: str, host: str, port: int) -> bool:
+    """Return whether an entry of no_proxy matches: `*`, a name with its subdomains, an address or network, each `:port`."""
     if entry == "*":
         return True
     if (network := _network(entry)) is not None:
         address = _network(host)
         return address is not None and address.version == network.version and address.network_address in network
-    name, colon, wanted_port = entry.rpartition(":")
+    name, colon, entry_port = entry.rpartition(":")
     if colon:
-        return wanted_port == str(port) and _covers(name, host, port)
+        return entry_port == str(port) and _matches(name, host, port)
     suffix = entry.removeprefix("*").strip(".")
     return bool(suffix) and (host == suffix or host.endswith(f".{suffix}"))
 

@@ -1,11 +1,10 @@
-"""The CDN and the origin: one conditional, capped, timed request for a datafile, and every way it can fail in words.
+"""The HTTP client for Optimizely's CDN, the origin or a mirror: one conditional request with a size and a time limit.
 
-Whatever the other side, a proxy, the network or the operating system does, `Upstream.fetch` returns a whole body, says
-that nothing changed, or raises `FetchError`, all within its time-out. It judges the transport only: whether the body is a
-good datafile is for others to say, and so are pauses and retries.
+`Upstream.fetch` returns a complete body, or that nothing changed, or raises `FetchError`, always within its timeout. It
+judges the transport only. Validation of the datafile, retries and pauses are its callers' work.
 """
 
 from datafile_sidecar.core.fetch_error import OUTCOMES, FetchError
-from datafile_sidecar.upstream.client import MAX_TIMEOUT_S, Fetched, NotModified, Upstream, Validators
+from datafile_sidecar.upstream.client import MAX_TIMEOUT_S, Fetched, NotModified, Upstream
 
-__all__ = ["FetchError", "Fetched", "MAX_TIMEOUT_S", "NotModified", "OUTCOMES", "Upstream", "Validators"]
+__all__ = ["FetchError", "Fetched", "MAX_TIMEOUT_S", "NotModified", "OUTCOMES", "Upstream"]

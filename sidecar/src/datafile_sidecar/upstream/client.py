@@ -1,4 +1,4 @@
-"""One conditional, capped, timed request for a datafile, redirects followed where that is permitted."""
+"""The HTTP client: conditional requests for a datafile that follow permitted redirects."""
 
 import asyncio
 import time
@@ -11,31 +11,30 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from datafile_sidecar.core import answer, sources
-from datafile_sidecar.core.fetch_error import FetchError, proxy_refused, refused, unwelcome
+from datafile_sidecar.core import url_policy
+from datafile_sidecar.core.conditional import Validators
+from datafile_sidecar.core.fetch_error import (
+    FetchError,
+    proxy_refused,
+    redirect_refused,
+    unexpected_status,
+    url_refused,
+)
+from datafile_sidecar.core.http_headers import clean_validator, retry_after_s
 from datafile_sidecar.core.proxies import Proxies, ProxyError
 from datafile_sidecar.network.resolver import DaemonResolver
-from datafile_sidecar.upstream.errors import diagnosis, speakable
-from datafile_sidecar.upstream.response import Response, received
-from datafile_sidecar.upstream.tls import Trust
+from datafile_sidecar.upstream.body import read_body
+from datafile_sidecar.upstream.errors import describe, safe_cause
+from datafile_sidecar.upstream.tls import TlsContext
 
 MAX_TIMEOUT_S = 30.0
-_MAX_HOPS = 4
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-
-
-@dataclass(frozen=True, slots=True)
-class Validators:
-    """What makes the next request for `url` conditional. To be remembered only once the body has been published."""
-
-    url: str
-    etag: str | None
-    last_modified: str | None
+_MAX_REDIRECTS = 3
+_REDIRECT_STATUSES = frozenset({301, 302, 303, 307, 308})
 
 
 @dataclass(frozen=True, slots=True)
 class Fetched:
-    """A complete body, decompressed, at most 8 MiB. `validators` name the URL that answered, redirects followed."""
+    """A complete body, decompressed, at most 8 MiB. `validators` name the URL that answered, after redirects."""
 
     body: bytes = field(repr=False)
     validators: Validators | None
@@ -47,7 +46,7 @@ class NotModified:
 
 
 class Upstream:
-    """Fetches datafiles; an async context manager that owns its connections. One serves any number of SDK keys."""
+    """Fetches datafiles for any number of SDK keys. An async context manager that owns its connections."""
 
     def __init__(
         self,
@@ -58,147 +57,161 @@ class Upstream:
         user_agent: str = "datafile-sidecar",
         resolver: AbstractResolver | None = None,
     ) -> None:
-        """`template` holds `{sdk_key}` (ValueError when it is no URL); `timeout_s` is for a whole fetch, at most 30.
+        """Check the settings.
 
-        `environ` gives the proxies (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`) and `SSL_CERT_FILE`.
+        Args:
+            template: The URL, with `{sdk_key}` in it.
+            timeout_s: For a whole fetch with its redirects, at most 30.
+            environ: Gives the proxies (`HTTPS_PROXY`, `HTTP_PROXY`, `ALL_PROXY`, `NO_PROXY`) and `SSL_CERT_FILE`.
+            user_agent: The `User-Agent` header.
+            resolver: Resolves host names; by default the operating system does.
+
+        Raises:
+            ValueError: The template is not a usable URL.
         """
-        self._sources = sources.Sources(template)
+        self._policy = url_policy.UrlPolicy(template)
         self._timeout_s = min(timeout_s, MAX_TIMEOUT_S)
-        self._environ = dict(environ or {})
-        self._proxies = Proxies.from_environ(self._environ)
+        environ = environ or {}
+        self._proxies = Proxies.from_environ(environ)
+        self._tls = TlsContext(environ.get("SSL_CERT_FILE"))
         self._headers = {"Accept-Encoding": "gzip", "User-Agent": user_agent}
         self._resolver = resolver
-        self._trust = Trust(self._environ.get("SSL_CERT_FILE"))
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        """Open no connection yet: the first fetch does."""
-        # No DNS cache: names are looked up for new connections alone, which are few, and failover wants the present answer.
+        """Create the session. The first fetch opens the first connection."""
+        # No DNS cache: only new connections need a lookup, they are few, and failover needs current addresses.
         connector = aiohttp.TCPConnector(
             limit_per_host=8, use_dns_cache=False, resolver=self._resolver or DaemonResolver(), keepalive_timeout=30
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
-            response_class=Response,
             headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # one deadline, over all hops, in `fetch`
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),  # `fetch` has one timeout for everything
         )
         return self
 
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Drop the connections, also those that hang."""
+        """Close all connections, including those that hang."""
         if self._session is not None:
             await self._session.close()
 
     def url(self, sdk_key: str) -> str:
-        """The configured URL of this key's datafile."""
-        return self._sources.url(sdk_key)
+        """Return the configured URL of this key's datafile."""
+        return self._policy.url(sdk_key)
 
     def permitted(self, url: str, sdk_key: str) -> bool:
-        """Whether a URL from a webhook may be fetched for this key: our hosts over https or the template's origin, our key."""
-        return self._sources.permits(url, sdk_key)
+        """Return whether a URL from a webhook may be fetched for this key (see `core.url_policy`)."""
+        return self._policy.permits(url, sdk_key)
 
     async def fetch(
         self, url: str, *, sdk_key: str, validators: Validators | None = None, token: str | None = None
     ) -> Fetched | NotModified:
-        """Ask `url` for the key's datafile, following permitted redirects; FetchError for everything else.
+        """Fetch the key's datafile from `url`, following permitted redirects.
 
-        `validators` are sent to the URL that they belong to, `token` to the template's origin, and neither anywhere else.
+        Args:
+            url: Where to start.
+            sdk_key: The key that every URL on the way must belong to.
+            validators: Sent only to the URL that they belong to.
+            token: Access token, sent only to the template's origin.
+
+        Raises:
+            FetchError: Anything else came, or nothing within the timeout.
         """
-        self._opened()
-        trail = [url]
+        self._open_session()
+        visited = [url]
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._follow(trail, sdk_key, validators, token)
+                return await self._follow(visited, sdk_key, validators, token)
         except FetchError:
             raise
         except Exception as error:
-            raise self._explained(error, trail[-1]) from speakable(error)
+            raise self._fetch_error(error, visited[-1]) from safe_cause(error)
 
     async def _follow(
-        self, trail: list[str], sdk_key: str, validators: Validators | None, token: str | None
+        self, visited: list[str], sdk_key: str, validators: Validators | None, token: str | None
     ) -> Fetched | NotModified:
-        """Ask the URL at the end of the trail, and lengthen the trail for each redirect."""
-        while len(trail) <= _MAX_HOPS:
-            hop = trail[-1]
-            if not self.permitted(hop, sdk_key):
-                raise refused(trail[0], hop)
-            found = await self._ask(hop, validators, token if self._sources.is_home(hop, sdk_key) else None)
-            if not isinstance(found, str):
-                return found
-            trail.append(found)
-        raise FetchError("redirected", f"{sources.shown(trail[0])}: redirected more than {_MAX_HOPS - 1} times")
+        """Request the last visited URL, and append the target of each redirect."""
+        start = visited[0]
+        if not self.permitted(start, sdk_key):
+            raise url_refused(start)
+        while len(visited) <= _MAX_REDIRECTS + 1:
+            url = visited[-1]
+            is_template_origin = self._policy.is_template_origin(url, sdk_key)
+            result = await self._request(url, validators, token if is_template_origin else None)
+            if not isinstance(result, str):
+                return result
+            if url_policy.is_downgrade(url, result) or not self.permitted(result, sdk_key):
+                raise redirect_refused(start, result)
+            visited.append(result)
+        raise FetchError(
+            "redirected", f"{url_policy.without_query(start)}: redirected more than {_MAX_REDIRECTS} times"
+        )
 
-    async def _ask(self, url: str, validators: Validators | None, token: str | None) -> Fetched | NotModified | str:
-        """One request: what it brought, or the URL that it redirects to."""
-        conditions = _conditions(url, validators)
-        headers = conditions | ({"Authorization": f"Bearer {token}"} if token else {})
+    async def _request(self, url: str, validators: Validators | None, token: str | None) -> Fetched | NotModified | str:
+        """Make one request. A string is the URL that it redirects to."""
+        condition = _conditional_headers(url, validators)
+        headers = condition | ({"Authorization": f"Bearer {token}"} if token else {})
         proxy = self._proxies.proxy_for(url)
-        introduction = {"Proxy-Authorization": proxy.authorization} if proxy and proxy.authorization else {}
+        proxy_headers = {"Proxy-Authorization": proxy.authorization} if proxy and proxy.authorization else {}
         is_https = url.lower().startswith("https:")
-        async with self._opened().get(
+        needs_tls = is_https or (proxy is not None and proxy.url.startswith("https:"))
+        async with self._open_session().get(
             URL(url, encoded=True),
-            # Over https the proxy reads the CONNECT alone, without it the request itself.
-            headers=headers if is_https else headers | introduction,
-            proxy_headers=introduction,
+            # Over https the proxy sees only the CONNECT, otherwise it sees the request itself.
+            headers=headers if is_https else headers | proxy_headers,
+            proxy_headers=proxy_headers,
             allow_redirects=False,
             proxy=proxy.url if proxy else None,
-            ssl=await self._trust.context() if is_https or (proxy and proxy.url.startswith("https:")) else True,
+            ssl=await self._tls.get() if needs_tls else True,
         ) as response:
             if response.status == 200:
-                return Fetched(await received(response), _validators(url, response))
-            if response.status == 304 and conditions:
+                return Fetched(await read_body(response), _validators(url, response))
+            if response.status == 304 and condition:
                 return NotModified()
-            if response.status in _REDIRECTS and (location := response.headers.get("Location")):
-                return _next_hop(url, location)
-            raise unwelcome(self._where(url), response.status, _retry_after_s(response))
+            if response.status in _REDIRECT_STATUSES and (location := response.headers.get("Location")):
+                return url_policy.redirect_target(url, location)
+            raise unexpected_status(self._target(url), response.status, _retry_after_s(response))
 
-    def _opened(self) -> aiohttp.ClientSession:
+    def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             raise RuntimeError("Upstream is used outside its `async with`")
         return self._session
 
-    def _explained(self, error: Exception, url: str) -> FetchError:
-        """Ours for a foreign one."""
+    def _fetch_error(self, error: Exception, url: str) -> FetchError:
         if isinstance(error, aiohttp.ClientHttpProxyError):
-            return proxy_refused(self._where(url), error.status)
-        outcome, problem = diagnosis(error, self._timeout_s)
+            return proxy_refused(self._target(url), error.status)
+        outcome, description = describe(error, self._timeout_s)
         if outcome == "tls":
-            self._trust.doubt()
-        return FetchError(outcome, f"{self._where(url)}: {problem}")
+            self._tls.invalidate()
+        return FetchError(outcome, f"{self._target(url)}: {description}")
 
-    def _where(self, url: str) -> str:
-        """Whom we asked, and by which proxy, without anything secret."""
+    def _target(self, url: str) -> str:
+        """Return where a request goes, and through which proxy, without secrets."""
+        shown = url_policy.without_query(url)
         try:
             proxy = self._proxies.proxy_for(url)
         except ProxyError:
             proxy = None
-        return f"{sources.shown(url)} through the proxy {proxy.url}" if proxy else sources.shown(url)
+        return f"{shown} through the proxy {proxy.url}" if proxy else shown
 
 
-def _conditions(url: str, validators: Validators | None) -> dict[str, str]:
+def _conditional_headers(url: str, validators: Validators | None) -> dict[str, str]:
     if validators is None or validators.url != url:
         return {}
-    wanted = {"If-None-Match": validators.etag, "If-Modified-Since": validators.last_modified}
-    return {name: clean for name, value in wanted.items() if (clean := answer.clean_validator(value))}
+    headers = {"If-None-Match": validators.etag, "If-Modified-Since": validators.last_modified}
+    return {name: clean for name, value in headers.items() if (clean := clean_validator(value))}
 
 
 def _validators(url: str, response: aiohttp.ClientResponse) -> Validators | None:
-    etag = answer.clean_validator(response.headers.get("ETag"))
-    last_modified = answer.clean_validator(response.headers.get("Last-Modified"))
-    return Validators(url, etag, last_modified) if etag or last_modified else None
-
-
-def _next_hop(url: str, location: str) -> str:
-    target = sources.redirect_target(url, location)
-    if sources.is_downgrade(url, target):
-        raise refused(url, target)
-    return target
+    etag = clean_validator(response.headers.get("ETag"))
+    last_modified = clean_validator(response.headers.get("Last-Modified"))
+    return Validators(url=url, etag=etag, last_modified=last_modified) if etag or last_modified else None
 
 
 def _retry_after_s(response: aiohttp.ClientResponse) -> float | None:
-    return answer.retry_after_s(response.headers.get("Retry-After"), response.headers.get("Date"), time.time())
+    return retry_after_s(response.headers.get("Retry-After"), response.headers.get("Date"), time.time())

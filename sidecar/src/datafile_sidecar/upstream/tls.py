@@ -1,41 +1,49 @@
-"""Whom we trust over TLS: read when first needed and again after a failure, so that a mended bundle needs no restart."""
+"""The TLS context for connections to upstream. A CA file is read again after a failure, so replacing it needs no restart."""
 
 import asyncio
 import ssl
 from pathlib import Path
 
 
-class TrustError(Exception):
-    """SSL_CERT_FILE is set and can't be used."""
+class CaFileError(Exception):
+    """The file named by SSL_CERT_FILE can't be used."""
 
 
-class Trust:
-    """The certificates of SSL_CERT_FILE and of the system, read beside the event loop: their mount may hang."""
+class TlsContext:
+    """A TLS context that trusts the system's CAs and SSL_CERT_FILE.
 
-    def __init__(self, cert_file: str | None) -> None:
-        self._cert_file = cert_file
-        self._reading: asyncio.Future[ssl.SSLContext] | None = None
+    Files are read in a thread, because a mounted volume may hang. There is at most one such thread.
+    """
 
-    async def context(self) -> ssl.SSLContext:
-        """What TLS is made with. Raises TrustError. While one thread reads, no other begins."""
-        if self._reading is None:
-            self._reading = asyncio.get_running_loop().run_in_executor(None, _read, self._cert_file)
-            self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(self._reading)
+    def __init__(self, ca_file: str | None) -> None:
+        self._ca_file = ca_file
+        self._loading: asyncio.Future[ssl.SSLContext] | None = None
 
-    def doubt(self) -> None:
-        """A connection failed by it: read it again, if that is not being done."""
-        if self._reading is not None and self._reading.done():
-            self._reading = None
+    async def get(self) -> ssl.SSLContext:
+        """Return the context, loading it if necessary.
+
+        Raises:
+            CaFileError: SSL_CERT_FILE can't be used.
+        """
+        if self._loading is None:
+            self._loading = asyncio.get_running_loop().run_in_executor(None, _load, self._ca_file)
+            # Retrieve the exception, or asyncio logs it when every caller has timed out.
+            self._loading.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(self._loading)
+
+    def invalidate(self) -> None:
+        """Load the files again for the next connection, unless that is already happening."""
+        if self._loading is not None and self._loading.done():
+            self._loading = None
 
 
-def _read(cert_file: str | None) -> ssl.SSLContext:
-    """OpenSSL's own defaults (which honour SSL_CERT_FILE and SSL_CERT_DIR), and the file: OpenSSL is silent about a bad one."""
+def _load(ca_file: str | None) -> ssl.SSLContext:
     context = ssl.create_default_context()
-    if cert_file:
+    if ca_file:
+        # OpenSSL already reads SSL_CERT_FILE by default, but ignores a missing or invalid file without an error.
         try:
-            context.load_verify_locations(cafile=Path(cert_file))
-        except OSError as error:  # ssl.SSLError is one
+            context.load_verify_locations(cafile=Path(ca_file))
+        except OSError as error:  # ssl.SSLError is a subclass
             cause = "holds no PEM certificates" if isinstance(error, ssl.SSLError) else error.strerror
-            raise TrustError(f"SSL_CERT_FILE={cert_file} can't be used: {cause}") from error
+            raise CaFileError(f"SSL_CERT_FILE={ca_file} can't be used: {cause}") from error
     return context

@@ -7,9 +7,10 @@ from email.utils import parsedate_to_datetime
 
 from datafile_sidecar.config.credentials import Tokens
 from datafile_sidecar.config.settings import Settings
-from datafile_sidecar.core import datafile, sources
+from datafile_sidecar.core import datafile, url_policy
+from datafile_sidecar.core.conditional import Validators
 from datafile_sidecar.core.datafile import Datafile, InvalidDatafileError
-from datafile_sidecar.upstream import Fetched, FetchError, NotModified, Upstream, Validators
+from datafile_sidecar.upstream import Fetched, FetchError, NotModified, Upstream
 
 from .finding import Finding, failed, ok, warning
 
@@ -36,7 +37,7 @@ async def look_at_upstream(
     """Fetch each key's datafile; `held` are the revisions on the volume."""
     for key in told.sdk_keys:
         token = tokens.get(key)
-        template = sources.template(told.url_template, has_token=token is not None)
+        template = url_policy.default_template(told.url_template, has_token=token is not None)
         async with Upstream(template=template, environ=environ) as upstream:
             yield await _look(upstream, key, token, held.get(key))
 
@@ -53,7 +54,7 @@ async def _look(upstream: Upstream, key: str, token: str | None, held: int | Non
     try:
         found = await asyncio.to_thread(datafile.parse, answer.body, key)
     except InvalidDatafileError as error:
-        says = f"{key}: {sources.shown(upstream.url(key))} answered 200, and not with a datafile of this key: {error}"
+        says = f"{key}: {url_policy.without_query(upstream.url(key))} answered 200, and not with a datafile of this key: {error}"
         return failed(PART, says, _OTHERWISE)
     return _judged(key, found, held, f"{_described(found, answer)}, in {took_s * 1000:.0f} ms, {_with(token)}")
 

@@ -6,11 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datafile_sidecar.core.sources import OPTIMIZELY_HOSTS, Sources, is_downgrade, origin, redirect_target, shown
+from datafile_sidecar.core.url_policy import (
+    OPTIMIZELY_HOSTS,
+    UrlPolicy,
+    is_downgrade,
+    origin,
+    redirect_target,
+    without_query,
+)
 
 KEY = "KEY1"
-CDN = Sources("https://cdn.optimizely.com/datafiles/{sdk_key}.json")
-MIRROR = Sources("http://mirror.corp:8080/flags/{sdk_key}.json?sig=a%20b")
+CDN = UrlPolicy("https://cdn.optimizely.com/datafiles/{sdk_key}.json")
+MIRROR = UrlPolicy("http://mirror.corp:8080/flags/{sdk_key}.json?sig=a%20b")
 
 
 @pytest.mark.parametrize(
@@ -98,14 +105,14 @@ def test_every_other_place_is_refused(url: str) -> None:
 
 def test_a_port_that_is_the_default_one_is_the_same_origin() -> None:
     """The user may spell the default port or leave it out."""
-    spelled = Sources("https://mirror.corp:443/{sdk_key}.json")
+    spelled = UrlPolicy("https://mirror.corp:443/{sdk_key}.json")
     assert spelled.permits("https://mirror.corp/a/KEY1.json", KEY)
-    assert spelled.is_home("https://MIRROR.corp/whatever", KEY)
+    assert spelled.is_template_origin("https://MIRROR.corp/whatever", KEY)
 
 
-def test_only_the_templates_origin_is_home() -> None:
+def test_only_the_templates_origin_is_template_origin() -> None:
     """The user's token stays with the scheme, host and port that were configured."""
-    assert CDN.is_home(CDN.url(KEY), KEY)
+    assert CDN.is_template_origin(CDN.url(KEY), KEY)
     for url in (
         "http://cdn.optimizely.com/datafiles/KEY1.json",
         "https://cdn.optimizely.com:444/datafiles/KEY1.json",
@@ -114,7 +121,7 @@ def test_only_the_templates_origin_is_home() -> None:
         "https://cdn.optimizely.com.evil.test/KEY1.json",
         "",
     ):
-        assert not CDN.is_home(url, KEY)
+        assert not CDN.is_template_origin(url, KEY)
 
 
 hosts = st.sampled_from([*sorted(OPTIMIZELY_HOSTS), "evil.test", "mirror.corp:8080", "cdn.optimizely.com:80"])
@@ -178,10 +185,10 @@ def test_leaving_https_is_noticed(url: str, target: str, worse: bool) -> None:
 def test_a_template_that_cannot_work_is_refused_at_once(template: str) -> None:
     """The user reads of a useless template at the start; a password in it is not repeated."""
     with pytest.raises(ValueError, match="the URL template") as caught:
-        Sources(template)
+        UrlPolicy(template)
     assert "pass@" not in str(caught.value)
 
 
 def test_a_query_is_not_shown() -> None:
     """The user whose mirror wants a signature in the query does not find it in the logs."""
-    assert shown(MIRROR.url(KEY)) == "http://mirror.corp:8080/flags/KEY1.json"
+    assert without_query(MIRROR.url(KEY)) == "http://mirror.corp:8080/flags/KEY1.json"
