@@ -1,4 +1,4 @@
-"""Slices give what one decoder gives."""
+"""Decoding list by list gives the same result as one decoder."""
 
 import json
 from typing import Any
@@ -6,8 +6,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from datafile_sidecar.core.datafile import lazy_lists as slicing
-from datafile_sidecar.core.datafile import schema
+from datafile_sidecar.core.datafile import lazy_lists, schema
 from datafile_sidecar.core.datafile.errors import InvalidDatafileError
 from tests.datafiles import realistic
 
@@ -22,8 +21,8 @@ LONG = {
 
 @pytest.mark.parametrize(("name", "entry"), LONG.items())
 def test_every_entry_is_there_each_time(name: str, entry: type[Any]) -> None:
-    """Nothing of a datafile escapes validation because it is looked at in pieces, however often it is gone through."""
-    document = slicing.complete(slicing.outline(BODY))
+    """Nothing of a datafile escapes validation because it is decoded in pieces, however often they are iterated."""
+    document = lazy_lists.to_document(lazy_lists.decode_outline(BODY))
     field = next(one.name for one in msgspec.structs.fields(schema.Document) if one.encode_name == name)
     wanted = msgspec.json.decode(json.dumps(json.loads(BODY)[name]), type=list[entry])  # type: ignore[valid-type]
     assert len(wanted) > 3
@@ -33,8 +32,8 @@ def test_every_entry_is_there_each_time(name: str, entry: type[Any]) -> None:
 
 
 @pytest.mark.parametrize("name", LONG)
-def test_the_place_of_a_fault_is_named(name: str) -> None:
-    """Who reads the log learns which entry of which list is wrong."""
+def test_the_path_of_a_fault_is_named(name: str) -> None:
+    """The log names the entry and the list that are wrong."""
     root = json.loads(BODY)
     root[name][2] = 5
     with pytest.raises(InvalidDatafileError, match=rf"{name}\[2\]: expected an object, got a number"):
@@ -45,5 +44,5 @@ def test_the_place_of_a_fault_is_named(name: str) -> None:
 
 
 def _lists(root: dict[str, Any]) -> list[Any]:
-    document = slicing.complete(slicing.outline(json.dumps(root).encode()))
+    document = lazy_lists.to_document(lazy_lists.decode_outline(json.dumps(root).encode()))
     return [document.experiments, document.feature_flags, document.rollouts, document.typed_audiences]

@@ -1,6 +1,6 @@
-"""Validation of a datafile: what `parse` lets through, every supported SDK takes."""
+"""Validation of a datafile: every supported SDK can load what `parse` accepts."""
 
-from datafile_sidecar.core.datafile.datafile import MAX_BYTES, Datafile, parse
 from datafile_sidecar.core.datafile.errors import InvalidDatafileError
+from datafile_sidecar.core.datafile.parser import MAX_BYTES, Datafile, parse
 
 __all__ = ["Datafile", "InvalidDatafileError", "MAX_BYTES", "parse"]

@@ -1,11 +1,11 @@
-"""The one error for bytes that must not be published, and the decoder's errors in its words."""
+"""The error for an invalid datafile, and the translation of the decoder's errors into it."""
 
 import re
 from typing import Self
 
 import msgspec
 
-_NOUNS = {
+_TYPE_NAMES = {
     "array": "a list",
     "bool": "a boolean",
     "float": "a number",
@@ -19,41 +19,41 @@ _NOUNS = {
 
 
 class InvalidDatafileError(ValueError):
-    """What is wrong with a datafile, and where: `place` is a path such as `featureFlags[3].key`, or empty."""
+    """What is wrong with a datafile, and where: `path` is for example `featureFlags[3].key`, or empty."""
 
-    def __init__(self, fault: str, place: str = "") -> None:
-        super().__init__(fault, place)
+    def __init__(self, fault: str, path: str = "") -> None:
+        super().__init__(fault, path)
         self.fault = fault
-        self.place = place
+        self.path = path
 
     @property
     def reason(self) -> str:
-        """Place and fault in words, for people."""
-        return f"{self.place}: {self.fault}" if self.place else self.fault
+        """Path and fault, for people."""
+        return f"{self.path}: {self.fault}" if self.path else self.fault
 
-    def inside(self, place: str) -> Self:
-        """The same fault, seen from one level further up."""
-        return type(self)(self.fault, f"{place}.{self.place}" if self.place else place)
+    def under(self, parent: str) -> Self:
+        """Return the same error with its path extended by the path of the parent."""
+        return type(self)(self.fault, f"{parent}.{self.path}" if self.path else parent)
 
     def __str__(self) -> str:
         return f"The datafile is not usable: {self.reason}."
 
 
 def quoted(value: object) -> str:
-    """The value as it may stand in an error: escaped, and not longer than a line."""
+    """Return the value as it may be shown in an error: escaped, and at most 80 characters."""
     text = ascii(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def in_words(error: msgspec.ValidationError) -> InvalidDatafileError:
-    """Turn "Expected `str`, got `int` - at `$.featureFlags[3].key`" into a place and a fault for people."""
-    fault, _, place = str(error).partition(" - at `$")
-    place = place.rstrip("`").lstrip(".")
+def from_validation_error(error: msgspec.ValidationError) -> InvalidDatafileError:
+    """Turn "Expected `str`, got `int` - at `$.featureFlags[3].key`" into a path and a fault for people."""
+    fault, _, path = str(error).partition(" - at `$")
+    path = path.rstrip("`").lstrip(".")
     if missing := re.fullmatch("Object missing required field `(.+)`", fault):
-        return InvalidDatafileError("missing", f"{place}.{missing[1]}".lstrip("."))
-    if f".{place}".endswith(".self"):
-        return InvalidDatafileError("a name that the SDK cannot take", place)
+        return InvalidDatafileError("missing", f"{path}.{missing[1]}".lstrip("."))
+    if f".{path}".endswith(".self"):
+        return InvalidDatafileError("a name that the SDK cannot take", path)
     if types := re.fullmatch("Expected `(.+)`, got `(.+)`", fault):
-        wanted = "a whole number" if types[1] == "int" else _NOUNS.get(types[1], types[1])
-        return InvalidDatafileError(f"expected {wanted}, got {_NOUNS.get(types[2], types[2])}", place)
-    return InvalidDatafileError(fault, place)
+        expected = "a whole number" if types[1] == "int" else _TYPE_NAMES.get(types[1], types[1])
+        return InvalidDatafileError(f"expected {expected}, got {_TYPE_NAMES.get(types[2], types[2])}", path)
+    return InvalidDatafileError(fault, path)

@@ -1,8 +1,8 @@
-"""Decoding a datafile a piece at a time: neither is all of it in memory at once, nor does it keep others from their turn.
+"""Decodes the long lists of a datafile one entry at a time, to save memory and to let other threads run.
 
-A decoder in C gives nobody else a turn while it works, in whatever thread, and what it builds is several times the size of its
-text. So the long lists of a datafile are first passed over as raw JSON, and then decoded entry by entry, anew each time that
-somebody goes through them. The verdict is that of one decoder for all of it.
+A decoder in C holds the interpreter until it is done, and the objects that it builds take several times the memory of
+their text. So the long lists first stay raw JSON. Each iteration over one of them decodes its entries anew. The result
+is the same as that of one decoder for the whole datafile.
 """
 
 from collections.abc import Iterator
@@ -12,13 +12,13 @@ import msgspec
 from msgspec import Raw
 
 from datafile_sidecar.core.datafile import schema
-from datafile_sidecar.core.datafile.errors import in_words
+from datafile_sidecar.core.datafile.errors import from_validation_error
 
 _T = TypeVar("_T")
 
 _OUTLINE: Final = msgspec.json.Decoder(schema.Outline)
 _LIST: Final = msgspec.json.Decoder(list[Raw])
-_LONG: Final[tuple[tuple[str, str, msgspec.json.Decoder[Any]], ...]] = (
+_LONG_LISTS: Final[tuple[tuple[str, str, msgspec.json.Decoder[Any]], ...]] = (
     ("experiments", "experiments", msgspec.json.Decoder(schema.Experiment)),
     ("feature_flags", "featureFlags", msgspec.json.Decoder(schema.FeatureFlag)),
     ("rollouts", "rollouts", msgspec.json.Decoder(schema.Rollout)),
@@ -26,32 +26,36 @@ _LONG: Final[tuple[tuple[str, str, msgspec.json.Decoder[Any]], ...]] = (
 )
 
 
-def outline(body: bytes) -> schema.Outline:
-    """All of a datafile but the entries of its long lists. Raises msgspec.DecodeError."""
+def decode_outline(body: bytes) -> schema.Outline:
+    """Decode everything except the entries of the long lists.
+
+    Raises:
+        msgspec.DecodeError: The bytes are not JSON of this shape.
+    """
     return _OUTLINE.decode(body)
 
 
-def complete(outline: schema.Outline) -> schema.Document:
-    """The whole of it. Going through its long lists raises msgspec.DecodeError and InvalidDatafileError."""
-    parts = msgspec.structs.asdict(outline)
-    for name, place, decoder in _LONG:
-        parts[name] = _Entries(parts[name], place, decoder)
-    return schema.Document(**parts)
+def to_document(outline: schema.Outline) -> schema.Document:
+    """Return the whole datafile. Iterating over its long lists raises msgspec.DecodeError and InvalidDatafileError."""
+    fields = msgspec.structs.asdict(outline)
+    for name, path, decoder in _LONG_LISTS:
+        fields[name] = _LazyList(fields[name], path, decoder)
+    return schema.Document(**fields)
 
 
-class _Entries(Generic[_T]):
-    """The entries of a list that are decoded only when it is their turn."""
+class _LazyList(Generic[_T]):
+    """A list whose entries are decoded during iteration."""
 
-    def __init__(self, raw: Raw, place: str, decoder: "msgspec.json.Decoder[_T]") -> None:
+    def __init__(self, raw: Raw, path: str, decoder: "msgspec.json.Decoder[_T]") -> None:
         self._raw = raw
-        self._place = place
+        self._path = path
         self._decoder = decoder
 
     def __iter__(self) -> Iterator[_T]:
-        place = self._place
+        path = self._path
         try:
             for index, entry in enumerate(_LIST.decode(self._raw)):
-                place = f"{self._place}[{index}]"
+                path = f"{self._path}[{index}]"
                 yield self._decoder.decode(entry)
         except msgspec.ValidationError as error:
-            raise in_words(error).inside(place) from error
+            raise from_validation_error(error).under(path) from error

@@ -1,7 +1,7 @@
-"""What JSON text costs its readers, found out before anything is built from it, in memory that does not multiply.
+"""Limits on JSON text, checked before it is decoded and with little memory.
 
-Decoding is fast but trusting: a few megabytes of empty lists become a hundred megabytes of objects, in the sidecar and
-then in each process of the app. So values and nesting are counted first, by passes that run in C over plain bytes.
+Decoding has no limits: a few megabytes of empty lists become a hundred megabytes of objects, in the sidecar and then in
+each process of the app. So values and nesting are counted first, by bytes methods that run in C.
 """
 
 import codecs
@@ -15,20 +15,23 @@ MAX_VALUES = 1_000_000
 MAX_DEPTH = 100
 MAX_DIGITS = 4300
 
-_MARKS = b'"[]{},'
+_PUNCTUATION = b'"[]{},'
 _ESCAPES = b"\\/bfnrtu"
-_NEITHER_MARK_NOR_ESCAPE = bytes(set(range(256)) - set(_MARKS) - set(_ESCAPES))
+_IRRELEVANT = bytes(set(range(256)) - set(_PUNCTUATION) - set(_ESCAPES))
 _STRING = re.compile(rb'"[^"]*"')
-_STEP = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
-_DIGIT_AS_ZERO = bytes.maketrans(b"123456789", b"000000000")
+_DEPTH_CHANGE = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
+_DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 _TOO_MANY_DIGITS = b"0" * (MAX_DIGITS + 1)
 _BLOCK = 64 * 1024
 
 
-def check_encoding(text: bytes) -> None:
-    """Raise InvalidDatafileError unless the bytes are UTF-8, without keeping a decoded copy.
+def check_utf8(text: bytes) -> None:
+    """Check that the bytes are UTF-8, without keeping a decoded copy.
 
-    A last character that is cut goes unnoticed: no JSON ends in one.
+    An incomplete last character is not noticed; the JSON decoder refuses it.
+
+    Raises:
+        InvalidDatafileError: The bytes are not UTF-8.
     """
     if text.isascii():
         return
@@ -41,37 +44,38 @@ def check_encoding(text: bytes) -> None:
         raise InvalidDatafileError("not UTF-8") from error
 
 
-def check_shape(text: bytes) -> None:
-    """Raise InvalidDatafileError if JSON text holds too many values, nests too deeply or has a number too long.
+def check_limits(text: bytes) -> None:
+    """Check the number of values, the depth and the length of numbers. Text that is not JSON may pass or fail.
 
-    What is not JSON may pass or fail: the decoder looks at it afterwards.
+    Raises:
+        InvalidDatafileError: A limit is exceeded.
     """
     if len(text) < MAX_DEPTH:
         return
-    marks = _outside_strings(text)
-    if marks.count(b",") + marks.count(b"[") + marks.count(b"{") > MAX_VALUES:
+    structure = _outside_strings(text)
+    if structure.count(b",") + structure.count(b"[") + structure.count(b"{") > MAX_VALUES:
         raise InvalidDatafileError(f"more than {MAX_VALUES} values")
-    if max(accumulate(array("b", marks.translate(_STEP, b","))), default=0) > MAX_DEPTH:
+    if max(accumulate(array("b", structure.translate(_DEPTH_CHANGE, b","))), default=0) > MAX_DEPTH:
         raise InvalidDatafileError(f"nested more than {MAX_DEPTH} deep")
-    if _TOO_MANY_DIGITS in text.translate(_DIGIT_AS_ZERO):
+    if _TOO_MANY_DIGITS in text.translate(_DIGITS_TO_ZERO):
         raise InvalidDatafileError(f"a number with more than {MAX_DIGITS} digits")
 
 
 def _outside_strings(text: bytes) -> bytearray:
-    """The brackets, braces and commas of JSON text that are not part of a string."""
-    # A backslash and what it escapes must stay neighbours until the escaped quotes are gone.
-    marks = text.translate(None, _NEITHER_MARK_NOR_ESCAPE)
-    marks = marks.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _ESCAPES)
-    # Most strings are a pair of quotes by now; taking pairs out keeps the parity of quotes before every other mark.
-    return _without_strings(marks.replace(b'""', b""))
+    """Return the brackets, braces and commas of JSON text that are not part of a string."""
+    # A backslash and the character after it must stay together until escaped quotes are removed.
+    kept = text.translate(None, _IRRELEVANT)
+    kept = kept.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _ESCAPES)
+    # Most strings are now just a pair of quotes. Removing pairs leaves the parity of quotes elsewhere as it is.
+    return _without_strings(kept.replace(b'""', b""))
 
 
-def _without_strings(marks: bytes) -> bytearray:
-    """Take out what is between quotes, in blocks, so that millions of strings don't become millions of pieces."""
+def _without_strings(punctuation: bytes) -> bytearray:
+    """Remove what is between quotes, block by block: splitting at once could create millions of pieces."""
     kept = bytearray()
     open_quote = b""
-    for start in range(0, len(marks), _BLOCK):
-        block = _STRING.sub(b"", open_quote + marks[start : start + _BLOCK])
+    for start in range(0, len(punctuation), _BLOCK):
+        block = _STRING.sub(b"", open_quote + punctuation[start : start + _BLOCK])
         outside, open_quote, _ = block.partition(b'"')
         kept += outside
     return kept

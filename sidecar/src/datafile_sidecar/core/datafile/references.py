@@ -1,7 +1,7 @@
-"""What the SDK does with a datafile of the right shape while it loads it: it follows references and reads conditions.
+"""Checks of references and conditions in a datafile of the right shape.
 
-Each check here stands for a line of the SDK that raises. The SDK swallows some of these errors, has no config then, and
-says "off" to every flag; others come out of its constructor.
+Each check stands for a line of the SDK that raises while it loads a datafile. The SDK swallows some of these errors, has
+no config then and turns every flag off. Its constructor raises the others.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -12,20 +12,20 @@ import msgspec
 from msgspec import Raw
 
 from datafile_sidecar.core.datafile import schema
-from datafile_sidecar.core.datafile.audience_conditions import check_audience, check_audience_text, check_experiment
-from datafile_sidecar.core.datafile.errors import InvalidDatafileError, in_words, quoted
+from datafile_sidecar.core.datafile.audience_conditions import check_audience, check_experiment, check_typed_audience
+from datafile_sidecar.core.datafile.errors import InvalidDatafileError, from_validation_error, quoted
 
 _T = TypeVar("_T")
 _HOLDOUT = msgspec.json.Decoder(schema.Holdout)
 _LOCAL_HOLDOUT = msgspec.json.Decoder(schema.LocalHoldout)
 _IDS = msgspec.json.Decoder(list[schema.Scalar])
 _RUNNING = b'"Running"'
-_NOTHING = (b"", b"null", b"false", b"0", b'""', b"[]", b"{}")
+_FALSY = (b"", b"null", b"false", b"0", b'""', b"[]", b"{}")
 
 
 @dataclass(frozen=True, slots=True)
-class _Links:
-    """What the parts of a datafile refer to."""
+class _Ids:
+    """The ids in a datafile, those that flags refer to, and the names of typed audiences."""
 
     experiments: set[schema.Scalar]
     experiments_of_flags: set[schema.Scalar]
@@ -34,33 +34,37 @@ class _Links:
     audience_names: dict[object, object]
 
 
-def check_loading(document: schema.Document) -> None:
-    """Raise InvalidDatafileError where an SDK fails to load the datafile."""
-    links = _links(document)
+def check_references(document: schema.Document) -> None:
+    """Check whatever the SDK looks at beyond the shape while it loads a datafile.
+
+    Raises:
+        InvalidDatafileError: One of the supported SDKs fails to load it.
+    """
+    ids = _collect_ids(document)
     _check_audiences(document)
-    _each("experiments", document.experiments, lambda experiment: _check_experiment(experiment, links))
+    _check_each("experiments", document.experiments, lambda experiment: _check_experiment(experiment, ids))
     for index, group in enumerate(document.groups):
-        place = f"groups[{index}].experiments"
-        _each(place, group.experiments, lambda experiment: _check_experiment(experiment, links))
+        path = f"groups[{index}].experiments"
+        _check_each(path, group.experiments, lambda experiment: _check_experiment(experiment, ids))
     for index, rollout in enumerate(document.rollouts):
-        _each(f"rollouts[{index}].experiments", rollout.experiments, _rule_check(rollout, links))
-    _each("featureFlags", document.feature_flags, lambda flag: _check_flag(flag, links))
-    _each("holdouts", document.holdouts, _check_holdout)
-    _each("localHoldouts", document.local_holdouts, _check_local_holdout)
+        _check_each(f"rollouts[{index}].experiments", rollout.experiments, _check_for_rules_of(rollout, ids))
+    _check_each("featureFlags", document.feature_flags, lambda flag: _check_flag(flag, ids))
+    _check_each("holdouts", document.holdouts, _check_holdout)
+    _check_each("localHoldouts", document.local_holdouts, _check_local_holdout)
 
 
-def _links(document: schema.Document) -> _Links:
-    links = _Links(
+def _collect_ids(document: schema.Document) -> _Ids:
+    ids = _Ids(
         experiments={experiment.id for experiment in _experiments(document)},
         experiments_of_flags=set(),
         rollouts={rollout.id for rollout in document.rollouts},
         rollouts_of_flags=set(),
-        audience_names={audience.id: _name(audience.name) for audience in document.typed_audiences},
+        audience_names={audience.id: _display_name(audience.name) for audience in document.typed_audiences},
     )
     for flag in document.feature_flags:
-        links.experiments_of_flags.update(flag.experiment_ids)
-        links.rollouts_of_flags.add(flag.rollout_id)
-    return links
+        ids.experiments_of_flags.update(flag.experiment_ids)
+        ids.rollouts_of_flags.add(flag.rollout_id)
+    return ids
 
 
 def _experiments(document: schema.Document) -> Iterator[schema.Experiment]:
@@ -69,90 +73,90 @@ def _experiments(document: schema.Document) -> Iterator[schema.Experiment]:
         yield from group.experiments
 
 
-def _name(name: Raw) -> object:
-    """A text if the SDK can call the audience by it, where null is the empty text; else something that is no text."""
+def _display_name(name: Raw) -> object:
+    """Return a string if the SDK can show this name, where null counts as an empty one. Otherwise return the raw JSON."""
     return "" if bytes(name).startswith((b'"', b"null")) else name
 
 
-def _each(place: str, entries: Iterable[_T], check: Callable[[_T], None]) -> None:
+def _check_each(path: str, entries: Iterable[_T], check: Callable[[_T], None]) -> None:
     for index, entry in enumerate(entries):
         try:
             check(entry)
         except InvalidDatafileError as error:
-            raise error.inside(f"{place}[{index}]") from error
+            raise error.under(f"{path}[{index}]") from error
 
 
 def _check_audiences(document: schema.Document) -> None:
-    """Of several audiences with one id, the SDK loads the conditions of the last; typed ones come after the others."""
+    """Check the conditions that the SDK loads: of several audiences with one id, the last. Typed audiences come later."""
     conditions: dict[schema.Scalar, tuple[str, str | Raw]] = {}
     for index, audience in enumerate(document.audiences):
         conditions[audience.id] = f"audiences[{index}].conditions", audience.conditions
     for index, typed in enumerate(document.typed_audiences):
         conditions[typed.id] = f"typedAudiences[{index}].conditions", typed.conditions
-    for place, text in conditions.values():
+    for path, text in conditions.values():
         try:
-            check_audience_text(text) if isinstance(text, str) else check_audience(bytes(text))
+            check_audience(text) if isinstance(text, str) else check_typed_audience(bytes(text))
         except InvalidDatafileError as error:
-            raise error.inside(place) from error
+            raise error.under(path) from error
 
 
-def _rule_check(rollout: schema.Rollout, links: _Links) -> Callable[[schema.Rule], None]:
-    """The SDK reads the audience conditions of a rollout's rules only if a flag has the rollout."""
-    if rollout.id in links.rollouts_of_flags:
-        return lambda rule: _check_experiment(rule, links)
-    return lambda rule: _check_variables(rule, links)
+def _check_for_rules_of(rollout: schema.Rollout, ids: _Ids) -> Callable[[schema.Rule], None]:
+    """Return the check for the rollout's rules. The SDK reads their audience conditions only if a flag uses the rollout."""
+    if rollout.id in ids.rollouts_of_flags:
+        return lambda rule: _check_experiment(rule, ids)
+    return lambda rule: _check_variables(rule, ids)
 
 
-def _check_experiment(experiment: schema.Experiment | schema.Rule, links: _Links) -> None:
+def _check_experiment(experiment: schema.Experiment | schema.Rule, ids: _Ids) -> None:
     if conditions := bytes(experiment.audience_conditions):
         try:
-            check_experiment(conditions, links.audience_names)
+            check_experiment(conditions, ids.audience_names)
         except InvalidDatafileError as error:
-            raise error.inside("audienceConditions") from error
-    _check_variables(experiment, links)
+            raise error.under("audienceConditions") from error
+    _check_variables(experiment, ids)
 
 
-def _check_variables(experiment: schema.Experiment | schema.Rule, links: _Links) -> None:
-    """The SDK takes `"variables": null`, but not where it collects what an enabled variation of a flag sets."""
-    if experiment.id not in links.experiments_of_flags:
+def _check_variables(experiment: schema.Experiment | schema.Rule, ids: _Ids) -> None:
+    """Refuse `"variables": null` where the SDK collects the variables of a flag's enabled variation; elsewhere it is fine."""
+    if experiment.id not in ids.experiments_of_flags:
         return
     for index, variation in enumerate(experiment.variations):
-        if variation.variables is None and bytes(variation.feature_enabled) not in _NOTHING:
+        if variation.variables is None and bytes(variation.feature_enabled) not in _FALSY:
             raise InvalidDatafileError("null in an enabled variation", f"variations[{index}].variables")
 
 
-def _check_flag(flag: schema.FeatureFlag, links: _Links) -> None:
+def _check_flag(flag: schema.FeatureFlag, ids: _Ids) -> None:
     for index, experiment in enumerate(flag.experiment_ids):
-        if experiment not in links.experiments:
+        if experiment not in ids.experiments:
             raise InvalidDatafileError(f"no experiment has the id {quoted(experiment)}", f"experimentIds[{index}]")
-    if flag.rollout_id and flag.rollout_id not in links.rollouts:
+    if flag.rollout_id and flag.rollout_id not in ids.rollouts:
         raise InvalidDatafileError(f"no rollout has the id {quoted(flag.rollout_id)}", "rolloutId")
 
 
 def _check_holdout(holdout: schema.Holdout) -> None:
-    """SDKs before 5.5 sort running holdouts by the flags that they include or else exclude."""
+    """Check the flags that a running holdout includes or else excludes: SDKs before 5.5 iterate over them."""
     if bytes(holdout.status) != _RUNNING:
         return
-    if bytes(holdout.included_flags) not in _NOTHING:
+    if bytes(holdout.included_flags) not in _FALSY:
         _check_ids(holdout.included_flags, "includedFlags")
     elif bytes(holdout.excluded_flags) != b"":
         _check_ids(holdout.excluded_flags, "excludedFlags")
 
 
 def _check_local_holdout(raw: Raw) -> None:
-    """Only SDKs since 5.6 know these, and they leave out, and say so, one that is local to nothing."""
+    """Check a local holdout, which only SDKs since 5.6 load. They skip, with a log line, one without `includedRules`."""
     try:
         if bytes(_LOCAL_HOLDOUT.decode(raw).included_rules) in (b"", b"null"):
             return
         holdout = _HOLDOUT.decode(raw)
     except msgspec.ValidationError as error:
-        raise in_words(error) from error
-    if bytes(holdout.status) == _RUNNING and bytes(holdout.included_rules) not in _NOTHING:
+        raise from_validation_error(error) from error
+    if bytes(holdout.status) == _RUNNING and bytes(holdout.included_rules) not in _FALSY:
         _check_ids(holdout.included_rules, "includedRules")
 
 
-def _check_ids(ids: Raw, place: str) -> None:
+def _check_ids(ids: Raw, path: str) -> None:
     try:
         _IDS.decode(ids)
     except msgspec.ValidationError as error:
-        raise InvalidDatafileError("not a list of plain values", place) from error
+        raise InvalidDatafileError("not a list of plain values", path) from error

@@ -1,11 +1,11 @@
-"""The shape that the SDK needs of a datafile, as types that a C decoder checks while it reads.
+"""The shape of a datafile that the SDK needs, as types that a C decoder checks while it decodes.
 
-What is laid down here is what the SDK's JSON schema demands, together with what its code takes for granted and the
-schema forgets: feature flags, rollouts, typed audiences, variables and holdouts. Fields that the SDK never looks at
-while it loads are left out, or kept raw when they only have to be there; unknown ones are skipped.
+The types cover what the SDK's JSON schema requires, and what its code requires although the schema does not: feature
+flags, rollouts, typed audiences, variables and holdouts. Fields that the SDK does not use while it loads are left out, or
+kept raw if they only have to exist. Unknown fields are skipped.
 
-Lists that the SDK turns into objects by `Class(**entry)` hold an `Entity`. Where its code only needs a value that can
-be a key of a dict, the type is `Scalar`: an id that is a number is odd, but no reason to hold back a kill switch.
+Lists that the SDK turns into objects by `Class(**entry)` hold an `Entity`. Where its code only needs a hashable value,
+the type is `Scalar`: a number as an id is odd, but must not hold back a kill switch.
 """
 
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ class Entity(Struct, gc=False, kw_only=True):
 
 
 class AnyObject(Struct, gc=False):
-    """An object of which nothing else is asked."""
+    """An object with any content."""
 
 
 class VariableUsage(Entity, gc=False, kw_only=True):
@@ -38,7 +38,7 @@ class VariableUsage(Entity, gc=False, kw_only=True):
 
 
 class RuleVariation(Entity, gc=False, kw_only=True):
-    """A variation of a delivery rule, which the SDK's schema does not look at."""
+    """A variation of a delivery rule, which the SDK's schema does not check."""
 
     id: Scalar
     key: Scalar
@@ -75,7 +75,7 @@ class Experiment(Entity, gc=False, kw_only=True, rename="camel"):
 
 
 class Rule(Entity, gc=False, kw_only=True, rename="camel"):
-    """A delivery rule of a rollout: an experiment that the SDK's schema does not look at."""
+    """A delivery rule of a rollout: an experiment that the SDK's schema does not check."""
 
     id: Scalar
     key: Scalar
@@ -104,7 +104,7 @@ class Group(Entity, gc=False, kw_only=True, rename="camel"):
     experiments: list[Experiment]
 
 
-class Variable(Entity, gc=False, kw_only=True, rename="camel"):
+class FlagVariable(Entity, gc=False, kw_only=True, rename="camel"):
     """A variable of a flag."""
 
     id: Scalar
@@ -114,13 +114,13 @@ class Variable(Entity, gc=False, kw_only=True, rename="camel"):
 
 
 class FeatureFlag(Entity, gc=False, kw_only=True, rename="camel"):
-    """A flag, which the SDK's schema does not look at."""
+    """A flag, which the SDK's schema does not check."""
 
     id: Scalar
     key: Scalar
     experiment_ids: list[Scalar]
     rollout_id: str
-    variables: list[Variable]
+    variables: list[FlagVariable]
 
 
 class Event(Entity, gc=False, kw_only=True, rename="camel"):
@@ -147,7 +147,7 @@ class Audience(Entity, gc=False, kw_only=True):
 
 
 class TypedAudience(Entity, gc=False, kw_only=True):
-    """An audience whose conditions are JSON, which the SDK's schema does not look at."""
+    """An audience whose conditions are JSON, which the SDK's schema does not check."""
 
     id: Scalar
     name: Raw
@@ -184,19 +184,19 @@ class Holdout(Entity, gc=False, kw_only=True, rename="camel"):
 
 
 class LocalHoldout(Struct, gc=False, rename="camel"):
-    """What decides whether the SDK looks at a local holdout at all."""
+    """The field that decides whether the SDK loads a local holdout at all."""
 
     included_rules: Raw = ABSENT
 
 
-class Head(Struct, gc=False):
-    """What tells a datafile that is newer than we are from one that is broken."""
+class VersionOnly(Struct, gc=False):
+    """The version alone, which distinguishes a datafile of an unsupported version from a broken one."""
 
     version: str
 
 
-class Frame(Struct, gc=False, kw_only=True, rename="camel"):
-    """All of a datafile but its long lists."""
+class _Base(Struct, gc=False, kw_only=True, rename="camel"):
+    """Everything except the long lists."""
 
     version: str
     revision: str
@@ -212,8 +212,8 @@ class Frame(Struct, gc=False, kw_only=True, rename="camel"):
     local_holdouts: list[Raw] = []
 
 
-class Outline(Frame, gc=False, kw_only=True, rename="camel"):
-    """A datafile whose long lists have not been looked into yet."""
+class Outline(_Base, gc=False, kw_only=True, rename="camel"):
+    """A datafile whose long lists are not decoded yet."""
 
     experiments: Raw
     typed_audiences: Raw = NO_ENTRIES
@@ -221,8 +221,8 @@ class Outline(Frame, gc=False, kw_only=True, rename="camel"):
     rollouts: Raw = NO_ENTRIES
 
 
-class Document(Frame, gc=False, kw_only=True, rename="camel"):
-    """A whole datafile, whose long lists can be gone through any number of times."""
+class Document(_Base, gc=False, kw_only=True, rename="camel"):
+    """A whole datafile, whose long lists can be iterated any number of times."""
 
     experiments: Iterable[Experiment]
     typed_audiences: Iterable[TypedAudience]

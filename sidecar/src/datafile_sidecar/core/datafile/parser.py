@@ -1,7 +1,7 @@
-"""A datafile: its bytes as served, and the promise that the SDK will take them.
+"""A datafile: its bytes as served, and the guarantee that the SDK can load them.
 
-The law: what `parse` lets through gives every supported SDK a config, and what they take is let through, but for the
-exceptions that docs/decisions/0101 lists with their reasons. The bytes are never changed.
+Whatever `parse` accepts gives every supported SDK a config, and whatever they can load is accepted, with the exceptions
+that docs/decisions/0101 lists with their reasons. The bytes are never changed.
 """
 
 import hashlib
@@ -11,24 +11,21 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from datafile_sidecar.core.datafile import lazy_lists as slicing
-from datafile_sidecar.core.datafile import schema
-from datafile_sidecar.core.datafile.errors import InvalidDatafileError, in_words, quoted
-from datafile_sidecar.core.datafile.limits import check_encoding, check_shape
-from datafile_sidecar.core.datafile.references import check_loading
-
-__all__ = ["Datafile", "InvalidDatafileError", "MAX_BYTES", "parse"]
+from datafile_sidecar.core.datafile import lazy_lists, schema
+from datafile_sidecar.core.datafile.errors import InvalidDatafileError, from_validation_error, quoted
+from datafile_sidecar.core.datafile.limits import check_limits, check_utf8
+from datafile_sidecar.core.datafile.references import check_references
 
 MAX_BYTES = 8 * 1024 * 1024
 
 _VERSIONS = ("2", "3", "4")
 _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
-_HEAD = msgspec.json.Decoder(schema.Head)
+_VERSION = msgspec.json.Decoder(schema.VersionOnly)
 
 
 @dataclass(frozen=True, slots=True)
 class Datafile:
-    """A datafile that the SDK takes. `sha256` is the hex digest of `body`, the bytes as served."""
+    """A valid datafile. `sha256` is the hex digest of `body`, the bytes as served."""
 
     body: bytes = field(repr=False)
     revision: int
@@ -42,19 +39,24 @@ class Datafile:
 
 
 def parse(body: bytes, sdk_key: str) -> Datafile:
-    """Validate the bytes of a datafile that was asked for by `sdk_key`.
+    """Validate a datafile.
 
-    Raises InvalidDatafileError, and nothing else, if it is not a datafile, or not one that every supported SDK takes,
-    or another key's.
+    Args:
+        body: The bytes as served.
+        sdk_key: The key that they were fetched for.
+
+    Raises:
+        InvalidDatafileError: The bytes are not a datafile of this key that every supported SDK can load. Nothing else
+            is raised.
     """
     try:
         _check_text(body)
-        outline = slicing.outline(body)
-        _check_head(outline, sdk_key)
-        check_loading(slicing.complete(outline))
+        outline = lazy_lists.decode_outline(body)
+        _check_header(outline, sdk_key)
+        check_references(lazy_lists.to_document(outline))
     except msgspec.ValidationError as error:
         _check_version(body)
-        raise in_words(error) from error
+        raise from_validation_error(error) from error
     except msgspec.DecodeError as error:
         raise InvalidDatafileError(f"not strict JSON ({error})") from error
     except RecursionError as error:
@@ -70,14 +72,14 @@ def _check_text(body: bytes) -> None:
         raise InvalidDatafileError("starts with a byte order mark")
     if not re.match(rb"[ \t\r\n]*\{", body):
         raise InvalidDatafileError("empty" if not body.strip() else "not a JSON object")
-    check_encoding(body)
-    check_shape(body)
+    check_utf8(body)
+    check_limits(body)
 
 
 def _check_version(body: bytes) -> None:
-    """Of a datafile from the future, say that it is from the future, and not in what shape it is."""
+    """Report an unsupported version first: its shape may differ just because it is newer."""
     with suppress(msgspec.DecodeError):
-        _check_supported(_HEAD.decode(body).version)
+        _check_supported(_VERSION.decode(body).version)
 
 
 def _check_supported(version: str) -> None:
@@ -85,7 +87,7 @@ def _check_supported(version: str) -> None:
         raise InvalidDatafileError(f"{quoted(version)} is not supported, only 2, 3 and 4 are", "version")
 
 
-def _check_head(outline: schema.Outline, sdk_key: str) -> None:
+def _check_header(outline: schema.Outline, sdk_key: str) -> None:
     _check_supported(outline.version)
     if not re.fullmatch("[0-9]{1,15}", outline.revision):
         raise InvalidDatafileError(f"{quoted(outline.revision)} is not a decimal number of 1 to 15 digits", "revision")
