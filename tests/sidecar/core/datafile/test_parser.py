@@ -1,45 +1,33 @@
 """Validation against the real SDK: nothing is published that it refuses, and nothing held back that it takes."""
 
 import copy
-import functools
 import hashlib
 import json
-import re
-import tracemalloc
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from optimizely import version as sdk_version
-from optimizely.helpers.sdk_settings import OptimizelySdkSettings
-from optimizely.logger import NoOpLogger
-from optimizely.optimizely import Optimizely
 
 from datafile_sidecar.core.datafile import MAX_BYTES, InvalidDatafileError, parse
-from tests.datafiles import HOSTILE, hostile, minimal, realistic
-
-# Derandomized: the same examples on each run, so that a red build is never a matter of luck.
-MANY = settings(max_examples=400, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+from tests.datafiles import minimal, realistic
+from tests.sidecar.core.datafile.sdk_verdict import (
+    ABSENT,
+    AUDIENCE,
+    EMPTY,
+    EXPERIMENT,
+    FLAG,
+    HOLDOUT,
+    MANY,
+    QUALIFIED_LIST,
+    check_same_verdict,
+    is_about_holdouts_of_older_sdks,
+    reason_against,
+    sdk_takes,
+    with_change,
+)
 
 BASE: dict[str, Any] = json.loads(realistic(18, 43))
-EMPTY: dict[str, Any] = json.loads(minimal(43))
-ABSENT = object()
-
-FLAG = {"id": "1", "key": "f", "experimentIds": [], "rolloutId": "", "variables": []}
-EXPERIMENT = {
-    "id": "e1",
-    "key": "e",
-    "layerId": "l",
-    "status": "Running",
-    "variations": [{"id": "v1", "key": "v"}],
-    "trafficAllocation": [],
-    "audienceIds": [],
-    "forcedVariations": {},
-}
-QUALIFIED_LIST = {"match": "qualified", "name": "odp", "type": "third_party_dimension", "value": ["a"]}
-HOLDOUT = {"id": "h", "key": "h", "status": "Running", "variations": [], "trafficAllocation": [], "audienceIds": []}
-AUDIENCE = {"id": "a", "name": "A", "conditions": []}
 
 
 def test_a_good_datafile_comes_back_as_served() -> None:
@@ -256,40 +244,6 @@ def test_garbage_and_other_keys_are_refused_with_a_reason(body: bytes, reason: s
     assert reason_against(body) == reason
 
 
-# Texts that look like the end of a string, or like nesting, to a reader that does not keep strings and escapes apart.
-TEXTS = [
-    "[" * 200,
-    "{" * 200,
-    "]" * 200,
-    '"',
-    '"' + "[" * 200,
-    "\\",
-    "\\\\",
-    '\\"' + "{" * 200,
-    "\n",
-    "a,b",
-    "[" * 70_000,
-]
-
-
-@pytest.mark.parametrize("text", TEXTS, ids=lambda text: ascii(text[:5]))
-def test_brackets_in_texts_are_no_nesting(text: str) -> None:
-    """What a team writes into names and variables, code and JSON included, never blocks its datafile."""
-    body = with_change(EMPTY, {"note": [text, [text, "x", text]], "more": {text: text}})
-    assert sdk_takes(body)
-    parse(body, "KEY1")
-
-
-@pytest.mark.parametrize("text", TEXTS, ids=lambda text: ascii(text[:5]))
-def test_nesting_is_found_between_texts(text: str) -> None:
-    """A datafile that would exhaust some app's stack is refused, whatever texts hide its depth."""
-    tree: list[Any] = []
-    for _ in range(99):
-        tree = [text, tree] if len(text) < 1000 else [tree]
-    assert reason_against(with_change(EMPTY, {"note": text, "tree": tree})) == "nested more than 100 deep"
-    assert reason_against(with_change(EMPTY, {"note": text, "tree": tree[-1]})) == ""
-
-
 @pytest.mark.parametrize(
     "cut",
     [b"NaN", b"Infinity", b"-Infinity", b"01", b'"\\ud800"', b'"\\x"', b'"\t"', b"tru", b"[1,]", b"{1:2}", b"'a'"],
@@ -314,52 +268,6 @@ def test_the_error_is_a_sentence() -> None:
     assert str(caught.value) == f"The datafile is not usable: {caught.value.reason}."
     assert len(str(caught.value)) < 200
     assert "\x1b" not in str(caught.value)
-
-
-@pytest.mark.parametrize("name", HOSTILE)
-def test_a_hostile_body_costs_no_multiple_of_its_size(name: str) -> None:
-    """Eight megabytes of garbage can't get the sidecar killed for its memory, nor reach the app."""
-    body = hostile(name, MAX_BYTES)
-    tracemalloc.start()
-    try:
-        reason = reason_against(body)
-        peak = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-    assert peak < 4 * MAX_BYTES
-    assert bool(reason) == (name not in ("backslashes", "escaped quotes"))
-
-
-# From here on: our verdict against the real SDK's, for datafiles with a few faults each.
-
-
-def sdk_takes(body: bytes) -> bool:
-    """Whether the real SDK has a config after it was given these bytes; some datafiles make it raise."""
-    try:
-        instance = Optimizely(
-            body,  # type: ignore[arg-type]
-            logger=NoOpLogger(),
-            settings=OptimizelySdkSettings(odp_disabled=True),
-            event_processor_options={"start_on_init": False},
-        )
-    except Exception:
-        return False
-    return instance.config_manager.get_config() is not None
-
-
-def reason_against(body: bytes, sdk_key: str = "KEY1") -> str:
-    """Our reason to refuse the body; nothing when it is taken."""
-    try:
-        parse(body, sdk_key)
-    except InvalidDatafileError as error:
-        return error.reason
-    return ""
-
-
-def with_change(base: dict[str, Any], change: dict[str, Any]) -> bytes:
-    """The datafile with some of its top fields replaced or, if ABSENT, removed."""
-    fields = {key: value for key, value in {**base, **change}.items() if value is not ABSENT}
-    return json.dumps(fields, ensure_ascii=False).encode()
 
 
 JUNK: list[Any] = [
@@ -410,101 +318,10 @@ def walk(draw: st.DrawFn, root: dict[str, Any]) -> tuple[Any, Any]:
         holder = holder[key]
 
 
-@functools.cache
-def sdk_is_newest() -> bool:
-    """Whether the SDK here is one whose treatment of holdouts is the strictest."""
-    return tuple(map(int, sdk_version.__version__.split(".")[:2])) >= (5, 6)
-
-
-def is_about_holdouts_of_older_sdks(reason: str) -> bool:
-    """Whether this is refused for the sake of newer SDKs than the one here, which does not look at it."""
-    return bool(re.match(r"(localH|h)oldouts\b", reason)) and not sdk_is_newest()
-
-
-def documented(root: dict[str, Any], reason: str) -> bool:
-    """Whether a refusal of what the SDK takes is one of those that docs/decisions/0101 gives reasons for."""
-    place, _, fault = reason.partition(": ")
-    if place in ("sdkKey", "revision"):
-        return True
-    if is_about_holdouts_of_older_sdks(place):
-        return True
-    if fault == "not strict JSON":
-        return "NaN" in at(root, place)
-    if fault.endswith("not a list of plain values"):
-        return place.endswith(("includedFlags", "excludedFlags", "includedRules"))
-    if fault.startswith(("expected a list", "expected an object", "expected a string, got")):
-        return is_other_container(at(root, place), fault) or has_namesakes(root)
-    return has_namesakes(root)
-
-
-def at(root: Any, place: str) -> Any:
-    """The value at a place such as `featureFlags[3].key`."""
-    for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", place):
-        root = root[key] if key else root[int(index)]
-    return root
-
-
-def is_other_container(value: Any, fault: str) -> bool:
-    """Whether this is an empty thing, a text or an object where a list belongs, or pairs where an object does."""
-    if fault.startswith("expected a list"):
-        return isinstance(value, str | dict) or value in (0, False)
-    return isinstance(value, list | dict)
-
-
-def has_namesakes(value: Any) -> bool:
-    """Whether two entries of one list share an id or a key, so that the SDK looks at the last one only."""
-    if isinstance(value, dict):
-        return any(map(has_namesakes, value.values()))
-    if not isinstance(value, list):
-        return False
-    for name in ("id", "key"):
-        keys = [repr(entry[name]) for entry in value if isinstance(entry, dict) and name in entry]
-        if len(keys) != len(set(keys)):
-            return True
-    return any(map(has_namesakes, value))
-
-
-def check_same_verdict(root: dict[str, Any]) -> None:
-    """What we take the SDK takes; what it takes we take, or the refusal is a documented one."""
-    body = json.dumps(root).encode()
-    reason = reason_against(body)
-    taken = sdk_takes(body)
-    assert taken or reason, "the SDK has no config"
-    assert not taken or not reason or documented(root, reason), f"refused: {reason}"
-
-
 @MANY
 @given(faulty())
 def test_our_verdict_is_the_sdks(root: dict[str, Any]) -> None:
     """Whatever is wrong with a datafile, an app never gets one without a config, nor waits for one that is fine."""
-    check_same_verdict(root)
-
-
-LEAVES: list[Any] = [
-    "and", "or", "not", "a1", "a2", "a3", "unknown", "", None, 1, 1.0, True, 2.5, {}, {"a": 1}, QUALIFIED_LIST,
-    {"match": "qualified", "value": "segment"}, {"match": "exact", "value": []}, {"x": QUALIFIED_LIST},
-    {"match": "qualified", "value": QUALIFIED_LIST}, {"match": "qualified"}, '{"[', "\\",
-]  # fmt: skip
-TREES = st.recursive(st.sampled_from(LEAVES), lambda inner: st.lists(inner, max_size=4), max_leaves=8)
-WORDS = TREES.map(lambda tree: json.dumps(tree, indent=1)) | st.sampled_from(
-    ["", "[", "\ufeff[]", "[] x", "[NaN]", " 5 "]
-)
-NAMED = st.tuples(st.sampled_from(["a1", "a2", "", 1, None]), st.sampled_from(["A", "", None, 5, ["A"], {}]), TREES)
-
-
-@MANY
-@given(st.lists(NAMED, max_size=2), WORDS, TREES, TREES, st.booleans())
-def test_conditions_are_read_as_the_sdk_reads_them(
-    typed: list[tuple[Any, Any, Any]], old: str, of_experiment: Any, of_rule: Any, delivered: bool
-) -> None:
-    """Targeting that trips the SDK never reaches an app, and targeting that is merely odd does."""
-    root = EMPTY | {
-        "audiences": [{"id": "a2", "name": "A2", "conditions": old}],
-        "typedAudiences": [dict(zip(("id", "name", "conditions"), audience, strict=True)) for audience in typed],
-        "experiments": [{**EXPERIMENT, "audienceConditions": of_experiment}],
-        "rollouts": [{"id": "r1", "experiments": [{**EXPERIMENT, "id": "e2", "audienceConditions": of_rule}]}],
-        "featureFlags": [{**FLAG, "rolloutId": "r1" if delivered else ""}],
-    }
     check_same_verdict(root)
 
 
