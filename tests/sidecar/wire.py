@@ -110,7 +110,7 @@ async def wire(
 
 
 def server_tls() -> ssl.SSLContext:
-    """The TLS side of a server that only those trust who have CA_FILE."""
+    """The TLS settings of a server whose certificate CA_FILE signed."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(SERVER_FILE)
     return context
@@ -134,13 +134,13 @@ def head(status: int, *headers: str) -> bytes:
     return "\r\n".join([f"HTTP/1.1 {status} Whatever", *headers, "", ""]).encode()
 
 
-async def body_in_the_end(upstream: Upstream) -> bytes:
+async def body_after_retries(upstream: Upstream) -> bytes:
     """The body from the template's URL; a machine under load may need some tries where the time-out is short."""
     for _ in range(20):
         with contextlib.suppress(FetchError):
-            found = await upstream.fetch(upstream.url(KEY), sdk_key=KEY)
-            assert isinstance(found, Fetched)
-            return found.body
+            result = await upstream.fetch(upstream.url(KEY), sdk_key=KEY)
+            assert isinstance(result, Fetched)
+            return result.body
     raise AssertionError("it did not heal within 20 tries")
 
 

@@ -9,24 +9,24 @@ from hypothesis import strategies as st
 from datafile_sidecar.core.proxies import Proxies, Proxy, ProxyError
 
 URL = "https://cdn.test/datafiles/KEY1.json"
-WAY = "http://proxy.corp:3128"
+PROXY = "http://proxy.corp:3128"
 
 
 @pytest.mark.parametrize(
     ("environ", "url", "expected"),
     [
         ({}, URL, None),
-        ({"HTTPS_PROXY": WAY}, URL, WAY),
-        ({"https_proxy": WAY}, URL, WAY),
-        ({"HTTPS_PROXY": "http://old:1", "https_proxy": WAY}, URL, WAY),
-        ({"HTTPS_PROXY": WAY, "https_proxy": ""}, URL, None),
-        ({"HTTPS_PROXY": WAY}, "http://cdn.test/x", None),
-        ({"HTTP_PROXY": WAY}, URL, None),
-        ({"HTTP_PROXY": WAY}, "http://cdn.test/x", WAY),
-        ({"ALL_PROXY": WAY}, URL, WAY),
-        ({"ALL_PROXY": WAY}, "http://cdn.test/x", WAY),
-        ({"ALL_PROXY": "http://other:1", "HTTPS_PROXY": WAY}, URL, WAY),
-        ({"HTTPS_PROXY": " proxy.corp:3128 "}, URL, WAY),
+        ({"HTTPS_PROXY": PROXY}, URL, PROXY),
+        ({"https_proxy": PROXY}, URL, PROXY),
+        ({"HTTPS_PROXY": "http://old:1", "https_proxy": PROXY}, URL, PROXY),
+        ({"HTTPS_PROXY": PROXY, "https_proxy": ""}, URL, None),
+        ({"HTTPS_PROXY": PROXY}, "http://cdn.test/x", None),
+        ({"HTTP_PROXY": PROXY}, URL, None),
+        ({"HTTP_PROXY": PROXY}, "http://cdn.test/x", PROXY),
+        ({"ALL_PROXY": PROXY}, URL, PROXY),
+        ({"ALL_PROXY": PROXY}, "http://cdn.test/x", PROXY),
+        ({"ALL_PROXY": "http://other:1", "HTTPS_PROXY": PROXY}, URL, PROXY),
+        ({"HTTPS_PROXY": " proxy.corp:3128 "}, URL, PROXY),
         ({"HTTPS_PROXY": "http://proxy.corp"}, URL, "http://proxy.corp:80"),
         ({"HTTPS_PROXY": "https://proxy.corp"}, URL, "https://proxy.corp:443"),
         ({"HTTPS_PROXY": "http://[fd00::1]:3128/"}, URL, "http://[fd00::1]:3128"),
@@ -34,8 +34,8 @@ WAY = "http://proxy.corp:3128"
 )
 def test_the_usual_variables_choose_the_proxy(environ: dict[str, str], url: str, expected: str | None) -> None:
     """The user's cluster-wide proxy settings mean here what they mean to curl and to Python."""
-    found = Proxies.from_environ(environ).proxy_for(url)
-    assert found == (expected and Proxy(expected))
+    result = Proxies.from_environ(environ).proxy_for(url)
+    assert result == (expected and Proxy(expected))
 
 
 @pytest.mark.parametrize(
@@ -77,17 +77,17 @@ def test_the_usual_variables_choose_the_proxy(environ: dict[str, str], url: str,
 def test_no_proxy_names_what_is_asked_directly(no_proxy: str, url: str, direct: bool) -> None:
     """The user's names, suffixes, addresses, networks and ports in NO_PROXY are kept off the proxy, and nothing else is."""
     for environ in ({"NO_PROXY": no_proxy}, {"no_proxy": no_proxy, "NO_PROXY": "wrong"}):
-        found = Proxies.from_environ({"HTTPS_PROXY": WAY, **environ}).proxy_for(url)
-        assert (found is None) is direct
+        result = Proxies.from_environ({"HTTPS_PROXY": PROXY, **environ}).proxy_for(url)
+        assert (result is None) is direct
 
 
 def test_credentials_are_decoded_and_hidden() -> None:
     """The user's proxy password arrives as it was meant, and stands in no repr."""
     proxies = Proxies.from_environ({"HTTPS_PROXY": "http://ann%40corp:p%3Aw@proxy.corp:3128"})
-    found = proxies.proxy_for(URL)
-    assert found == Proxy(WAY, "Basic YW5uQGNvcnA6cDp3")
-    assert "p%3Aw" not in f"{proxies!r}{found!r}"
-    assert "YW5u" not in repr(found)
+    result = proxies.proxy_for(URL)
+    assert result == Proxy(PROXY, "Basic YW5uQGNvcnA6cDp3")
+    assert "p%3Aw" not in f"{proxies!r}{result!r}"
+    assert "YW5u" not in repr(result)
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Which URLs may be asked: the table, and what no URL from outside can ever do."""
+"""Which URLs may be fetched: the table, and what no URL from outside can ever do."""
 
 from urllib.parse import urlsplit
 
@@ -34,7 +34,7 @@ MIRROR = UrlPolicy("http://mirror.corp:8080/flags/{sdk_key}.json?sig=a%20b")
         "http://MIRROR.corp:8080/other/KEY1.json",
     ],
 )
-def test_our_own_places_may_be_asked(url: str) -> None:
+def test_allowed_urls_are_permitted(url: str) -> None:
     """The user's webhook may name Optimizely's hosts, or the mirror that the operator configured."""
     assert MIRROR.permits(url, KEY)
 
@@ -98,7 +98,7 @@ def test_our_own_places_may_be_asked(url: str) -> None:
         "http://[::1]:8080/KEY1.json",
     ],
 )
-def test_every_other_place_is_refused(url: str) -> None:
+def test_every_other_url_is_refused(url: str) -> None:
     """The user with a leaked webhook secret has no sidecar that fetches for strangers."""
     assert not MIRROR.permits(url, KEY)
 
@@ -146,7 +146,7 @@ def test_what_is_permitted_means_the_same_to_another_parser(
 
 
 @given(st.text())
-def test_no_text_at_all_upsets_the_judge(text: str) -> None:
+def test_no_text_raises_an_error(text: str) -> None:
     """The user's webhook endpoint survives whatever stands where a URL should be."""
     assert not MIRROR.permits(text, KEY)
     assert origin(f"\x00{text}") is None

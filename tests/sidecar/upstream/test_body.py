@@ -62,7 +62,7 @@ def test_bytes_that_are_no_gzip_raise_only_our_error(data: bytes) -> None:
 
 @pytest.mark.parametrize("coding", ["br", "deflate", "zstd", "gzip, gzip", "gzip,br", "\x00"])
 def test_other_codings_are_refused(coding: str) -> None:
-    """The user reads that upstream used a coding nobody asked for, instead of getting its bytes."""
+    """The user reads that upstream used a coding that was not requested, instead of getting its bytes."""
     with pytest.raises(BodyError, match="coding"):
         BodyReader(coding)
 

@@ -16,9 +16,9 @@ DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
 
 async def fetch(upstream: Upstream, validators: Validators | None = None, token: str | None = None) -> Fetched:
     """The body from the template's URL; anything else fails the test."""
-    found = await upstream.fetch(upstream.url(KEY), sdk_key=KEY, validators=validators, token=token)
-    assert isinstance(found, Fetched)
-    return found
+    result = await upstream.fetch(upstream.url(KEY), sdk_key=KEY, validators=validators, token=token)
+    assert isinstance(result, Fetched)
+    return result
 
 
 async def refusal(upstream: Upstream, **options: Validators | str | None) -> FetchError:

@@ -16,7 +16,7 @@ import pytest
 from datafile_sidecar.core.datafile import MAX_BYTES
 from datafile_sidecar.network.resolver import DaemonResolver, GetAddrInfo
 from datafile_sidecar.upstream import OUTCOMES, Fetched, FetchError, Upstream
-from tests.sidecar.wire import DATAFILE, KEY, Request, Script, Wire, body_in_the_end, head, ok, reset, wire
+from tests.sidecar.wire import DATAFILE, KEY, Request, Script, Wire, body_after_retries, head, ok, reset, wire
 
 GZIPPED = gzip.compress(DATAFILE, mtime=0)
 ZEROS = bytes(1024 * 1024)
@@ -36,7 +36,7 @@ async def fault_then_healed(cdn: Wire, answer: bytes | Script, timeout_s: float 
         with pytest.raises(FetchError) as caught:
             await upstream.fetch(upstream.url(KEY), sdk_key=KEY)
         cdn.answer = ok(compress=True)
-        assert await body_in_the_end(upstream) == DATAFILE
+        assert await body_after_retries(upstream) == DATAFILE
     assert caught.value.outcome in OUTCOMES
     assert upstream.url(KEY) in caught.value.reason
     return caught.value
@@ -95,7 +95,7 @@ def gzip_answer(body: bytes) -> bytes:
         pytest.param(head(200, "Content-Length: 99999999999"), "too_large", id="93-gib-announced"),
         pytest.param(head(302, "Location: file:///etc/passwd"), "redirected", id="redirect-to-a-file"),
         pytest.param(head(302, "Location: http://[::1"), "redirected", id="redirect-to-no-url"),
-        pytest.param(head(302, "Location: \udcff\udcfe"[:10]), "protocol_error", id="redirect-without-a-place"),
+        pytest.param(head(302, "Location: \udcff\udcfe"[:10]), "protocol_error", id="redirect-without-a-location"),
         pytest.param(
             head(302, f"Location: /datafiles/{KEY}.json", "Content-Length: 0"), "redirected", id="redirect-loop"
         ),
@@ -132,8 +132,8 @@ async def test_a_reset_after_the_whole_body_does_no_harm(cdn: Wire) -> None:
             assert isinstance(await upstream.fetch(upstream.url(KEY), sdk_key=KEY), Fetched)
 
 
-async def test_a_connection_that_is_reset_while_idle_is_no_news(cdn: Wire, caplog: pytest.LogCaptureFixture) -> None:
-    """The user's log holds no traceback because a CDN dropped a connection that nobody was using."""
+async def test_a_connection_that_is_reset_while_idle_is_not_logged(cdn: Wire, caplog: pytest.LogCaptureFixture) -> None:
+    """The user's log holds no traceback because a CDN dropped an unused connection."""
     async with Upstream(template=cdn.template) as upstream:
         await upstream.fetch(upstream.url(KEY), sdk_key=KEY)
         await cdn.reset()
@@ -149,9 +149,9 @@ async def test_a_body_of_exactly_the_cap_is_taken(cdn: Wire) -> None:
         cdn.answer = ok(b" " * size, compress=compress)
         async with Upstream(template=cdn.template) as upstream:
             if size <= MAX_BYTES:
-                found = await upstream.fetch(upstream.url(KEY), sdk_key=KEY)
-                assert isinstance(found, Fetched)
-                assert len(found.body) == size
+                result = await upstream.fetch(upstream.url(KEY), sdk_key=KEY)
+                assert isinstance(result, Fetched)
+                assert len(result.body) == size
             else:
                 with pytest.raises(FetchError, match="8 MiB"):
                     await upstream.fetch(upstream.url(KEY), sdk_key=KEY)
@@ -237,15 +237,15 @@ def test_no_time_out_is_longer_than_30_s() -> None:
 
 
 def closed_port() -> int:
-    """A port of 127.0.0.1 where nobody listens."""
+    """A port of 127.0.0.1 where nothing listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-async def test_nobody_listens() -> None:
-    """The user reads that nobody answers at this address."""
+async def test_nothing_listens() -> None:
+    """The user reads that nothing answers at this address."""
     async with Upstream(template=f"http://127.0.0.1:{closed_port()}/{{sdk_key}}.json") as upstream:
         with pytest.raises(FetchError, match="can't connect") as caught:
             await upstream.fetch(upstream.url(KEY), sdk_key=KEY)
@@ -256,7 +256,7 @@ async def test_nobody_listens() -> None:
     "host", ["2130706433", "127.1", "300.300.300.300", "-", "a" * 64, "x" * 300, "a..b", "xn--", "under_score"]
 )
 @pytest.mark.parametrize("scheme", ["http", "https"])
-async def test_a_host_that_is_none_is_a_fetch_error(scheme: str, host: str, no_names: GetAddrInfo) -> None:
+async def test_an_invalid_host_is_a_fetch_error(scheme: str, host: str, no_names: GetAddrInfo) -> None:
     """The user with a mistyped host reads so; no odd exception ends the loop."""
     async with Upstream(template=f"{scheme}://{host}/{{sdk_key}}.json", resolver=DaemonResolver(no_names)) as upstream:
         with pytest.raises(FetchError) as caught:
@@ -266,7 +266,7 @@ async def test_a_host_that_is_none_is_a_fetch_error(scheme: str, host: str, no_n
 
 @pytest.fixture
 def no_names() -> GetAddrInfo:
-    """A name service that knows nobody, so that no test asks a real one."""
+    """A resolver that knows no names, so that no test uses the network."""
 
     def getaddrinfo(*_: object, **__: object) -> NoReturn:
         raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")

@@ -22,11 +22,11 @@ def outcome(answer: bytes) -> str | bytes:
     async def ask() -> str | bytes:
         async with wire(answer) as cdn, Upstream(template=cdn.template, timeout_s=2) as upstream:
             try:
-                found = await upstream.fetch(upstream.url(KEY), sdk_key=KEY)
+                result = await upstream.fetch(upstream.url(KEY), sdk_key=KEY)
             except FetchError as error:
                 return error.outcome
-            assert isinstance(found, Fetched)
-            return found.body
+            assert isinstance(result, Fetched)
+            return result.body
 
     return asyncio.run(ask())
 
@@ -44,8 +44,8 @@ def test_an_answer_that_breaks_off_anywhere_is_noticed(answer: bytes, draw: st.D
 def test_a_damaged_gzip_body_is_never_taken_for_another_one(answer: bytes, draw: st.DataObject) -> None:
     """The user gets the bytes that were served or an error, whichever byte of the body a broken cache changed."""
     start = answer.index(PACKED)
-    place = draw.draw(st.integers(start, start + len(PACKED) - 1))
-    damaged = answer[:place] + bytes([draw.draw(st.integers(0, 255))]) + answer[place + 1 :]
+    position = draw.draw(st.integers(start, start + len(PACKED) - 1))
+    damaged = answer[:position] + bytes([draw.draw(st.integers(0, 255))]) + answer[position + 1 :]
     result = outcome(damaged)
     assert result == DATAFILE or result in {"truncated", "protocol_error", "too_large"}
 

@@ -1,4 +1,4 @@
-"""The way to upstream: proxies, trust, names and addresses, as clusters have them."""
+"""Connections to upstream: proxies, certificates, names and addresses, as clusters have them."""
 
 import asyncio
 import base64
@@ -18,7 +18,7 @@ import pytest
 
 from datafile_sidecar.network.resolver import DaemonResolver
 from datafile_sidecar.upstream import Fetched, FetchError, Upstream
-from tests.sidecar.wire import CA_FILE, DATAFILE, KEY, Wire, body_in_the_end, head, ok, proxy, wire
+from tests.sidecar.wire import CA_FILE, DATAFILE, KEY, Wire, body_after_retries, head, ok, proxy, wire
 
 NAME = "cdn.test"
 TRUST = {"SSL_CERT_FILE": str(CA_FILE)}
@@ -26,9 +26,9 @@ TRUST = {"SSL_CERT_FILE": str(CA_FILE)}
 
 async def body(upstream: Upstream) -> bytes:
     """The body from the template's URL."""
-    found = await upstream.fetch(upstream.url(KEY), sdk_key=KEY)
-    assert isinstance(found, Fetched)
-    return found.body
+    result = await upstream.fetch(upstream.url(KEY), sdk_key=KEY)
+    assert isinstance(result, Fetched)
+    return result.body
 
 
 async def refusal(upstream: Upstream) -> FetchError:
@@ -62,52 +62,55 @@ async def hosts() -> AsyncIterator[Wire]:
 @pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])
 async def test_https_goes_through_the_proxy(hosts: Wire, variable: str) -> None:
     """The user in a cluster without direct egress gets the datafile through a tunnel, by the usual variables."""
-    async with proxy(hosts) as way:
-        environ = TRUST | {variable: way.origin}
+    async with proxy(hosts) as proxy_wire:
+        environ = TRUST | {variable: proxy_wire.origin}
         async with Upstream(template=f"https://{NAME}/{{sdk_key}}.json", environ=environ) as upstream:
             assert await body(upstream) == DATAFILE
-        assert way.requests[0].line == f"CONNECT {NAME}:443 HTTP/1.1"
+        assert proxy_wire.requests[0].line == f"CONNECT {NAME}:443 HTTP/1.1"
 
 
 async def test_no_proxy_connects_directly(hosts: Wire) -> None:
     """The user whose mirror lies inside the cluster reaches it without the proxy."""
-    async with proxy(hosts) as way:
+    async with proxy(hosts) as proxy_wire:
         for bypass in ("127.0.0.1,cdn.test", ".test 127.0.0.0/8", "*"):
-            environ = TRUST | {"HTTPS_PROXY": way.origin, "NO_PROXY": bypass}
+            environ = TRUST | {"HTTPS_PROXY": proxy_wire.origin, "NO_PROXY": bypass}
             template = f"https://{NAME}:{hosts.port}/{{sdk_key}}.json"
             async with Upstream(template=template, environ=environ, resolver=names("127.0.0.1")) as upstream:
                 assert await body(upstream) == DATAFILE
             async with Upstream(template=hosts.template, environ=environ) as upstream:
                 assert await body(upstream) == DATAFILE
-        assert way.connections == 0
+        assert proxy_wire.connections == 0
 
 
 async def test_http_goes_through_its_own_proxy() -> None:
     """The user of a plain mirror behind a plain proxy gets the datafile, and HTTPS_PROXY alone does not touch http."""
-    async with wire(ok()) as way, wire(ok(b"{}")) as cdn:
-        async with Upstream(template=cdn.template, environ={"HTTP_PROXY": way.origin}) as upstream:
+    async with wire(ok()) as proxy_wire, wire(ok(b"{}")) as cdn:
+        async with Upstream(template=cdn.template, environ={"HTTP_PROXY": proxy_wire.origin}) as upstream:
             assert await body(upstream) == DATAFILE
-            assert way.requests[0].line == f"GET {upstream.url(KEY)} HTTP/1.1"
-        async with Upstream(template=cdn.template, environ={"HTTPS_PROXY": way.origin}) as upstream:
+            assert proxy_wire.requests[0].line == f"GET {upstream.url(KEY)} HTTP/1.1"
+        async with Upstream(template=cdn.template, environ={"HTTPS_PROXY": proxy_wire.origin}) as upstream:
             assert await body(upstream) == b"{}"
 
 
-async def test_the_proxy_gets_its_password_and_nobody_else(hosts: Wire) -> None:
+async def test_only_the_proxy_gets_its_password(hosts: Wire) -> None:
     """The user's proxy password, odd characters and all, reaches the proxy, and neither upstream nor any error."""
-    async with proxy(hosts) as way:
-        there = f"http://ann:p%40ss%C3%A9@127.0.0.1:{way.port}"
+    async with proxy(hosts) as proxy_wire:
+        there = f"http://ann:p%40ss%C3%A9@127.0.0.1:{proxy_wire.port}"
         async with Upstream(
             template=f"https://{NAME}/{{sdk_key}}.json", environ=TRUST | {"HTTPS_PROXY": there}
         ) as upstream:
             await body(upstream)
-        scheme, _, value = way.requests[0].headers["proxy-authorization"].partition(" ")
+        scheme, _, value = proxy_wire.requests[0].headers["proxy-authorization"].partition(" ")
         assert (scheme, base64.b64decode(value).decode()) == ("Basic", "ann:p@ss\N{LATIN SMALL LETTER E WITH ACUTE}")
         assert "proxy-authorization" not in hosts.requests[0].headers
-    async with wire(ok()) as way:
-        there = f"http://ann:hunter2@127.0.0.1:{way.port}"
+    async with wire(ok()) as proxy_wire:
+        there = f"http://ann:hunter2@127.0.0.1:{proxy_wire.port}"
         async with Upstream(template=f"http://{NAME}/{{sdk_key}}.json", environ={"HTTP_PROXY": there}) as upstream:
             await body(upstream)
-        assert way.requests[0].headers["proxy-authorization"] == f"Basic {base64.b64encode(b'ann:hunter2').decode()}"
+        assert (
+            proxy_wire.requests[0].headers["proxy-authorization"]
+            == f"Basic {base64.b64encode(b'ann:hunter2').decode()}"
+        )
 
 
 @pytest.mark.parametrize(
@@ -127,12 +130,12 @@ async def test_the_proxy_gets_its_password_and_nobody_else(hosts: Wire) -> None:
 )
 async def test_a_proxy_that_refuses_is_named_without_its_password(scheme: str, answer: bytes, outcome: str) -> None:
     """The user reads that it is the proxy, which one, and what it said; the password is nowhere."""
-    async with wire(answer) as way:
-        environ = {f"{scheme}_proxy": f"http://ann:hunter2@127.0.0.1:{way.port}"}
+    async with wire(answer) as proxy_wire:
+        environ = {f"{scheme}_proxy": f"http://ann:hunter2@127.0.0.1:{proxy_wire.port}"}
         async with Upstream(template=f"{scheme}://{NAME}/{{sdk_key}}.json", environ=environ, timeout_s=3) as upstream:
             error = await refusal(upstream)
     assert error.outcome == outcome
-    assert f"through the proxy http://127.0.0.1:{way.port}" in error.reason
+    assert f"through the proxy http://127.0.0.1:{proxy_wire.port}" in error.reason
     secret = base64.b64encode(b"ann:hunter2").decode()
     for text in ("hunter2", secret):
         assert text not in f"{error} {error!r} {error.__cause__!r} {upstream!r} {upstream._proxies!r}"
@@ -142,19 +145,19 @@ async def test_a_proxy_that_refuses_is_named_without_its_password(scheme: str, a
 async def test_a_proxy_may_speak_tls_itself(hosts: Wire, inner: str) -> None:
     """The user whose proxy wants TLS gets the datafile through it, and its certificate is checked like any other."""
     async with proxy(hosts, tls=True) as tunnel, wire(ok(), tls=True) as plain:
-        way = tunnel if inner == "https" else plain
+        proxy_wire = tunnel if inner == "https" else plain
         for trust, outcome in ((TRUST, None), ({}, "tls")):
-            environ = trust | {f"{inner}_proxy": way.origin}
+            environ = trust | {f"{inner}_proxy": proxy_wire.origin}
             async with Upstream(template=f"{inner}://{NAME}/{{sdk_key}}.json", environ=environ) as upstream:
                 if outcome is None:
                     assert await body(upstream) == DATAFILE
                 else:
                     assert (await refusal(upstream)).outcome == outcome
-        assert len(way.requests) == 1
+        assert len(proxy_wire.requests) == 1
 
 
 async def test_a_dead_proxy_is_named() -> None:
-    """The user reads which proxy nobody answers at."""
+    """The user reads which proxy does not answer."""
     with closed_port() as port:
         environ = {"HTTPS_PROXY": f"http://ann:hunter2@127.0.0.1:{port}"}
         async with Upstream(template=f"https://{NAME}/{{sdk_key}}.json", environ=environ) as upstream:
@@ -175,7 +178,7 @@ async def test_a_proxy_that_we_cannot_use_is_an_error_in_words(setting: str) -> 
 
 
 async def test_netrc_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The user's home directory holds passwords that are none of the CDN's business."""
+    """The user's home directory holds passwords that the CDN must not see."""
     netrc = tmp_path / ".netrc"
     netrc.write_text("default login ann password hunter2\n")
     netrc.chmod(0o600)
@@ -241,7 +244,7 @@ async def test_a_bundle_on_a_mount_that_hangs_stops_nothing_else(hosts: Wire, tm
             assert (await refusal(upstream)).outcome == "timeout"
         assert threading.active_count() <= threads + 1
         await asyncio.to_thread(bundle.write_bytes, CA_FILE.read_bytes())
-        assert await body_in_the_end(upstream) == DATAFILE
+        assert await body_after_retries(upstream) == DATAFILE
 
 
 async def test_plain_http_where_tls_was_meant() -> None:
@@ -272,7 +275,7 @@ async def test_a_name_that_does_not_resolve() -> None:
     assert f"the name {NAME} does not resolve (Name or service not known)" in error.reason
 
 
-async def test_a_name_service_that_hangs_holds_nobody_up_and_heals() -> None:
+async def test_a_name_service_that_hangs_blocks_nothing_and_heals() -> None:
     """The user's fetches end in time while DNS hangs, with a handful of threads in all, and go on once it answers."""
     release = threading.Event()
     calls: list[str] = []
@@ -291,11 +294,11 @@ async def test_a_name_service_that_hangs_holds_nobody_up_and_heals() -> None:
             assert time.monotonic() - started < 4
             assert len(calls) == 4
             release.set()
-            assert await body_in_the_end(upstream) == DATAFILE
+            assert await body_after_retries(upstream) == DATAFILE
 
 
-async def test_a_lookup_that_fails_too_late_is_no_news(caplog: pytest.LogCaptureFixture) -> None:
-    """The user's log holds no traceback of a lookup that nobody waits for any more."""
+async def test_a_lookup_that_fails_too_late_is_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """The user's log holds no traceback of a lookup that nothing waits for any more."""
     release = threading.Event()
 
     def failing(*_: object, **__: object) -> list[tuple[Any, ...]]:
@@ -357,10 +360,10 @@ async def test_ipv6_alone_is_enough() -> None:
 
 async def test_the_real_name_service_is_asked() -> None:
     """The user's own hosts file and search domains count: names are resolved by the operating system."""
-    found = await DaemonResolver().resolve("localhost", 80)
-    assert found
-    assert {entry["host"] for entry in found} <= {"127.0.0.1", "::1"}
-    assert {(entry["port"], entry["hostname"]) for entry in found} == {(80, "localhost")}
+    result = await DaemonResolver().resolve("localhost", 80)
+    assert result
+    assert {entry["host"] for entry in result} <= {"127.0.0.1", "::1"}
+    assert {(entry["port"], entry["hostname"]) for entry in result} == {(80, "localhost")}
 
 
 def has_ipv6() -> bool:
@@ -373,7 +376,7 @@ def has_ipv6() -> bool:
 
 @contextlib.contextmanager
 def closed_port() -> Iterator[int]:
-    """A port of 127.0.0.1 that is taken, but where nobody listens."""
+    """A port of 127.0.0.1 that is taken, but where nothing listens."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         yield taken.getsockname()[1]

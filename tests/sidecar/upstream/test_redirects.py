@@ -32,14 +32,14 @@ async def test_a_redirect_on_the_same_origin_is_followed(status: int) -> None:
     """The user behind a mirror that moves its files gets the datafile, and the next poll can be a 304."""
     script = by_path(datafiles=redirect(f"/moved/{KEY}.json", status), moved=ok(DATAFILE, 'ETag: "1"'))
     async with wire(script) as cdn, Upstream(template=cdn.template) as upstream:
-        found = await upstream.fetch(upstream.url(KEY), sdk_key=KEY, token=TOKEN)
-        assert isinstance(found, Fetched)
-        assert found.body == DATAFILE
-        assert found.validators == Validators(url=f"{cdn.origin}/moved/{KEY}.json", etag='"1"')
+        result = await upstream.fetch(upstream.url(KEY), sdk_key=KEY, token=TOKEN)
+        assert isinstance(result, Fetched)
+        assert result.body == DATAFILE
+        assert result.validators == Validators(url=f"{cdn.origin}/moved/{KEY}.json", etag='"1"')
         assert [request.headers["authorization"] for request in cdn.requests] == [f"Bearer {TOKEN}"] * 2
 
         cdn.answer = by_path(datafiles=redirect(f"/moved/{KEY}.json"), moved=head(304))
-        again = await upstream.fetch(upstream.url(KEY), sdk_key=KEY, validators=found.validators)
+        again = await upstream.fetch(upstream.url(KEY), sdk_key=KEY, validators=result.validators)
         assert again == NotModified()
         assert ["if-none-match" in request.headers for request in cdn.requests[2:]] == [False, True]
 
@@ -99,8 +99,8 @@ async def test_a_url_that_is_not_permitted_is_never_asked(url: str) -> None:
 
 async def test_the_token_stays_at_home() -> None:
     """The user's access token is sent to the configured origin and to no other, not even to Optimizely's other hosts."""
-    async with wire(ok(), tls=True) as hosts, proxy(hosts) as way, wire(b"") as cdn:
-        environ = {"HTTPS_PROXY": way.origin, "SSL_CERT_FILE": str(CA_FILE)}
+    async with wire(ok(), tls=True) as hosts, proxy(hosts) as proxy_wire, wire(b"") as cdn:
+        environ = {"HTTPS_PROXY": proxy_wire.origin, "SSL_CERT_FILE": str(CA_FILE)}
         async with Upstream(template=cdn.template, environ=environ) as upstream:
             for host in ("cdn.optimizely.com", "config.optimizely.com", "optimizely.s3.amazonaws.com"):
                 url = f"https://{host}/datafiles/{KEY}.json"
@@ -115,15 +115,15 @@ async def test_the_token_stays_at_home() -> None:
             "config.optimizely.com",
             "optimizely.s3.amazonaws.com",
         ]
-        assert not any("authorization" in request.headers for request in hosts.requests + way.requests)
+        assert not any("authorization" in request.headers for request in hosts.requests + proxy_wire.requests)
         assert [request.headers["authorization"] for request in cdn.requests] == [f"Bearer {TOKEN}"] * 3
 
 
 async def test_https_never_becomes_http() -> None:
     """The user's datafile never travels in the clear because of a redirect, not even to the configured origin."""
     async with wire(ok()) as cdn, wire(redirect(f"{cdn.origin}/datafiles/{KEY}.json"), tls=True) as hosts:
-        async with proxy(hosts) as way:
-            environ = {"HTTPS_PROXY": way.origin, "SSL_CERT_FILE": str(CA_FILE)}
+        async with proxy(hosts) as proxy_wire:
+            environ = {"HTTPS_PROXY": proxy_wire.origin, "SSL_CERT_FILE": str(CA_FILE)}
             async with Upstream(template=cdn.template, environ=environ) as upstream:
                 with pytest.raises(FetchError) as caught:
                     await upstream.fetch(f"https://cdn.optimizely.com/{KEY}.json", sdk_key=KEY)

@@ -78,23 +78,23 @@ def is_about_holdouts_of_older_sdks(reason: str) -> bool:
 
 def documented(root: dict[str, Any], reason: str) -> bool:
     """Whether a refusal of what the SDK takes is one of those that docs/decisions/0101 gives reasons for."""
-    place, _, fault = reason.partition(": ")
-    if place in ("sdkKey", "revision"):
+    path, _, fault = reason.partition(": ")
+    if path in ("sdkKey", "revision"):
         return True
-    if is_about_holdouts_of_older_sdks(place):
+    if is_about_holdouts_of_older_sdks(path):
         return True
     if fault == "not strict JSON":
-        return "NaN" in at(root, place)
+        return "NaN" in at(root, path)
     if fault.endswith("not a list of plain values"):
-        return place.endswith(("includedFlags", "excludedFlags", "includedRules"))
+        return path.endswith(("includedFlags", "excludedFlags", "includedRules"))
     if fault.startswith(("expected a list", "expected an object", "expected a string, got")):
-        return is_other_container(at(root, place), fault) or has_namesakes(root)
+        return is_other_container(at(root, path), fault) or has_namesakes(root)
     return has_namesakes(root)
 
 
-def at(root: Any, place: str) -> Any:
-    """The value at a place such as `featureFlags[3].key`."""
-    for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", place):
+def at(root: Any, path: str) -> Any:
+    """The value at a path such as `featureFlags[3].key`."""
+    for key, index in re.findall(r"([^.\[\]]+)|\[(\d+)\]", path):
         root = root[key] if key else root[int(index)]
     return root
 

@@ -24,11 +24,11 @@ def test_every_entry_is_there_each_time(name: str, entry: type[Any]) -> None:
     """Nothing of a datafile escapes validation because it is decoded in pieces, however often they are iterated."""
     document = lazy_lists.to_document(lazy_lists.decode_outline(BODY))
     field = next(one.name for one in msgspec.structs.fields(schema.Document) if one.encode_name == name)
-    wanted = msgspec.json.decode(json.dumps(json.loads(BODY)[name]), type=list[entry])  # type: ignore[valid-type]
-    assert len(wanted) > 3
+    expected = msgspec.json.decode(json.dumps(json.loads(BODY)[name]), type=list[entry])  # type: ignore[valid-type]
+    assert len(expected) > 3
     for _ in range(2):
-        found = list(getattr(document, field))
-        assert [msgspec.json.encode(one) for one in found] == [msgspec.json.encode(one) for one in wanted]
+        entries = list(getattr(document, field))
+        assert [msgspec.json.encode(one) for one in entries] == [msgspec.json.encode(one) for one in expected]
 
 
 @pytest.mark.parametrize("name", LONG)

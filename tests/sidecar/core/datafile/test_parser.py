@@ -175,7 +175,7 @@ SILENTLY_NO_CONFIG: list[tuple[dict[str, Any], str]] = [
 
 @pytest.mark.parametrize(("change", "reason"), SILENTLY_NO_CONFIG, ids=[reason for _, reason in SILENTLY_NO_CONFIG])
 def test_what_the_sdk_ignores_without_a_word_is_refused_by_name(change: dict[str, Any], reason: str) -> None:
-    """Where an app would silently turn all flags off, the last good file stays and somebody reads which place is bad."""
+    """Where an app would silently turn all flags off, the last good file stays and the log says which field is bad."""
     body = with_change(EMPTY, change)
     if change != {"sdkKey": 5}:
         assert not sdk_takes(body)
@@ -289,7 +289,7 @@ def faulty(draw: st.DrawFn) -> dict[str, Any]:
 
 
 def damage(draw: st.DrawFn, root: dict[str, Any]) -> None:
-    """Do one thing to one place, any depth being as likely as another."""
+    """Change one value; any depth is equally likely."""
     holder, key = walk(draw, root)
     action = draw(st.sampled_from(["delete", "junk", "junk", "other", "repeat", "wrap", "add"]))
     value = holder[key]
@@ -309,7 +309,7 @@ def damage(draw: st.DrawFn, root: dict[str, Any]) -> None:
 
 
 def walk(draw: st.DrawFn, root: dict[str, Any]) -> tuple[Any, Any]:
-    """Go down from the top and stop somewhere; return what holds the place, and its key there."""
+    """Descend from the top to a random value; return its container and its key there."""
     holder: Any = root
     while True:
         key = draw(st.sampled_from(sorted(holder) if isinstance(holder, dict) else range(len(holder))))
@@ -346,7 +346,7 @@ SNIPPETS = [
 @MANY
 @given(st.integers(0, len(realistic(1, 43))), st.integers(0, 3), st.sampled_from(SNIPPETS) | st.binary(max_size=4))
 def test_damaged_bytes_never_reach_the_app(start: int, length: int, snippet: bytes) -> None:
-    """A byte that flips on the way to us costs a retry, not a flag; what is refused without need is no JSON anyway."""
+    """A byte that flips on the way to us costs a retry, not a flag; only invalid JSON is refused without need."""
     whole = realistic(1, 43)
     body = whole[:start] + snippet + whole[start + length :]
     reason = reason_against(body)
