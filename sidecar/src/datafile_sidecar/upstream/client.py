@@ -11,15 +11,9 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from datafile_sidecar.core import url_policy
+from datafile_sidecar.core import fetch_error, url_policy
 from datafile_sidecar.core.conditional import Validators
-from datafile_sidecar.core.fetch_error import (
-    FetchError,
-    proxy_refused,
-    redirect_refused,
-    unexpected_status,
-    url_refused,
-)
+from datafile_sidecar.core.fetch_error import FetchError
 from datafile_sidecar.core.http_headers import clean_validator, retry_after_s
 from datafile_sidecar.core.proxies import Proxies, ProxyError
 from datafile_sidecar.network.resolver import DaemonResolver
@@ -130,15 +124,15 @@ class Upstream:
         except FetchError:
             raise
         except Exception as error:
-            raise self._fetch_error(error, visited[-1]) from safe_cause(error)
+            raise self._to_fetch_error(error, visited[-1]) from safe_cause(error)
 
     async def _follow(
         self, visited: list[str], sdk_key: str, validators: Validators | None, token: str | None
     ) -> Fetched | NotModified:
         """Request the last visited URL, and append the target of each redirect."""
-        start = visited[0]
+        start, shown = visited[0], url_policy.without_query(visited[0])
         if not self.permitted(start, sdk_key):
-            raise url_refused(start)
+            raise fetch_error.url_refused(start)
         while len(visited) <= _MAX_REDIRECTS + 1:
             url = visited[-1]
             is_template_origin = self._policy.is_template_origin(url, sdk_key)
@@ -146,11 +140,9 @@ class Upstream:
             if not isinstance(result, str):
                 return result
             if url_policy.is_downgrade(url, result) or not self.permitted(result, sdk_key):
-                raise redirect_refused(start, result)
+                raise fetch_error.redirect_refused(start, result)
             visited.append(result)
-        raise FetchError(
-            "redirected", f"{url_policy.without_query(start)}: redirected more than {_MAX_REDIRECTS} times"
-        )
+        raise FetchError("redirected", f"{shown}: redirected more than {_MAX_REDIRECTS} times")
 
     async def _request(self, url: str, validators: Validators | None, token: str | None) -> Fetched | NotModified | str:
         """Make one request. A string is the URL that it redirects to."""
@@ -175,16 +167,16 @@ class Upstream:
                 return NotModified()
             if response.status in _REDIRECT_STATUSES and (location := response.headers.get("Location")):
                 return url_policy.redirect_target(url, location)
-            raise unexpected_status(self._target(url), response.status, _retry_after_s(response))
+            raise fetch_error.unexpected_status(self._target(url), response.status, _retry_after_s(response))
 
     def _open_session(self) -> aiohttp.ClientSession:
         if self._session is None:
             raise RuntimeError("Upstream is used outside its `async with`")
         return self._session
 
-    def _fetch_error(self, error: Exception, url: str) -> FetchError:
+    def _to_fetch_error(self, error: Exception, url: str) -> FetchError:
         if isinstance(error, aiohttp.ClientHttpProxyError):
-            return proxy_refused(self._target(url), error.status)
+            return fetch_error.proxy_refused(self._target(url), error.status)
         outcome, description = describe(error, self._timeout_s)
         if outcome == "tls":
             self._tls.invalidate()
