@@ -21,13 +21,12 @@ class RunningSidecar:
     """`datafile-sidecar run`: an async context manager that ends the process by its id, whatever happens.
 
     Keywords are settings: `poll_interval_s=1` is DATAFILE_POLL_INTERVAL_S. Nothing else comes from the caller's environment.
-    With `ready=False` it is entered as soon as both ports are open. `command` runs it in another way.
+    With `ready=False` it is entered as soon as both ports are open.
     """
 
-    def __init__(
-        self, directory: Path, *, ready: bool = True, command: tuple[str, ...] | None = None, **settings: object
-    ) -> None:
-        self._command = command
+    command: tuple[str, ...] = (sys.executable, "-m", "datafile_sidecar", "run")
+
+    def __init__(self, directory: Path, *, ready: bool = True, **settings: object) -> None:
         ports = {"webhook_listen": "127.0.0.1:0", "admin_listen": "127.0.0.1:0", "log_format": "json"}
         named = {"dir": directory, **ports, **settings}
         self.environment = {f"DATAFILE_{name.upper()}": str(value) for name, value in named.items()}
@@ -89,14 +88,13 @@ class RunningSidecar:
         return await _end(self._process, signal.SIGKILL)
 
     async def __aenter__(self) -> Self:
-        command = self._command or (sys.executable, "-m", "datafile_sidecar", "run")
         self.directory.mkdir(parents=True, exist_ok=True)
         async with AsyncExitStack() as stack:
             self._log = Path(stack.enter_context(tempfile.TemporaryDirectory())) / "log"
             self._session = await stack.enter_async_context(ClientSession())
             with self._log.open("wb") as log:
                 self._process = await asyncio.create_subprocess_exec(
-                    *command, env=self.environment, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
+                    *self.command, env=self.environment, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log
                 )
             stack.push_async_callback(self.kill)
             await self._started()

@@ -24,17 +24,18 @@ main()
 """
 
 
+class OnSlowDisk(RunningSidecar):
+    """A sidecar whose every sync takes 150 ms."""
+
+    command = (sys.executable, "-c", SLOW_DISK)
+
+
 async def test_each_swap_is_told_though_the_disk_is_slow(tmp_path: Path) -> None:
     """A worker that swaps while the sidecar still syncs the directory is measured like any other."""
     async with (
         Simulator({KEY: minimal(1)}, secret=b"s") as optimizely,
-        RunningSidecar(
-            tmp_path / "volume",
-            command=(sys.executable, "-c", SLOW_DISK),
-            sdk_keys=KEY,
-            url_template=optimizely.template,
-            poll_interval_s=0,
-            webhook_secrets="s",
+        OnSlowDisk(
+            tmp_path / "volume", sdk_keys=KEY, url_template=optimizely.template, poll_interval_s=0, webhook_secrets="s"
         ) as sidecar,
     ):
         optimizely.webhook_urls = [sidecar.webhook_url]
