@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[2]
 DECISIONS = ROOT / "docs/decisions"
 
 
-_LEVELS = {"debug", "info", "warning", "error", "_seldom"}
+_LEVELS = {"debug", "info", "warning", "error", "_warn_throttled"}
 
 
 def variables() -> str:
@@ -122,7 +122,7 @@ def _logged(method: ast.FunctionDef) -> tuple[str, str]:
     calls = [node for node in ast.walk(method) if isinstance(node, ast.Call) and _is_line(node.func)]
     tokens = {ast.literal_eval(call.args[0]) for call in calls}
     levels = {
-        "warning" if node.attr == "_seldom" else node.attr
+        "warning" if node.attr == "_warn_throttled" else node.attr
         for node in ast.walk(method)
         if isinstance(node, ast.Attribute) and node.attr in _LEVELS
     }
@@ -142,7 +142,7 @@ def _moved(method: ast.FunctionDef) -> list[str]:
         if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self._metrics":
             [family] = getattr(known, node.attr).describe()
             names.append(f"`{family.name}{'_total' if family.type == 'counter' else ''}`")
-        if isinstance(node, ast.Attribute) and node.attr == "_observed":
+        if isinstance(node, ast.Attribute) and node.attr == "_set_revisions":
             names += ["`datafile_sidecar_revision`", "`datafile_sidecar_target_revision`"]
     return list(dict.fromkeys(names))
 

@@ -19,7 +19,9 @@ def _logged() -> set[str]:
     tokens = set()
     for path in _SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.Call) and re.search(r"(_log|_seldom|_logger|\blog)\b", ast.unparse(node.func)):
+            if isinstance(node, ast.Call) and re.search(
+                r"(_log|_warn_throttled|_logger|\blog)\b", ast.unparse(node.func)
+            ):
                 constants = [one.value for one in node.args[:2] if isinstance(one, ast.Constant)]
                 tokens |= {str(value) for value in constants if _TOKEN.fullmatch(str(value))}
     return tokens

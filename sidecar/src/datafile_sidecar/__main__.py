@@ -13,10 +13,10 @@ def main() -> None:
         signal.signal(number, lambda received, _: os._exit(128 + received))
 
     from datafile_sidecar.cli import main as cli
-    from datafile_sidecar.observe import log_writer as lines
+    from datafile_sidecar.observe import log_writer
 
     status = cli.main(sys.argv[1:])
-    lines.settle(LAST_LINES_S)
+    log_writer.flush(LAST_LINES_S)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

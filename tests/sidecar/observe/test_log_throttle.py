@@ -1,18 +1,18 @@
-"""When a thing is told again."""
+"""When an event is logged again."""
 
-from datafile_sidecar.observe.log_throttle import Seldom
-
-
-def test_it_is_told_at_once_and_then_now_and_again() -> None:
-    """A flood is a line now and then, and the numbers in the lines add up."""
-    seldom = Seldom()
-    assert [seldom.untold("x", now, 30) for now in (0, 1, 29, 30, 31, 70)] == [0, None, None, 2, None, 1]
+from datafile_sidecar.observe.log_throttle import LogThrottle
 
 
-def test_each_thing_counts_for_itself() -> None:
-    """A flood of one thing hides no other; what is over is news when it comes back."""
-    seldom = Seldom()
-    assert (seldom.untold("x", 0, 30), seldom.untold("y", 1, 30)) == (0, 0)
-    seldom.forget("x")
-    seldom.forget("z")
-    assert (seldom.untold("x", 2, 30), seldom.untold("y", 2, 30)) == (0, None)
+def test_an_event_is_logged_at_once_and_then_at_intervals() -> None:
+    """A flood makes few lines, and the numbers in them add up."""
+    throttle = LogThrottle()
+    assert [throttle.admit("x", now, 30) for now in (0, 1, 29, 30, 31, 70)] == [0, None, None, 2, None, 1]
+
+
+def test_each_event_counts_for_itself() -> None:
+    """A flood of one event hides no other; one that is over is logged at once when it comes back."""
+    throttle = LogThrottle()
+    assert (throttle.admit("x", 0, 30), throttle.admit("y", 1, 30)) == (0, 0)
+    throttle.reset("x")
+    throttle.reset("z")
+    assert (throttle.admit("x", 2, 30), throttle.admit("y", 2, 30)) == (0, None)

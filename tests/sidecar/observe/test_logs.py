@@ -72,7 +72,7 @@ def test_hostile_text() -> None:
     "value", [float("nan"), float("inf"), {(1, 2): 3}, {float("inf")}, b"\xff", Rude(), Exception("x"), object]
 )
 def test_any_value(value: object) -> None:
-    """What JSON has no word for is written in some word, never as an invalid line."""
+    """A value that JSON can't express is written as text, never as an invalid line."""
     stream = io.StringIO()
     logs.configure("info", "json", stream).info("x", value=value, also=[value])
     [line] = lines_of(stream)
@@ -81,7 +81,7 @@ def test_any_value(value: object) -> None:
 
 
 def test_endless_value() -> None:
-    """A value that holds itself ends too."""
+    """A value that contains itself ends too."""
     stream, value = io.StringIO(), []  # type: tuple[io.StringIO, list[object]]
     value.append(value)
     logs.configure("info", "json", stream).info("x", value=value)
@@ -125,7 +125,7 @@ def test_format() -> None:
 
 
 def test_broken_stream() -> None:
-    """A log that nobody takes does not stop the sidecar, nor does one that is closed."""
+    """A log whose reader has gone does not stop the sidecar, nor does one that is closed."""
     logger = logs.configure("info", "json", Broken())
     logger.info("x")
     closed = io.StringIO()
@@ -135,7 +135,7 @@ def test_broken_stream() -> None:
 
 
 def test_broken_pipe() -> None:
-    """A process whose log's reader has gone goes on for thousands of lines, and ends as it means to."""
+    """A process whose log's reader has gone goes on for thousands of lines, and exits with its own status."""
     code = (
         "import os, sys; from datafile_sidecar.observe import logs; logger = logs.configure('info', 'json')\n"
         "logger.info('x'); sys.stdin.readline()\n"
@@ -153,7 +153,7 @@ def test_broken_pipe() -> None:
 
 class TestLibraries:
     def test_forwarded(self) -> None:
-        """What a library warns of comes out as a line of ours; what it merely says does not."""
+        """A library's warning becomes a line of ours; its chatter does not."""
         stream = io.StringIO()
         logs.configure("info", "json", stream)
         library = logging.getLogger("some.library")
@@ -161,8 +161,8 @@ class TestLibraries:
         library.warning("a %s", HOSTILE)
         library.critical("dying")
         library.log(35, "between levels")
-        found = [(line["level"], line["event"], line["logger"], line["message"]) for line in lines_of(stream)]
-        assert found == [
+        logged = [(line["level"], line["event"], line["logger"], line["message"]) for line in lines_of(stream)]
+        assert logged == [
             ("warning", "library.logged", "some.library", f"a {HOSTILE}"),
             ("error", "library.logged", "some.library", "dying"),
             ("warning", "library.logged", "some.library", "between levels"),

@@ -34,25 +34,25 @@ METRICS = {
 
 
 class Recorder:
-    """A telemetry with a clock to turn, its log and its samples at hand."""
+    """A telemetry with a clock that the test sets, and what it logged and counted."""
 
     def __init__(self) -> None:
         self.now = 1000.0
         self.stream = io.StringIO()
         self.dropped = [0]
-        self.tell = Telemetry(
+        self.telemetry = Telemetry(
             logs.configure("debug", "json", self.stream),
             lambda: self.now,
             lambda: self.dropped.pop() if self.dropped else 0,
         )
-        self.tell.prepare("1.2.3", ["KEY1", "KEY2"], TRIGGERS, ("timeout",))
+        self.telemetry.prepare("1.2.3", ["KEY1", "KEY2"], TRIGGERS, ("timeout",))
 
     @property
     def lines(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.stream.getvalue().splitlines()]
 
     def samples(self) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
-        families = text_string_to_metric_families(self.tell.exposition().decode())
+        families = text_string_to_metric_families(self.telemetry.exposition().decode())
         return {
             (sample.name.removeprefix("datafile_sidecar_"), frozenset(sample.labels.items())): sample.value
             for family in families
@@ -69,26 +69,28 @@ def recorder() -> Recorder:
     return Recorder()
 
 
-def publish(tell: Telemetry, revision: int = 43, trigger: str = "webhook", propagation_s: float | None = 0.02) -> None:
-    tell.datafile_published(
+def publish(
+    telemetry: Telemetry, revision: int = 43, trigger: str = "webhook", propagation_s: float | None = 0.02
+) -> None:
+    telemetry.datafile_published(
         "KEY1", revision=revision, target=revision, trigger=trigger, size=9, propagation_s=propagation_s
     )
 
 
-def test_lines_that_nobody_took(recorder: Recorder) -> None:
-    """When the log was not read, how much of it is missing is said once in the log, and counted."""
-    recorder.tell.summarise()
+def test_dropped_lines(recorder: Recorder) -> None:
+    """The number of log lines that were dropped is logged once, and counted."""
+    recorder.telemetry.summarise()
     recorder.dropped.append(7)
-    recorder.tell.summarise()
-    recorder.tell.summarise()
+    recorder.telemetry.summarise()
+    recorder.telemetry.summarise()
     assert [(line["event"], line["count"]) for line in recorder.lines] == [("lines.dropped", 7)]
     assert recorder.value("dropped_lines_total") == 7
 
 
 def test_names(recorder: Recorder) -> None:
     """Dashboards and alerts find every documented metric under its name and with its labels."""
-    publish(recorder.tell)
-    recorder.tell.datafile_checked("KEY1")
+    publish(recorder.telemetry)
+    recorder.telemetry.datafile_checked("KEY1")
     exported: dict[str, set[str]] = {}
     for name, labels in recorder.samples():
         exported.setdefault(name, set()).update(label for label, _ in labels)
@@ -115,8 +117,8 @@ def test_never_checked(recorder: Recorder) -> None:
 
 def test_publish(recorder: Recorder) -> None:
     """A published datafile shows as revision, target, time, count by its way, and delay since its webhook."""
-    publish(recorder.tell, 43)
-    publish(recorder.tell, 44, "poll", None)
+    publish(recorder.telemetry, 43)
+    publish(recorder.telemetry, 44, "poll", None)
     assert recorder.value("revision", sdk_key="KEY1") == 44
     assert recorder.value("target_revision", sdk_key="KEY1") == 44
     assert recorder.value("publishes_total", sdk_key="KEY1", trigger="webhook") == 1
@@ -132,8 +134,8 @@ def test_publish(recorder: Recorder) -> None:
 
 def test_lagging(recorder: Recorder) -> None:
     """An announced revision that is not there yet shows as a target above the revision."""
-    recorder.tell.datafile_loaded("KEY1", 42, None)
-    recorder.tell.target_changed("KEY1", 43)
+    recorder.telemetry.datafile_loaded("KEY1", 42, None)
+    recorder.telemetry.target_changed("KEY1", 43)
     assert (recorder.value("revision", sdk_key="KEY1"), recorder.value("target_revision", sdk_key="KEY1")) == (42, 43)
 
 
@@ -142,25 +144,25 @@ def test_flood(recorder: Recorder) -> None:
     for tick in range(6000):
         recorder.now = 1000 + tick / 100
         if tick % 1000 == 999:
-            recorder.tell.summarise()
-        recorder.tell.webhook_rejected("unverified" if tick % 3 else "too_large", "x")
+            recorder.telemetry.summarise()
+        recorder.telemetry.webhook_rejected("unverified" if tick % 3 else "too_large", "x")
     recorder.now += 10
-    recorder.tell.summarise()
+    recorder.telemetry.summarise()
     assert recorder.value("webhooks_total", outcome="unverified") == 4000
     assert recorder.value("webhooks_total", outcome="too_large") == 2000
     assert len(recorder.lines) <= 14
-    told = Counter[str]()
+    counts = Counter[str]()
     for line in recorder.lines:
-        told.update(line.get("more") or [line["outcome"]])
-    assert told == {"unverified": 4000, "too_large": 2000}
+        counts.update(line.get("more") or [line["outcome"]])
+    assert counts == {"unverified": 4000, "too_large": 2000}
 
 
 def test_single_rejection(recorder: Recorder) -> None:
-    """The first rejected webhook is told at once, with its reason; a quiet time adds no line."""
-    recorder.tell.webhook_rejected("unverified", "the signature is missing or wrong")
+    """The first rejected webhook is logged at once, with its reason; a quiet time adds no line."""
+    recorder.telemetry.webhook_rejected("unverified", "the signature is missing or wrong")
     for _ in range(5):
         recorder.now += 10
-        recorder.tell.summarise()
+        recorder.telemetry.summarise()
     [line] = recorder.lines
     assert (line["level"], line["outcome"], line["reason"]) == (
         "warning",
@@ -170,22 +172,22 @@ def test_single_rejection(recorder: Recorder) -> None:
 
 
 def test_summary_waits(recorder: Recorder) -> None:
-    """What was held back is told when its time has come, not before and not twice."""
+    """What was held back is logged when it is due, not before and not twice."""
     for _ in range(3):
-        recorder.tell.webhook_rejected("unverified", "x")
+        recorder.telemetry.webhook_rejected("unverified", "x")
     recorder.now += 9
-    recorder.tell.summarise()
+    recorder.telemetry.summarise()
     assert len(recorder.lines) == 1
     recorder.now += 1
-    recorder.tell.summarise()
-    recorder.tell.summarise()
+    recorder.telemetry.summarise()
+    recorder.telemetry.summarise()
     assert [line.get("more") for line in recorder.lines] == [None, {"unverified": 2}]
 
 
 def test_long_text(recorder: Recorder) -> None:
     """Text from outside is cut to the length of a line."""
-    recorder.tell.fetch_failed("KEY1", "cdn", "timeout", "x" * 100_000, 1.0)
-    recorder.tell.datafile_unusable("KEY1", "volume", "x" * 100_000)
+    recorder.telemetry.fetch_failed("KEY1", "cdn", "timeout", "x" * 100_000, 1.0)
+    recorder.telemetry.datafile_unusable("KEY1", "volume", "x" * 100_000)
     assert all(len(line["reason"]) == 300 for line in recorder.lines)
 
 
@@ -215,8 +217,8 @@ def test_one_line(recorder: Recorder, event: Callable[..., None]) -> None:
     parameters = list(inspect.signature(event).parameters.values())[1:]
     sampled = {parameter.name: SAMPLES[parameter.annotation] for parameter in parameters}
     positional = [sampled[p.name] for p in parameters if p.kind is not p.KEYWORD_ONLY]
-    event(recorder.tell, *positional, **{p.name: sampled[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY})
+    event(recorder.telemetry, *positional, **{p.name: sampled[p.name] for p in parameters if p.kind is p.KEYWORD_ONLY})
     assert len(recorder.lines) <= 1
     for line in recorder.lines:
         assert re.fullmatch(r"[a-z]+(_[a-z]+)*\.[a-z]+(_[a-z]+)*", line["event"])
-    recorder.tell.exposition()
+    recorder.telemetry.exposition()

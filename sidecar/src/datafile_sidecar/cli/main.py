@@ -16,7 +16,7 @@ from datafile_sidecar.config import settings
 from datafile_sidecar.config.credentials import CredentialsError, Secrets
 from datafile_sidecar.config.settings import Settings, SettingsError
 from datafile_sidecar.observe import logs
-from datafile_sidecar.observe.log_writer import Lines
+from datafile_sidecar.observe.log_writer import LogWriter
 
 if TYPE_CHECKING:
     from datafile_sidecar.observe.telemetry import Telemetry
@@ -168,9 +168,9 @@ def _telemetry(told: Settings, environ: Mapping[str, str]) -> "Telemetry":
     """The log and the metrics; the first that they hear of are variables that mean nothing."""
     from datafile_sidecar.observe.telemetry import Telemetry
 
-    lines = Lines(sys.stderr)
-    logger = logs.configure(told.log_level, told.log_format, lines)
-    telemetry = Telemetry(logger, time.monotonic, lines.take_dropped)
+    writer = LogWriter(sys.stderr)
+    logger = logs.configure(told.log_level, told.log_format, writer)
+    telemetry = Telemetry(logger, time.monotonic, writer.take_dropped)
     for name, nearest in settings.unknown(environ).items():
         telemetry.setting_ignored(name, nearest)
     return telemetry

@@ -1,1 +1,1 @@
-"""What the sidecar tells about itself: events as log lines and metrics."""
+"""Logging and metrics: each event of the sidecar as a log line and as counters."""

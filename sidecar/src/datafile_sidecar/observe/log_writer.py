@@ -1,7 +1,7 @@
-"""Whole lines into a stream whose reader may be slow, hang, or be gone: none of that may stop who writes them.
+"""Writes whole lines to a stream whose reader may be slow, hang, or be gone, and never blocks its caller.
 
-A line is written at once where that can't block. Else it waits, and all that come after it, for a thread that may block, so
-that lines keep their order; what waits has a bound.
+A line is written at once where that can't block, so that it is out even if the process is killed in the next moment. Else it
+waits, and so do all later lines, for a thread that may block. That keeps the lines in order. The waiting bytes are limited.
 """
 
 import contextlib
@@ -13,98 +13,98 @@ from collections import deque
 from typing import Final, TextIO
 
 MAX_WAITING_BYTES: Final = 512 * 1024
-_THREAD = "lines-for-a-slow-reader"
+_THREAD = "log-writer"
 
 
-class Lines:
-    """A file that takes whole lines, and none once it is broken."""
+class LogWriter:
+    """Writes lines to one stream. Once the stream is broken, it drops them silently."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._descriptor, self._room = _looked_at(stream)
-        # Reentrant, for a finaliser may log wherever memory is taken, also in here.
+        self._descriptor, self._poll = _inspect(stream)
+        # Reentrant: a finaliser may log wherever memory is allocated, also in here.
         self._lock = threading.RLock()
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
-        self._writer: threading.Thread | None = None
+        self._thread: threading.Thread | None = None
         self._dropped = 0
 
     def isatty(self) -> bool:
-        """Whether a person reads them."""
+        """Whether the stream is a terminal."""
         return self._stream.isatty()
 
     def take_dropped(self) -> int:
-        """How many lines found no place to wait since this was asked last."""
+        """Return how many lines were dropped at the limit since the last call."""
         with self._lock:
             dropped, self._dropped = self._dropped, 0
             return dropped
 
     def msg(self, line: str) -> None:
-        """Write a line, now or as soon as there is room for it."""
-        text = f"{line}\n".encode(errors="backslashreplace")
+        """Write a line, now or as soon as the stream can take it."""
+        data = f"{line}\n".encode(errors="backslashreplace")
         with self._lock:
-            if self._waiting or not self._has_room(text):
-                self._wait(text)
+            if self._waiting or not self._can_write_now(data):
+                self._enqueue(data)
             else:
-                self._write(text)
+                self._write(data)
 
     debug = info = warning = error = msg
 
-    def _has_room(self, text: bytes) -> bool:
-        """Whether writing this can't block: a pipe that has room at all has it for a page."""
-        return self._room is None or (len(text) <= select.PIPE_BUF and bool(self._room.poll(0)))
+    def _can_write_now(self, data: bytes) -> bool:
+        """Whether writing can't block: a pipe that is ready for writing can take PIPE_BUF bytes."""
+        return self._poll is None or (len(data) <= select.PIPE_BUF and bool(self._poll.poll(0)))
 
-    def _wait(self, text: bytes) -> None:
-        if self._waiting_bytes + len(text) > MAX_WAITING_BYTES:
+    def _enqueue(self, data: bytes) -> None:
+        if self._waiting_bytes + len(data) > MAX_WAITING_BYTES:
             self._dropped += 1
             return
-        self._waiting.append(text)
-        self._waiting_bytes += len(text)
-        if self._writer is None:
-            self._writer = threading.Thread(target=self._write_waiting, name=_THREAD, daemon=True)
-            self._writer.start()
+        self._waiting.append(data)
+        self._waiting_bytes += len(data)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._write_waiting, name=_THREAD, daemon=True)
+            self._thread.start()
 
     def _write_waiting(self) -> None:
         while True:
             with self._lock:
                 if not self._waiting:
-                    self._writer = None
+                    self._thread = None
                     return
-                text = self._waiting[0]
-            self._write(text, self._room)
+                data = self._waiting[0]
+            self._write(data, self._poll)
             with self._lock:
                 self._waiting.popleft()
-                self._waiting_bytes -= len(text)
+                self._waiting_bytes -= len(data)
 
-    def _write(self, text: bytes, room: "select.poll | None" = None) -> None:
-        # Past the stream's buffer: who flushes that at the end must not wait for a write that hangs.
+    def _write(self, data: bytes, poll: "select.poll | None" = None) -> None:
+        # Past the stream's buffer: flushing that at exit must not wait for a write that hangs.
         with contextlib.suppress(OSError, ValueError):
             if self._descriptor is None:
-                self._stream.write(text.decode())
+                self._stream.write(data.decode())
                 self._stream.flush()
             elif not self._stream.closed:
-                rest = memoryview(text)
+                rest = memoryview(data)
                 while rest:
-                    if room is not None:
-                        room.poll()
+                    if poll is not None:
+                        poll.poll()
                     rest = rest[os.write(self._descriptor, rest[: select.PIPE_BUF]) :]
 
 
-def settle(within_s: float) -> None:
-    """Give lines that wait for their reader so long; then the process may end."""
+def flush(timeout_s: float) -> None:
+    """Wait until the waiting lines are written, at most so long; then the process may exit."""
     for thread in threading.enumerate():
         if thread.name == _THREAD:
-            thread.join(within_s)
+            thread.join(timeout_s)
 
 
-def _looked_at(stream: TextIO) -> tuple[int | None, "select.poll | None"]:
-    """The stream's descriptor, where it has one, and what to ask for room, where writing can block for long."""
+def _inspect(stream: TextIO) -> tuple[int | None, "select.poll | None"]:
+    """Return the stream's descriptor, None without one, and a poll for it, None where writing never blocks for long."""
     try:
         descriptor = stream.fileno()
         if stat.S_ISREG(os.fstat(descriptor).st_mode):
             return descriptor, None
     except (OSError, ValueError):
         return None, None
-    room = select.poll()
-    room.register(descriptor, select.POLLOUT)
-    return descriptor, room
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return descriptor, poll

@@ -1,4 +1,4 @@
-"""Log lines: for people on a terminal, else one JSON object a line. Nothing that is logged can break a line or stop the process."""
+"""Log lines: readable on a terminal, else one JSON object per line. Nothing that is logged can break a line or stop the process."""
 
 import json
 import logging
@@ -8,24 +8,31 @@ from typing import Any, TextIO
 
 import structlog
 
-from datafile_sidecar.observe.log_writer import Lines
+from datafile_sidecar.core.display_text import printable
+from datafile_sidecar.observe.log_writer import LogWriter
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
 def configure(
-    level: str, log_format: str | None, stream: TextIO | Lines | None = None
+    level: str, log_format: str | None, stream: TextIO | LogWriter | None = None
 ) -> structlog.typing.FilteringBoundLogger:
-    """The process's one logger; what libraries log through `logging` comes out of it too. Writes to stderr."""
-    lines = stream if isinstance(stream, Lines) else Lines(stream or sys.stderr)
-    readable = log_format == "console" or (log_format is None and lines.isatty())
+    """Create the process's one logger; what libraries log through `logging` goes to it too.
+
+    Args:
+        level: The lowest level that is logged: debug, info, warning or error.
+        log_format: "console" or "json"; None chooses by whether the stream is a terminal.
+        stream: Where lines go; stderr by default.
+    """
+    writer = stream if isinstance(stream, LogWriter) else LogWriter(stream or sys.stderr)
+    readable = log_format == "console" or (log_format is None and writer.isatty())
     renderer = (
-        structlog.dev.ConsoleRenderer(colors=lines.isatty(), sort_keys=False, timestamp_key="time")
+        structlog.dev.ConsoleRenderer(colors=writer.isatty(), sort_keys=False, timestamp_key="time")
         if readable
         else _render_json
     )
     logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
-        lines,
+        writer,
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
@@ -36,15 +43,15 @@ def configure(
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(handlers=[_Forward(logger)], level=max(logging.WARNING, _LEVELS[level]), force=True)
+    logging.basicConfig(handlers=[_LibraryHandler(logger)], level=max(logging.WARNING, _LEVELS[level]), force=True)
     return logger
 
 
 def _make_printable(_: object, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    """Text from outside must not move the cursor or colour the terminal of who reads it."""
+    """Keep text from outside from moving the cursor or colouring the terminal."""
     for name, value in event.items():
-        if isinstance(value, str) and name != "exception" and not value.isprintable():
-            event[name] = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in value)
+        if isinstance(value, str) and name != "exception":
+            event[name] = printable(value)
     return event
 
 
@@ -54,12 +61,12 @@ def _render_json(_: object, __: str, event: MutableMapping[str, Any]) -> str:
     try:
         return json.dumps(fields, default=repr, allow_nan=False)
     except (TypeError, ValueError, RecursionError):
-        # What JSON has no word for: infinity, keys that are no text, a value that holds itself.
+        # JSON can't express infinity, keys that are not text, or a value that contains itself.
         return json.dumps({name: value if isinstance(value, str) else repr(value) for name, value in fields.items()})
 
 
-class _Forward(logging.Handler):
-    """What libraries say through `logging`, as events of ours."""
+class _LibraryHandler(logging.Handler):
+    """Logs the records of other libraries as `library.logged` events."""
 
     def __init__(self, logger: structlog.typing.FilteringBoundLogger) -> None:
         super().__init__()
@@ -68,7 +75,7 @@ class _Forward(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             message = record.getMessage()
-        except Exception:  # whatever a library's wrong format, or a `__str__` of its own, raises
+        except Exception:  # a library's wrong format, or its own `__str__`, may raise anything
             message = record.msg if isinstance(record.msg, str) else type(record.msg).__name__
         level = max((known for known in _LEVELS.values() if known <= record.levelno), default=logging.DEBUG)
         self._logger.log(level, "library.logged", logger=record.name, message=message, exc_info=record.exc_info)

@@ -1,4 +1,4 @@
-"""The metrics, in a registry of their own. Every label's values come from a fixed set, never from a request."""
+"""The Prometheus metrics, in a registry of their own. Every label's values come from a fixed set, never from a request."""
 
 import math
 from collections.abc import Sequence
@@ -35,7 +35,7 @@ class Metrics:
         self.revision = self._gauge("revision", "Revision of the datafile on the volume")
         self.target_revision = self._gauge("target_revision", "Revision that should be on the volume")
         self.checked = self._gauge(
-            "checked_timestamp_seconds", "When upstream last confirmed what is on the volume, Unix time"
+            "checked_timestamp_seconds", "When upstream last confirmed the datafile on the volume, Unix time"
         )
         self.published = self._gauge(
             "published_timestamp_seconds", "When the datafile was renamed into place, Unix time"
@@ -44,54 +44,65 @@ class Metrics:
         self.publish_failures = self._counter("publish_failures", "Datafiles that could not be written", "sdk_key")
         self.webhooks = self._counter("webhooks", "Webhooks received", "outcome")
         self.fetches = self._counter("fetches", "Requests for a datafile", "sdk_key", "source", "outcome")
-        self.refusals = self._counter(
-            "refusals", "Datafiles that upstream served and that were older than ours", "sdk_key"
-        )
+        self.refusals = self._counter("refusals", "Older datafiles that upstream served, not published", "sdk_key")
         self.missed_webhooks = self._counter(
-            "missed_webhooks", "Revisions that a poll found before any webhook", "sdk_key"
+            "missed_webhooks", "Revisions that a poll found before their webhook came", "sdk_key"
         )
         self.propagation = prometheus.Histogram(
             "datafile_sidecar_propagation_seconds",
-            "Webhook received until its datafile was renamed into place",
+            "Time from a webhook's arrival until its datafile was renamed into place",
             ("sdk_key",),
             buckets=_LATENCIES_S,
             registry=self.registry,
         )
-        self.relays = self._counter("relays", "Webhooks posted to a peer, or that should have been", "outcome")
+        self.relays = self._counter(
+            "relays", "Webhooks relayed to peers, by outcome; one for each peer address", "outcome"
+        )
         self.bus_connected = prometheus.Gauge(
             "datafile_sidecar_bus_connected",
-            "Whether news comes by the bus: 1 or 0; NaN without one",
+            "Whether the bus is connected: 1 or 0; NaN without a bus",
             registry=self.registry,
         )
         self.bus_connected.set(math.nan)
         self.bus_records = self._counter(
-            "bus_records", "Datafiles told to others by the bus, or come by it and doubted", "outcome"
+            "bus_records", "Datafiles shared on the bus, and bus records that were questioned or rejected", "outcome"
         )
-        self.spared_polls = self._counter("spared_polls", "Polls that another pod made in our place", "sdk_key")
-        self.workers = self._gauge("workers", "Processes of the app that say which revision they decide by")
+        self.spared_polls = self._counter(
+            "spared_polls", "Polls skipped because another pod had just polled", "sdk_key"
+        )
+        self.workers = self._gauge("workers", "App processes that report which revision they use")
         self.worker_revision_min = self._gauge(
-            "worker_revision_min", "Lowest revision that a worker decides by; NaN while there is none"
+            "worker_revision_min", "Lowest revision that a worker uses; NaN without workers"
         )
-        self.refused_workers = self._counter("refused_workers", "Connections of workers that were refused", "reason")
+        self.refused_workers = self._counter("refused_workers", "Worker connections refused, by reason", "reason")
         self.apply = prometheus.Histogram(
             "datafile_sidecar_apply_seconds",
-            "Datafile renamed into place until a worker decides by it",
+            "Time from the rename of a datafile into place until a worker uses it",
             ("sdk_key",),
             buckets=_LATENCIES_S,
             registry=self.registry,
         )
         self.dropped_connections = self._counter(
-            "dropped_connections", "Connections that gave way to newer ones, for there were too many", "port"
+            "dropped_connections", "Connections dropped at the connection limit", "port"
         )
-        self.dropped_lines = self._counter("dropped_lines", "Lines of the log that were left out, unread")
+        self.dropped_lines = self._counter(
+            "dropped_lines", "Log lines dropped because the log was not read fast enough"
+        )
         self.build_info = self._gauge("build_info", "Version of the sidecar", "version")
 
     def exposition(self) -> bytes:
-        """All of them, in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return prometheus.generate_latest(self.registry)
 
     def prepare(self, version: str, sdk_keys: Sequence[str], triggers: Sequence[str], outcomes: Sequence[str]) -> None:
-        """Show every series from the first scrape on; `outcomes` are those of fetches."""
+        """Create every series, so that each shows from the first scrape on.
+
+        Args:
+            version: Of the sidecar.
+            sdk_keys: Values of the label `sdk_key`.
+            triggers: Values of the label `trigger` of publishes.
+            outcomes: Values of the label `outcome` of fetches.
+        """
         self.build_info.labels(version).set(1)
         for counter, values in (
             (self.webhooks, WEBHOOK_OUTCOMES),
@@ -122,8 +133,8 @@ class Metrics:
                 for outcome in outcomes:
                     self.fetches.labels(key, source, outcome)
 
-    def _gauge(self, name: str, what: str, *labels: str) -> prometheus.Gauge:
-        return prometheus.Gauge(f"datafile_sidecar_{name}", what, labels or ("sdk_key",), registry=self.registry)
+    def _gauge(self, name: str, description: str, *labels: str) -> prometheus.Gauge:
+        return prometheus.Gauge(f"datafile_sidecar_{name}", description, labels or ("sdk_key",), registry=self.registry)
 
-    def _counter(self, name: str, what: str, *labels: str) -> prometheus.Counter:
-        return prometheus.Counter(f"datafile_sidecar_{name}", what, labels, registry=self.registry)
+    def _counter(self, name: str, description: str, *labels: str) -> prometheus.Counter:
+        return prometheus.Counter(f"datafile_sidecar_{name}", description, labels, registry=self.registry)

@@ -1,8 +1,8 @@
-"""Every event of the sidecar: one method each, which writes the log line and moves the metrics, so they can't disagree.
+"""Every event of the sidecar: one method each, which writes the log line and updates the metrics, so they can't disagree.
 
-Events are `noun.past_participle`. No method takes a secret, a token or a body. What a stranger can cause at will is logged
-once and then summed up. Each docstring says what the event means and, after the arrow, what to do: `docs/events.md` is made
-from them, which is why all of them stand in one file.
+Events are named `noun.past_participle`. No method takes a secret, a token or a body. Events that anyone on the network can
+cause are logged once and then summarised. Each docstring says what the event means and, after the arrow, what to do:
+`docs/events.md` is generated from them, which is why all of them are in one file.
 """
 
 import math
@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import structlog
 
-from datafile_sidecar.observe.log_throttle import Seldom
+from datafile_sidecar.core.display_text import shorten
+from datafile_sidecar.observe.log_throttle import LogThrottle
 from datafile_sidecar.observe.metrics import FETCH_OUTCOMES, Metrics
 
-_SUMMARY_S = 10.0
-_REPEAT_S = 60.0
-_SELDOM_S = 30.0
+_REJECTED_EVERY_S = 10.0
+_REFUSED_EVERY_S = 60.0
+_WARN_EVERY_S = 30.0
+_MAX_CHARS = 300
 
 
 class Telemetry:
@@ -28,42 +30,55 @@ class Telemetry:
         clock: Callable[[], float],
         take_dropped: Callable[[], int] = lambda: 0,
     ) -> None:
-        """`clock` gives monotonic seconds; `take_dropped` how many lines the log has lost since it was asked last."""
+        """Create the metrics.
+
+        Args:
+            logger: Where the lines go.
+            clock: Returns monotonic seconds.
+            take_dropped: Returns how many lines the log has dropped since the last call.
+        """
         self._log = logger
         self._clock = clock
         self._take_dropped = take_dropped
         self._metrics = Metrics()
         self._rejected: Counter[str] = Counter()
         self._rejected_at = float("-inf")
-        self._told = Seldom()
+        self._throttle = LogThrottle()
 
     def prepare(self, version: str, sdk_keys: Iterable[str], triggers: Iterable[str], failures: Sequence[str]) -> None:
-        """Show every series from the first scrape on, at zero, so that a rate over the first event is one."""
+        """Create every series at zero, so that a rate includes the first event.
+
+        Args:
+            version: Of the sidecar.
+            sdk_keys: All SDK keys that are served.
+            triggers: What can cause a publish.
+            failures: Outcomes of fetches that failed.
+        """
         self._metrics.prepare(version, tuple(sdk_keys), tuple(triggers), (*FETCH_OUTCOMES, *failures))
 
     def exposition(self) -> bytes:
-        """All metrics, in Prometheus' text format."""
+        """Return all metrics in Prometheus' text format."""
         return self._metrics.exposition()
 
     # The process
 
     def sidecar_started(self, version: str, sdk_keys: Sequence[str], directory: str) -> None:
-        """The process is up and holds its volume. → Nothing."""
+        """The process is running and has locked its volume. → Nothing."""
         self._log.info("sidecar.started", version=version, sdk_keys=list(sdk_keys), directory=directory)
 
     def sidecar_stopping(self, signal: str) -> None:
-        """A signal asks the process to end; it is unready from now on. → Nothing, unless nobody meant it."""
+        """A signal asked the process to stop; it is not ready from now on. → Nothing, unless the stop was not intended."""
         self._log.info("sidecar.stopping", signal=signal)
 
     def sidecar_stopped(self) -> None:
-        """The process has ended in order. → Nothing."""
+        """The process has stopped cleanly. → Nothing."""
         self._log.info("sidecar.stopped")
 
     def sidecar_failed(self, error: Exception) -> None:
-        """A part of the process failed that never should, so that the process ends.
-        → See that it is started again, and report the exception.
+        """An internal error; the process exits.
+        → Check that it is restarted, and report the exception.
         """
-        self._log.error("sidecar.failed", reason=repr(error), exc_info=error, consequence="the process ends")
+        self._log.error("sidecar.failed", reason=repr(error), exc_info=error, consequence="the process exits")
 
     def webhook_listening(self, address: str, port: int) -> None:
         """The webhook port is open at this address. → Nothing."""
@@ -74,49 +89,49 @@ class Telemetry:
         self._log.info("admin.listening", address=address, port=port)
 
     def lines_dropped(self, count: int) -> None:
-        """So many lines of the log were left out, for whoever reads it did not keep up.
-        → See why: a container runtime that hangs, or a full disk on the node?
+        """Log lines were dropped because the log was not read fast enough; `count` says how many.
+        → Find out why: does the container runtime hang, or is the node's disk full?
         """
         self._metrics.dropped_lines.inc(count)
         self._log.warning("lines.dropped", count=count, reason="the log is not read fast enough")
 
     def connection_dropped(self, port: str) -> None:
-        """A port had too many connections, so the oldest, which had not sent a whole request, gave way; told at once and
-        then twice a minute.
-        → For `webhook`, limit the rate at the Ingress: whoever opens them can crowd a webhook out, which polling then heals.
+        """A port reached its connection limit, so the oldest connection, which had not sent a whole request, was dropped;
+        logged at once and then at most twice a minute.
+        → For `webhook`, limit the rate at the Ingress: a flood of connections can delay webhooks until the next poll.
         """
         self._metrics.dropped_connections.labels(port).inc()
-        self._seldom("connection.dropped", port=port, reason="there are too many, and it was the oldest")
+        self._warn_throttled("connection.dropped", port=port, reason="it was the oldest at the connection limit")
 
     def setting_ignored(self, name: str, nearest: str | None) -> None:
-        """A variable that begins like ours means nothing here.
-        → Rename it to the nearest, if that is meant, or remove it.
+        """An environment variable with the sidecar's prefix is not one of its settings.
+        → Rename it to `nearest` if that is what was meant, or remove it.
         """
         self._log.warning("setting.ignored", name=name, reason="no such setting", nearest=nearest)
 
     def volume_created(self, directory: str) -> None:
-        """The directory was not there and has been made.
-        → In a pod, mount the shared volume at it: no other container sees this one.
+        """The directory did not exist and was created.
+        → In a pod, mount the shared volume there: other containers can't see this directory.
         """
         self._log.warning(
-            "volume.created", directory=directory, reason="there was no such directory; is the volume mounted?"
+            "volume.created", directory=directory, reason="the directory did not exist; is the volume mounted?"
         )
 
     def volume_cleaned(self, names: Sequence[str]) -> None:
-        """Temporary files of a writer that was killed have been removed. → Nothing."""
+        """Temporary files that a killed process had left were removed. → Nothing."""
         self._log.info("volume.cleaned", removed=list(names))
 
     def cleaning_failed(self, reason: str) -> None:
-        """Leftovers could not be removed.
-        → Look at the rights on the volume; `datafile-sidecar check` says more.
+        """Temporary files that a killed process had left could not be removed.
+        → Check the permissions on the volume; `datafile-sidecar check` says more.
         """
         self._log.warning("cleaning.failed", reason=reason)
 
     # Credentials
 
     def webhook_disabled(self) -> None:
-        """There is no webhook secret, so webhooks are answered with 503 and updates come by polling.
-        → Set DATAFILE_WEBHOOK_SECRETS_PATH, unless polling is meant.
+        """No webhook secret is configured, so webhooks are answered with 503 and updates arrive by polling.
+        → Set DATAFILE_WEBHOOK_SECRETS_PATH, unless polling only is intended.
         """
         self._log.warning(
             "webhook.disabled",
@@ -125,18 +140,18 @@ class Telemetry:
         )
 
     def secret_trimmed(self, name: str) -> None:
-        """White space around a secret is passed over.
-        → Nothing; a secret that really begins or ends in white space can't be used.
+        """White space around a secret was removed.
+        → Nothing; a secret that really begins or ends with white space can't be used.
         """
-        self._log.warning("secret.trimmed", name=name, reason="white space around a secret is no part of it")
+        self._log.warning("secret.trimmed", name=name, reason="white space around a secret was removed")
 
     def credentials_changed(self, kind: str, count: int) -> None:
-        """Mounted secrets or tokens have been read anew. → Nothing, unless nobody rotated them."""
+        """Mounted secrets or tokens have changed and were reloaded. → Nothing, unless the change was not intended."""
         self._log.info("credentials.changed", kind=kind, count=count)
 
     def credentials_failed(self, kind: str, reason: str) -> None:
         """Mounted secrets or tokens can't be read any more; those read before stay in use.
-        → Mend what the reason names, or a revoked secret goes on working.
+        → Fix what `reason` names; until then a revoked secret goes on working.
         """
         self._log.error("credentials.failed", kind=kind, reason=reason, consequence="those read before stay in use")
 
@@ -145,7 +160,7 @@ class Telemetry:
     def webhook_accepted(
         self, sdk_keys: Sequence[str], trigger: str, revision: int | None, environment: str | None
     ) -> None:
-        """A webhook is verified and has woken the loop of these keys. → Nothing."""
+        """A webhook was verified, and these keys are fetched because of it. → Nothing."""
         self._metrics.webhooks.labels("accepted").inc()
         self._log.info(
             "webhook.accepted",
@@ -156,19 +171,19 @@ class Telemetry:
         )
 
     def webhook_ignored(self, reason: str) -> None:
-        """A webhook is verified and is no news here.
-        → Nothing; it may be meant for another environment or another pod may have been first.
+        """A webhook was verified and changes nothing in this sidecar.
+        → Nothing; it may be for another environment, or its revision may be here already.
         """
         self._metrics.webhooks.labels("ignored").inc()
         self._log.info("webhook.ignored", reason=reason)
 
     def webhook_rejected(self, outcome: str, reason: str) -> None:
-        """A webhook was not taken; anybody can cause this, so the first is logged at once and those of the next
-        seconds as one line with `more`.
+        """A webhook was rejected; the first is logged at once, and those of the next 10 seconds in one line with their
+        number in `more`.
         → For `unverified`, compare the secret with the one in Optimizely's settings.
         """
         self._metrics.webhooks.labels(outcome).inc()
-        if self._clock() - self._rejected_at < _SUMMARY_S:
+        if self._clock() - self._rejected_at < _REJECTED_EVERY_S:
             self._rejected[outcome] += 1
             return
         self.summarise()
@@ -176,16 +191,16 @@ class Telemetry:
         self._log.warning("webhook.rejected", outcome=outcome, reason=_short(reason))
 
     def summarise(self) -> None:
-        """Write what was held back, if anything was and its time has come, and how much of the log nobody took."""
+        """Log the rejected webhooks that were held back, if it is time, and how many log lines were dropped."""
         if dropped := self._take_dropped():
             self.lines_dropped(dropped)
-        if self._rejected and self._clock() - self._rejected_at >= _SUMMARY_S:
+        if self._rejected and self._clock() - self._rejected_at >= _REJECTED_EVERY_S:
             self._log.warning("webhook.rejected", more=dict(self._rejected))
             self._rejected.clear()
 
     def webhook_relayed(self, outcomes: Mapping[str, int]) -> None:
-        """The peers have been told of a webhook; `outcomes` counts how that went.
-        → Where some were not reached, look at `peers` in `/status`: they will find out by polling.
+        """A webhook was relayed to the peers; `outcomes` counts the results.
+        → If some were not reached, look at `peers` in `/status`; they will find the change by polling.
         """
         for outcome, count in outcomes.items():
             self._metrics.relays.labels(outcome).inc(count)
@@ -193,21 +208,20 @@ class Telemetry:
         log("webhook.relayed", outcomes=dict(outcomes))
 
     def target_changed(self, sdk_key: str, revision: int) -> None:
-        """A webhook has raised the revision that should be on the volume, or it was given up; no line, only the
-        metric.
+        """A webhook announced a newer revision, or an announced one was given up; no log line, only the metric.
         → Nothing.
         """
         self._metrics.target_revision.labels(sdk_key).set(revision)
 
     def webhook_overdue(self, sdk_key: str, revision: int, have: int | None, waited_s: float) -> None:
-        """An announced revision did not come within 10 minutes; polling goes on.
-        → Ask Optimizely's status page; if other pods have it, compare what the CDN gives them.
+        """Upstream did not serve an announced revision within 10 minutes; polling goes on.
+        → See Optimizely's status page; if other pods have it, compare what the CDN serves them.
         """
         self._log.warning("webhook.overdue", sdk_key=sdk_key, revision=revision, have=have, waited_s=round(waited_s, 1))
 
     def webhook_missed(self, sdk_key: str, revision: int) -> None:
-        """A poll found a revision that no webhook had announced, though webhooks used to come.
-        → If it repeats, look at the webhook in Optimizely's settings, at the Ingress, and for `webhook.rejected`.
+        """A poll found a revision that no webhook had announced, although webhooks used to arrive.
+        → If it repeats, check the webhook in Optimizely's settings, the Ingress, and the log for `webhook.rejected`.
         """
         self._metrics.missed_webhooks.labels(sdk_key).inc()
         self._log.warning("webhook.missed", sdk_key=sdk_key, revision=revision, reason="a poll found it first")
@@ -215,99 +229,99 @@ class Telemetry:
     # The bus
 
     def bus_connected(self, address: str) -> None:
-        """The bus is connected, has been read, and tells of news. → Nothing."""
+        """The bus is connected, its records have been read, and its messages arrive. → Nothing."""
         self._metrics.bus_connected.set(1)
-        self._told.forget("bus.disconnected")
+        self._throttle.reset("bus.disconnected")
         self._log.info("bus.connected", address=address)
 
     def bus_disconnected(self, reason: str, wait_s: float) -> None:
-        """The bus is lost and will be tried again; told at once and then twice a minute.
-        → Look at the broker. Webhooks and polls go on without it.
+        """The connection to the bus is lost and will be tried again; logged at once and then at most twice a minute.
+        → Check the broker. Webhooks and polls go on without it.
         """
         self._metrics.bus_connected.set(0)
-        self._seldom("bus.disconnected", reason=_short(reason), wait_s=round(wait_s, 2))
+        self._warn_throttled("bus.disconnected", reason=_short(reason), wait_s=round(wait_s, 2))
 
     def bus_refused(self, reason: str) -> None:
-        """The broker did not do what it was asked, for want of memory or of a permission.
-        → Compare its ACL with docs/operations.md; look at its memory.
+        """The broker refused a command: it is out of memory, or a permission is missing.
+        → Compare its ACL with docs/operations.md, and check its memory.
         """
         self._metrics.bus_records.labels("refused").inc()
-        self._seldom("bus.refused", reason=_short(reason))
+        self._warn_throttled("bus.refused", reason=_short(reason))
 
     def bus_record_shared(self, sdk_key: str, revision: int) -> None:
-        """This pod has put a datafile on the bus, for all others to take. → Nothing."""
+        """This pod has put a datafile on the bus for the other pods. → Nothing."""
         self._metrics.bus_records.labels("shared").inc()
         self._log.info("bus_record.shared", sdk_key=sdk_key, revision=revision)
 
     def bus_record_rejected(self, sdk_key: str, where: str, reason: str) -> None:
-        """What stands on the bus, or was said there, can't be used.
-        → Find out who else writes to it: whoever can may change flags.
+        """A record or a message on the bus is invalid.
+        → Find out what else writes to the broker: a client with write access can change flags.
         """
         self._metrics.bus_records.labels("bad").inc()
-        self._seldom("bus_record.rejected", sdk_key=sdk_key, where=where, reason=_short(reason))
+        self._warn_throttled("bus_record.rejected", sdk_key=sdk_key, where=where, reason=_short(reason))
 
     def bus_record_questioned(self, sdk_key: str, offered: int, have: int | None) -> None:
-        """Other pods say that upstream went back to an older revision; upstream is asked before that is believed.
-        → Nothing; see whether somebody restored an old state in Optimizely.
+        """Other pods report that upstream went back to an older revision; this pod asks upstream before it follows.
+        → Nothing; check whether an old state was restored in Optimizely.
         """
         self._metrics.bus_records.labels("questioned").inc()
-        reason = "other pods say that upstream went back; it is asked"
-        self._seldom("bus_record.questioned", sdk_key=sdk_key, offered=offered, have=have, reason=reason)
+        reason = "other pods report that upstream went back; upstream is asked"
+        self._warn_throttled("bus_record.questioned", sdk_key=sdk_key, offered=offered, have=have, reason=reason)
 
     def poll_spared(self, sdk_key: str) -> None:
-        """Another pod has just polled, so this one did not. → Nothing."""
+        """A poll was skipped because another pod had just polled. → Nothing."""
         self._metrics.spared_polls.labels(sdk_key).inc()
-        self._log.debug("poll.spared", sdk_key=sdk_key, reason="another pod has just made it")
+        self._log.debug("poll.spared", sdk_key=sdk_key, reason="another pod has just polled")
 
-    def _seldom(self, event: str, **fields: object) -> None:
-        """Log what may happen all the time at most twice a minute, with how often it happened meanwhile."""
-        if (more := self._told.untold(event, self._clock(), _SELDOM_S)) is not None:
+    def _warn_throttled(self, event: str, **fields: object) -> None:
+        """Log a warning at most twice a minute, with the number of those left out in between."""
+        if (more := self._throttle.admit(event, self._clock(), _WARN_EVERY_S)) is not None:
             self._log.warning(event, **fields, **({"more": more} if more else {}))
 
     # Workers
 
     def workers_unheard(self, reason: str) -> None:
-        """There can be no socket for the workers on the volume, so nobody can tell which process decides by what;
-        datafiles are published all the same.
-        → Mend what the reason names.
+        """The socket for workers can't be created on the volume, so workers can't report their revisions; datafiles are
+        still published.
+        → Fix what `reason` names.
         """
         self._log.warning(
             "workers.unheard",
             reason=reason,
-            consequence="datafiles are published all the same, but nobody can tell which process decides by what",
+            consequence="workers can't report their revisions; datafiles are still published",
         )
 
     def worker_refused(self, reason: str) -> None:
-        """A connection on `sidecar.sock` was turned away; each reason is told once a minute at most.
-        → `unknown_key`: compare DATAFILE_SDK_KEYS of app and sidecar. `too_many`: more than 256 processes. Else see
-        who connects there.
+        """A connection on `sidecar.sock` was refused; each reason is logged at most once a minute.
+        → `unknown_key`: compare DATAFILE_SDK_KEYS of app and sidecar. `too_many`: more than 256 processes. Otherwise find
+        out which process connects there.
         """
         self._metrics.refused_workers.labels(reason).inc()
-        if self._told.untold(f"worker.refused {reason}", self._clock(), _REPEAT_S) is not None:
+        if self._throttle.admit(f"worker.refused {reason}", self._clock(), _REFUSED_EVERY_S) is not None:
             self._log.warning("worker.refused", reason=reason)
 
     def workers_counted(self, sdk_key: str, count: int, oldest: int | None) -> None:
-        """How many workers there are, and the lowest revision that one decides by; no line, only the metrics.
+        """The number of workers or the lowest revision that a worker uses has changed; no log line, only the metrics.
         → Nothing.
         """
         self._metrics.workers.labels(sdk_key).set(count)
         self._metrics.worker_revision_min.labels(sdk_key).set(math.nan if oldest is None else oldest)
 
     def datafile_applied(self, sdk_key: str, worker: Mapping[str, object], apply_s: float) -> None:
-        """A process of the app decides by the published revision now. → Nothing."""
+        """A worker now uses the published revision. → Nothing."""
         self._metrics.apply.labels(sdk_key).observe(apply_s)
         self._log.info("datafile.applied", sdk_key=sdk_key, **worker, apply_s=round(apply_s, 4))
 
     # Fetches
 
     def fetch_succeeded(self, sdk_key: str, source: str, outcome: str, took_s: float) -> None:
-        """Upstream answered with a valid datafile, or that nothing has changed. → Nothing."""
+        """Upstream answered with a valid datafile, or that it is unchanged. → Nothing."""
         self._metrics.fetches.labels(sdk_key, source, outcome).inc()
         self._log.debug("fetch.succeeded", sdk_key=sdk_key, source=source, outcome=outcome, took_s=round(took_s, 3))
 
     def fetch_failed(self, sdk_key: str, source: str, outcome: str, reason: str, wait_s: float) -> None:
-        """A datafile could not be fetched, or what came is none; it is tried again after `wait_s`.
-        → Do what the reason says; `datafile-sidecar check` looks closer.
+        """A datafile could not be fetched, or is invalid; the sidecar tries again after `wait_s`.
+        → Do what `reason` says; `datafile-sidecar check` says more.
         """
         self._metrics.fetches.labels(sdk_key, source, outcome).inc()
         self._log.warning(
@@ -320,8 +334,8 @@ class Telemetry:
         )
 
     def datafile_refused(self, sdk_key: str, source: str, served: int, have: int | None) -> None:
-        """Upstream served an older revision than the one on the volume, which stays.
-        → Nothing: caches differ for a while. If it is meant, it is believed after DATAFILE_ROLLBACK_AFTER_S.
+        """Upstream served an older revision than the one on the volume, so it was not published.
+        → Nothing: caches differ for a while. An intended rollback is published after DATAFILE_ROLLBACK_AFTER_S.
         """
         self._metrics.refusals.labels(sdk_key).inc()
         self._log.info(
@@ -331,37 +345,38 @@ class Telemetry:
     # The volume
 
     def datafile_loaded(self, sdk_key: str, revision: int, checked: float | None) -> None:
-        """A valid datafile was already there at the start. → Nothing."""
-        self._observed(sdk_key, revision, revision)
+        """A valid datafile was already on the volume at the start. → Nothing."""
+        self._set_revisions(sdk_key, revision, revision)
         if checked is not None:
             self._metrics.checked.labels(sdk_key).set(checked)
         self._log.info("datafile.loaded", sdk_key=sdk_key, revision=revision)
 
     def datafile_unusable(self, sdk_key: str, origin: str, reason: str) -> None:
-        """A file on the volume, or a bootstrap file, can't be used.
-        → Replace the bootstrap file; one on the volume is replaced by the next good fetch.
+        """A file on the volume, or a bootstrap file, is not a valid datafile.
+        → Replace the bootstrap file; a file on the volume is replaced by the next successful fetch.
         """
         self._log.warning("datafile.unusable", sdk_key=sdk_key, origin=origin, reason=_short(reason))
 
     def datafile_lost(self, sdk_key: str) -> None:
-        """Somebody has removed or replaced the published file; it is fetched anew.
-        → Find out who else writes to the volume: the app's mount should be read-only.
+        """Another process has removed or replaced the published file; it is fetched again.
+        → Find out what else writes to the volume: the app's mount should be read-only.
         """
-        self._log.warning("datafile.lost", sdk_key=sdk_key, reason="somebody removed or replaced the published file")
+        self._log.warning(
+            "datafile.lost", sdk_key=sdk_key, reason="another process removed or replaced the published file"
+        )
 
     def datafile_checked(self, sdk_key: str, at: float | None = None) -> None:
-        """Upstream has confirmed what is on the volume; no line, only the metric. → Nothing."""
+        """Upstream has confirmed the datafile on the volume; no log line, only the metric. → Nothing."""
         gauge = self._metrics.checked.labels(sdk_key)
         gauge.set_to_current_time() if at is None else gauge.set(at)
 
     def datafile_published(
         self, sdk_key: str, *, revision: int, target: int, trigger: str, size: int, propagation_s: float | None
     ) -> None:
-        """A datafile was renamed into place; `trigger` says by which way it came, `propagation_s` how long after its
-        webhook.
+        """A datafile was renamed into place; `trigger` says what caused it, `propagation_s` how long after its webhook.
         → Nothing.
         """
-        self._observed(sdk_key, revision, target)
+        self._set_revisions(sdk_key, revision, target)
         self._metrics.published.labels(sdk_key).set_to_current_time()
         self._metrics.publishes.labels(sdk_key, trigger).inc()
         if propagation_s is not None:
@@ -372,29 +387,29 @@ class Telemetry:
         )
 
     def datafile_rolled_back(self, sdk_key: str, revision: int, left: int | None) -> None:
-        """Upstream has insisted on an older revision for so long that it is published.
-        → Nothing, if somebody restored an old state in Optimizely; else ask who did.
+        """Upstream served an older revision for so long that it was published.
+        → Nothing, if an old state was restored in Optimizely; otherwise find out why upstream went back.
         """
         self._log.warning(
             "datafile.rolled_back",
             sdk_key=sdk_key,
             revision=revision,
             left=left,
-            reason="upstream insists on the older one",
+            reason="upstream keeps serving the older revision",
         )
 
     def publish_failed(self, sdk_key: str, reason: str, wait_s: float) -> None:
-        """A datafile could not be written; the last one stays, whole, and it is tried again after `wait_s`.
-        → See the reason: is the volume full, or mounted read-only?
+        """A datafile could not be written; the previous one stays in place, and the sidecar tries again after `wait_s`.
+        → See `reason`: is the volume full, or mounted read-only?
         """
         self._metrics.publish_failures.labels(sdk_key).inc()
         self._log.error("publish.failed", sdk_key=sdk_key, reason=_short(reason), wait_s=round(wait_s, 2))
 
-    def _observed(self, sdk_key: str, revision: int, target: int) -> None:
+    def _set_revisions(self, sdk_key: str, revision: int, target: int) -> None:
         self._metrics.revision.labels(sdk_key).set(revision)
         self._metrics.target_revision.labels(sdk_key).set(target)
 
 
 def _short(text: str | None) -> str | None:
-    """Text from outside, no longer than a line should be."""
-    return text if text is None or len(text) <= 300 else text[:299] + "…"
+    """Shorten text from outside."""
+    return None if text is None else shorten(text, _MAX_CHARS)
