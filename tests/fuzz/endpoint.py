@@ -15,7 +15,7 @@ from datafile_sidecar.network.server import bind, serving
 from datafile_sidecar.observe import logs
 from datafile_sidecar.observe.telemetry import Telemetry
 from datafile_sidecar.webhooks.receiver import Receiver
-from datafile_sidecar.webhooks.stats import Intake
+from datafile_sidecar.webhooks.stats import WebhookStats
 
 
 @dataclass
@@ -35,11 +35,11 @@ async def talk(data: bytes, secret: bytes) -> Seen:
         seen.notified = True
         return ("KEY1",)
 
-    async def reread() -> bool:
+    async def reload_secrets() -> bool:
         return False
 
     telemetry = Telemetry(logs.configure("info", "json", stream), time.monotonic)
-    receiver = Receiver(lambda: (secret,), reread, notify, lambda *_: None, Intake(time.time), telemetry)
+    receiver = Receiver(lambda: (secret,), reload_secrets, notify, lambda *_: None, WebhookStats(time.time), telemetry)
     listener = bind("127.0.0.1", 0, "DATAFILE_WEBHOOK_LISTEN")
     port = listener.getsockname()[1]
     async with serving(receiver.app(), listener):

@@ -70,7 +70,7 @@ def check_webhook(data: bytes) -> None:
         if isinstance(event, DatafileUpdated):
             assert event.revision is None or 0 <= event.revision < 2**63
             concerned = webhook.attribute(event, {KEY: "1234", "KEY2": None})
-            assert {*concerned.announced, *concerned.nudged} <= {KEY, "KEY2"}
+            assert {*concerned.announced, *concerned.hinted} <= {KEY, "KEY2"}
             for url in event.urls:
                 check_url(url.encode("utf-8", "surrogatepass"))
 

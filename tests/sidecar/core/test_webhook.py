@@ -244,11 +244,11 @@ class TestAttribute:
     def test_no_revision(self) -> None:
         """An event that names our key but no revision makes us look, and promises nothing."""
         event = DatafileUpdated("1234", None, None, (CDN.format("KEY1"),))
-        assert attribute(event, OURS) == Attribution(nudged=("KEY1",))
+        assert attribute(event, OURS) == Attribution(hinted=("KEY1",))
 
     def test_no_project(self) -> None:
         """An event without a project's id is taken for ours where its URLs don't say otherwise, in the old form too."""
-        assert attribute(DatafileUpdated(None, 43, None, (OLD,)), OURS) == Attribution(nudged=("KEY1", "KEY2"))
+        assert attribute(DatafileUpdated(None, 43, None, (OLD,)), OURS) == Attribution(hinted=("KEY1", "KEY2"))
         assert attribute(DatafileUpdated(None, 43, None, (CDN.format("KEY1"),)), OURS) == Attribution(
             announced=("KEY1",)
         )

@@ -1,4 +1,4 @@
-"""The bounds on connections, over real sockets."""
+"""The limits on connections, over real sockets."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 from aiohttp import web
 
-from datafile_sidecar.network.connection_limiter import MAX_HEAD_BYTES, Crowd
+from datafile_sidecar.network.connection_limiter import MAX_HEAD_BYTES, ConnectionLimiter
 
 HEAD = b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
 LIMIT = 4
@@ -14,7 +14,7 @@ LIMIT = 4
 
 @pytest.fixture
 def dropped() -> list[None]:
-    """One for each connection that had to go."""
+    """One for each connection that was dropped at the limit."""
     return []
 
 
@@ -26,7 +26,7 @@ async def port(dropped: list[None]) -> AsyncIterator[int]:
 
     http = web.Server(answer, access_log=None)
     server = await asyncio.get_running_loop().create_server(
-        Crowd(http, LIMIT, lambda: dropped.append(None)), "127.0.0.1", 0
+        ConnectionLimiter(http, LIMIT, lambda: dropped.append(None)), "127.0.0.1", 0
     )
     yield server.sockets[0].getsockname()[1]
     server.close()
@@ -47,8 +47,8 @@ async def ask(port: int, *parts: bytes) -> bytes:
             writer.transport.abort()
 
 
-async def test_the_oldest_gives_way(port: int, dropped: list[None]) -> None:
-    """When all places are taken by who says nothing, the next one gets in, the one that waited longest is out, and is counted."""
+async def test_the_oldest_connection_is_dropped(port: int, dropped: list[None]) -> None:
+    """When silent connections fill the limit, a new one gets in, and the oldest is dropped and counted."""
     silent = [await asyncio.open_connection("127.0.0.1", port) for _ in range(LIMIT)]
     reading = [asyncio.create_task(reader.read()) for reader, _ in silent]
     assert (await ask(port, HEAD + b"\r\n")).startswith(b"HTTP/1.1 200")
@@ -60,8 +60,8 @@ async def test_the_oldest_gives_way(port: int, dropped: list[None]) -> None:
     await asyncio.gather(*reading, return_exceptions=True)
 
 
-async def test_who_has_left_takes_no_place(port: int, dropped: list[None]) -> None:
-    """Any number of requests one after another push nobody out."""
+async def test_closed_connections_do_not_count(port: int, dropped: list[None]) -> None:
+    """Any number of requests one after another causes no drop."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     for _ in range(3 * LIMIT):
         assert (await ask(port, HEAD + b"\r\n")).startswith(b"HTTP/1.1 200")
@@ -71,15 +71,15 @@ async def test_who_has_left_takes_no_place(port: int, dropped: list[None]) -> No
     assert dropped == []
 
 
-async def test_a_head_has_a_bound(port: int) -> None:
-    """Many lines, each of them short enough, are refused when together they are too much to keep for a stranger."""
+async def test_a_head_has_a_limit(port: int) -> None:
+    """Many header lines, each of them short enough, are refused when they are too large together."""
     line = b"X-Long: " + b"a" * 7000 + b"\r\n"
     assert (await ask(port, HEAD + line * (MAX_HEAD_BYTES // len(line) + 1))).startswith(b"HTTP/1.1 431")
     assert not (await ask(port, HEAD, *[line] * 10, b"\r\n")).startswith(b"HTTP/1.1 200")
     assert (await ask(port, HEAD, line, line, b"\r", b"\n")).startswith(b"HTTP/1.1 200")
 
 
-async def test_a_body_is_no_part_of_the_head(port: int) -> None:
+async def test_a_body_does_not_count_as_head(port: int) -> None:
     """A body may be larger than a head, wherever packets end."""
     body = b"x" * (MAX_HEAD_BYTES + 1)
     head = HEAD + b"Content-Length: %d\r\n" % len(body)

@@ -1,4 +1,4 @@
-"""The relay: one webhook at one pod reaches every other pod, whoever is dead, hangs or cannot be found."""
+"""The relay: one webhook at one pod reaches every other pod, whichever of them are dead, hang or don't resolve."""
 
 import asyncio
 import contextlib
@@ -34,7 +34,7 @@ NOWHERE = ("127.0.0.1", 1)
 
 @dataclass
 class Peer:
-    """Another pod's webhook port: notes what is posted there."""
+    """Another pod's webhook port: records what is posted there."""
 
     host: str
     port: int = 0
@@ -80,7 +80,7 @@ def silent(*hosts: str) -> Any:
 
 
 class Relay:
-    """The room under test, and what its telemetry shows."""
+    """The peers under test, and what their telemetry shows."""
 
     def __init__(self, *names: Address, listens_on: Address = NOWHERE, dns: dict[str, list[str]] | None = None) -> None:
         self.events: list[dict[str, Any]] = []
@@ -126,10 +126,10 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
-# What is told, and to whom
+# What is relayed, and where
 
 
-async def test_every_address_of_a_name_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_every_address_of_a_name_gets_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each pod behind the headless Service gets the very bytes that Optimizely signed, marked, whatever proxy is set."""
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
@@ -152,7 +152,7 @@ async def test_every_address_of_a_name_is_told(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6: enable it to see this tested")
 async def test_ipv6() -> None:
-    """Pods with IPv6 addresses are told too, by a name and by an address."""
+    """Pods with IPv6 addresses get it too, by a name and by an address."""
     peer = Peer("::1")
     async with listening(peer), Relay(("peers", peer.port), dns={"peers": ["::1"]}) as relay:
         relay.peers.relay(BODY, SIGNATURE)
@@ -160,7 +160,7 @@ async def test_ipv6() -> None:
 
 
 async def test_names_are_resolved_anew() -> None:
-    """A pod that came after the last webhook hears of the next one."""
+    """A pod that started after the last webhook gets the next one."""
     first, second = Peer("127.0.0.2"), Peer("127.0.0.3")
     dns = {"peers": ["127.0.0.2"]}
     async with listening(first, second), Relay(("peers", first.port), dns=dns) as relay:
@@ -184,8 +184,8 @@ async def test_the_same_body_is_relayed_once() -> None:
 
 
 async def test_the_same_body_is_relayed_again_later(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Somebody who sends a webhook again by hand, because it got lost somewhere, is not ignored for ever."""
-    monkeypatch.setattr("datafile_sidecar.webhooks.peers.ONCE_IN_S", 0.05)
+    """A webhook that is sent again by hand, because it was lost somewhere, is relayed again."""
+    monkeypatch.setattr("datafile_sidecar.webhooks.peers.DEDUPLICATE_S", 0.05)
     peer = Peer("127.0.0.2")
     async with listening(peer), Relay(peer.address) as relay:
         for expected in (1, 2):
@@ -195,8 +195,8 @@ async def test_the_same_body_is_relayed_again_later(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize("own", ["127.0.0.2", "0.0.0.0", "::"])
-async def test_a_sidecar_does_not_tell_itself(own: str) -> None:
-    """The Service's addresses include the sidecar's own, which needs no telling; others at the same port do."""
+async def test_a_sidecar_does_not_post_to_itself(own: str) -> None:
+    """The Service's addresses include the sidecar's own, which gets nothing; others at the same port do."""
     peer, itself = Peer("127.0.0.3"), Peer("127.0.0.2" if own == "127.0.0.2" else "127.0.0.1")
     async with listening(peer, itself):
         dns = {"peers": [itself.host, peer.host]}
@@ -217,7 +217,7 @@ async def test_off() -> None:
 
 
 def test_how_peers_are_named() -> None:
-    """Names, addresses and IPv6 are understood, twice the same is once, and what is no peer is refused in words."""
+    """Names, addresses and IPv6 are accepted, duplicates are merged, and what is not a peer is refused with an error."""
 
     def load(peers: str) -> tuple[Address, ...]:
         return settings.load({"DATAFILE_SDK_KEYS": "KEY1", "DATAFILE_PEERS": peers}).peers
@@ -232,10 +232,10 @@ def test_how_peers_are_named() -> None:
             load(wrong)
 
 
-# Those who are not there
+# Peers that do not answer
 
 
-async def test_the_dead_hold_nobody_up() -> None:
+async def test_dead_pods_do_not_delay_the_others() -> None:
     """Pods that hang, refuse, redirect or don't resolve cost the others nothing, and each is counted and shown as what it is."""
     alive, moved = Peer("127.0.0.2"), Peer("127.0.0.3", status=307)
     async with listening(alive, moved):
@@ -265,7 +265,7 @@ async def test_the_dead_hold_nobody_up() -> None:
     assert (event["event"], event["outcomes"]) == ("webhook.relayed", expected)
 
 
-async def test_a_hundred_hanging_pods_are_known_by_then() -> None:
+async def test_a_hundred_hanging_pods_delay_one_webhook_only() -> None:
     """When a rack of nodes hangs, the first webhook may take its time to those alive, but the next one does not."""
     hanging = [f"127.0.1.{number}" for number in range(1, 101)]
     with silent(*hanging) as port:
@@ -302,9 +302,9 @@ async def test_a_burst_beside_a_hanging_pod(monkeypatch: pytest.MonkeyPatch) -> 
 async def stage(tmp_path: Path, peers: Iterable[Peer]) -> AsyncIterator[tuple[RunningSidecar, Simulator]]:
     names = ",".join(f"{peer.host}:{peer.port}" for peer in peers)
     async with Simulator({"KEY1": minimal(42)}, secret=SECRET) as optimizely:
-        told: dict[str, Any] = {"poll_interval_s": 0, "peers": names, "url_template": optimizely.template}
+        options: dict[str, Any] = {"poll_interval_s": 0, "peers": names, "url_template": optimizely.template}
         async with RunningSidecar(
-            tmp_path / "volume", sdk_keys="KEY1", webhook_secrets=SECRET.decode(), **told
+            tmp_path / "volume", sdk_keys="KEY1", webhook_secrets=SECRET.decode(), **options
         ) as sidecar:
             optimizely.webhook_urls = [sidecar.webhook_url]
             yield sidecar, optimizely
@@ -360,8 +360,8 @@ async def test_hanging_peers_delay_no_answer_and_no_end(tmp_path: Path) -> None:
             assert time.monotonic() - started < 4
 
 
-async def test_a_webhook_on_the_last_breath(tmp_path: Path) -> None:
-    """A pod that is told to end just after it took a webhook, which need not even be for it, still tells all others."""
+async def test_a_webhook_just_before_the_end(tmp_path: Path) -> None:
+    """A pod that is stopped just after it received a webhook, even one for another project, still relays it to all others."""
     everybody = Peer("0.0.0.0")
     body = b'{"event":"project.datafile_updated","project_id":9999,"data":{"revision":7}}'
     async with listening(everybody):

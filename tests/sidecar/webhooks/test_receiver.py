@@ -19,7 +19,7 @@ from datafile_sidecar.observe import logs
 from datafile_sidecar.observe.telemetry import Telemetry
 from datafile_sidecar.webhooks import receiver
 from datafile_sidecar.webhooks.receiver import Receiver
-from datafile_sidecar.webhooks.stats import Intake
+from datafile_sidecar.webhooks.stats import WebhookStats
 
 SECRET = b"test-secret-1"
 PATH = b"/webhooks/optimizely"
@@ -40,7 +40,7 @@ class Endpoint:
     port: int = 0
     secrets: tuple[bytes, ...] = (b"old", SECRET)
     coming: tuple[bytes, ...] = ()
-    rereads: int = 0
+    reloads: int = 0
     awake: tuple[str, ...] = ("KEY1",)
     notified: list[DatafileUpdated] = field(default_factory=list)
     triggers: list[Trigger] = field(default_factory=list)
@@ -49,13 +49,13 @@ class Endpoint:
 
     def __post_init__(self) -> None:
         self.telemetry = Telemetry(logs.configure("info", "json", self.stream), time.monotonic)
-        self.intake = Intake(lambda: 1_700_000_000)
+        self.stats = WebhookStats(lambda: 1_700_000_000)
         self.receiver = Receiver(
-            lambda: self.secrets, self._reread, self._notify, self._relay, self.intake, self.telemetry
+            lambda: self.secrets, self._reload_secrets, self._notify, self._relay, self.stats, self.telemetry
         )
 
-    async def _reread(self) -> bool:
-        self.rereads += 1
+    async def _reload_secrets(self) -> bool:
+        self.reloads += 1
         changed = bool(self.coming)
         self.secrets, self.coming = self.secrets + self.coming, ()
         return changed
@@ -174,18 +174,18 @@ async def test_what_came_in_is_told(endpoint: Endpoint) -> None:
     """Who asks why no webhook does anything reads that they came and what is wrong, and, once one is good, that it is mended."""
     moment = "2023-11-14T22:13:20.000Z"
     await endpoint.post(BODY, b"X-Hub-Signature: sha1=00")
-    told = endpoint.intake.status(has_secrets=True)
+    told = endpoint.stats.status(has_secrets=True)
     assert told["outcomes"] == {"unverified": 1}
     assert (told["state"], told["verified"], told["rejected"]) == ("on", None, moment)
     assert told["last_error"] == "the signature is missing or wrong"
     await endpoint.post(BODY, signed(BODY))
-    told = endpoint.intake.status(has_secrets=True)
+    told = endpoint.stats.status(has_secrets=True)
     assert told["outcomes"] == {"unverified": 1, "accepted": 1}
     assert (told["verified"], told["rejected"], told["last_error"]) == (moment, moment, None)
     endpoint.awake = ()
     await endpoint.post(BODY, signed(BODY))
-    assert endpoint.intake.status(has_secrets=False)["outcomes"]["ignored"] == 1
-    assert endpoint.intake.status(has_secrets=False)["state"] == "off"
+    assert endpoint.stats.status(has_secrets=False)["outcomes"]["ignored"] == 1
+    assert endpoint.stats.status(has_secrets=False)["state"] == "off"
 
 
 async def test_event(endpoint: Endpoint) -> None:
@@ -236,10 +236,10 @@ async def test_new_secret(endpoint: Endpoint) -> None:
     """A webhook signed with a secret that has just been mounted is taken at once; without a signature nobody makes us look."""
     endpoint.coming = (b"new",)
     assert await endpoint.post(BODY) == 401
-    assert endpoint.rereads == 0
+    assert endpoint.reloads == 0
     assert await endpoint.post(BODY, signed(BODY, b"new")) == 202
     assert await endpoint.post(BODY, signed(BODY, b"newer")) == 401
-    assert endpoint.rereads == 2
+    assert endpoint.reloads == 2
 
 
 @pytest.mark.parametrize(

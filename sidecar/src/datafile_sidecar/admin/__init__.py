@@ -1,1 +1,1 @@
-"""The admin port: probes, metrics, status and the page. It only shows; nothing can be changed there."""
+"""The admin port: probes, metrics, status and the status page. It is read-only."""

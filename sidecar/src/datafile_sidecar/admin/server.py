@@ -1,4 +1,4 @@
-"""The admin port: what probes, Prometheus and people ask. It only shows; nothing can be changed here."""
+"""The admin port: probes, metrics, status and the status page. It is read-only."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -7,17 +7,20 @@ from typing import Any
 
 from aiohttp import web
 
-from datafile_sidecar.admin.page import page
+from datafile_sidecar.admin import page
 
 _EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
 
 
 @dataclass(frozen=True, slots=True)
 class Admin:
-    """The admin endpoints. Each callable gives what is true now.
+    """The admin endpoints. Each callable returns the state at the moment of the call.
 
-    `stuck` names the loops that don't turn, `unready` says for each SDK key without a valid file why (and of a stopping sidecar
-    that it stops), `status` is the object of `/status`, `metrics` the text of `/metrics`.
+    Args:
+        stuck: Names the loops that no longer run.
+        unready: Maps what keeps the sidecar from being ready (an SDK key without a valid file, or its stopping) to the reason.
+        status: Returns the object of `/status`.
+        metrics: Returns the text of `/metrics`.
     """
 
     stuck: Callable[[], list[str]]
@@ -26,7 +29,7 @@ class Admin:
     metrics: Callable[[], bytes]
 
     def app(self) -> web.Application:
-        """An application with these endpoints."""
+        """Create an application with these endpoints."""
         app = web.Application()
         app.router.add_get("/livez", self.livez)
         app.router.add_get("/readyz", self.readyz)
@@ -36,30 +39,29 @@ class Admin:
         return app
 
     async def livez(self, _: web.Request) -> web.Response:
-        """200 while every loop turns, whatever upstream does; else 503 and which does not."""
+        """Answer 200 while every loop runs, whatever upstream does; else 503 and the loops that are stuck."""
         stuck = self.stuck()
         return _probe("".join(f"{name} is stuck\n" for name in stuck))
 
     async def readyz(self, _: web.Request) -> web.Response:
-        """200 when there is a valid file for every key; else 503 and which is missing, and why."""
+        """Answer 200 when every key has a valid file; else 503 and what is missing, and why."""
         unready = self.unready()
         return _probe("".join(f"{name}: {reason}\n" for name, reason in unready.items()))
 
     async def get_metrics(self, _: web.Request) -> web.Response:
-        """Prometheus' text format."""
+        """Answer with the metrics in Prometheus' text format."""
         return web.Response(body=self.metrics(), headers={"Content-Type": _EXPOSITION})
 
     async def get_status(self, _: web.Request) -> web.Response:
-        """JSON; `docs/contract.md` describes it."""
+        """Answer with the status as JSON, which `docs/contract.md` describes."""
         return web.Response(body=json.dumps(self.status()).encode(), content_type="application/json")
 
     async def get_page(self, _: web.Request) -> web.Response:
-        """The same as `/status`, for a person; it refreshes itself."""
-        body, headers = page()
-        return web.Response(body=body, headers=headers)
+        """Answer with the page that shows `/status` and refreshes itself."""
+        return web.Response(body=page.BODY, headers=page.HEADERS)
 
 
-def _probe(complaint: str) -> web.Response:
-    # Paths may hold bytes that are no UTF-8; a probe must not fail over them.
-    text = (complaint or "ok\n").encode(errors="backslashreplace")
-    return web.Response(status=503 if complaint else 200, body=text, content_type="text/plain", charset="utf-8")
+def _probe(problems: str) -> web.Response:
+    # Paths may contain bytes that are not UTF-8; a probe must not fail because of them.
+    text = (problems or "ok\n").encode(errors="backslashreplace")
+    return web.Response(status=503 if problems else 200, body=text, content_type="text/plain", charset="utf-8")

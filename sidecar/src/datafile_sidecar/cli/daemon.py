@@ -34,7 +34,7 @@ from datafile_sidecar.volume.directory import Volume, VolumeError
 from datafile_sidecar.volume.workers import Workers
 from datafile_sidecar.webhooks.peers import Peers
 from datafile_sidecar.webhooks.receiver import Receiver
-from datafile_sidecar.webhooks.stats import Intake
+from datafile_sidecar.webhooks.stats import WebhookStats
 
 HOUSEKEEPING_S = 10.0
 SETTLE_S = 1.0
@@ -74,7 +74,7 @@ class Daemon:
         self._workers = Workers(settings.directory, settings.sdk_keys, telemetry)
         self._bootstrap = Bootstrap(settings.bootstrap_dir, telemetry)
         self._syncers = {key: self._syncer(key) for key in settings.sdk_keys}
-        self._intake = Intake(time.time)
+        self._stats = WebhookStats(time.time)
         self._peers = Peers(settings.peers, self._webhook_socket.getsockname()[:2], telemetry)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -103,10 +103,10 @@ class Daemon:
         notify = functools.partial(dispatch.notify, self._syncers)
         receiver = Receiver(
             secrets=lambda: self._secrets.active,
-            reread=self._rotation.look_for_secrets,
+            reload_secrets=self._rotation.look_for_secrets,
             notify=notify,
             relay=self._peers.relay,
-            intake=self._intake,
+            stats=self._stats,
             telemetry=self._telemetry,
         )
         await rooms.enter_async_context(serving(receiver.app(), self._webhook_socket, self._dropped("webhook")))
@@ -194,7 +194,7 @@ class Daemon:
             "started": rfc3339(self._started),
             "ready": not self._unready(),
             "keys": {key: one.status() | {"workers": self._workers.of(key)} for key, one in self._syncers.items()},
-            "webhooks": self._intake.status(has_secrets=bool(self._secrets.active)),
+            "webhooks": self._stats.status(has_secrets=bool(self._secrets.active)),
             "workers": self._workers.status(),
             "bus": self._bus.view() if self._bus else {"state": "off"},
             "peers": self._peers.status(),

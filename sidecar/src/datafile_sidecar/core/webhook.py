@@ -1,6 +1,6 @@
-"""Optimizely's webhook as bytes: is it signed, what does it say, whose is it?
+"""Optimizely's webhooks: verify the signature, parse the event, and find the SDK keys that it concerns.
 
-Laws: nothing is parsed before it is verified; bytes are compared with bytes, in constant time; an empty secret verifies
+Rules: nothing is parsed before it is verified; bytes are compared with bytes, in constant time; an empty secret verifies
 nothing. Source: Optimizely's page "Configure webhooks" (`X-Hub-Signature: sha1=<HMAC-SHA1 of the raw body>`).
 """
 
@@ -16,21 +16,21 @@ import msgspec
 PATH = "/webhooks/optimizely"
 SIGNATURE_HEADER = "X-Hub-Signature"
 RELAYED_HEADER = "X-Datafile-Relayed"
-"""On a webhook that comes from another sidecar, and is told to nobody else. Anybody may set it: it gives no right."""
+"""Marks a webhook that another sidecar has relayed, so that it is not relayed again. It is not signed and grants nothing."""
 
 DATAFILE_UPDATED = "project.datafile_updated"
 _MAX_REVISION = 2**63 - 1
 
 
 class MalformedWebhookError(ValueError):
-    """A signed body that is no event of Optimizely's. Its text says what is wrong, never what the body holds."""
+    """A signed body is not an event of Optimizely's. The message says what is wrong and never quotes the body."""
 
 
 @dataclass(frozen=True, slots=True)
 class DatafileUpdated:
     """The event `project.datafile_updated`.
 
-    `revision` is None where the event names none; `urls` are its non-empty URLs, origin first, as they were sent.
+    `revision` is None when the event has none; `urls` are its non-empty URLs as they were sent, the origin's first.
     """
 
     project_id: str | None
@@ -41,15 +41,15 @@ class DatafileUpdated:
 
 @dataclass(frozen=True, slots=True)
 class OtherEvent:
-    """Any other event of the same webhook: acknowledged, and of no interest here."""
+    """Any other event of the same webhook: it is acknowledged and ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """Which of our SDK keys an event concerns: those it `announced` by name, or those it may mean (`nudged`)."""
+    """The SDK keys that an event concerns: `announced` by name with a revision, or `hinted` where it may mean them."""
 
     announced: tuple[str, ...] = ()
-    nudged: tuple[str, ...] = ()
+    hinted: tuple[str, ...] = ()
 
 
 class _Envelope(msgspec.Struct):
@@ -66,14 +66,14 @@ class _Data(msgspec.Struct):
 
 
 def signature(body: bytes, secret: bytes) -> str:
-    """The value of `X-Hub-Signature` for a raw body: `sha1=` and 40 hexadecimal digits."""
+    """Return the value of `X-Hub-Signature` for a raw body: `sha1=` and 40 hexadecimal digits."""
     return f"sha1={hmac.new(secret, body, hashlib.sha1).hexdigest()}"
 
 
 def verify(body: bytes, header: bytes | None, secrets: Iterable[bytes]) -> bool:
-    """Whether the raw header signs the raw body by one of the secrets.
+    """Return whether the raw header is the signature of the raw body by one of the secrets.
 
-    Every secret is tried, whichever fits, so that the time taken does not tell which one does.
+    All secrets are tried in any case, so that the time taken does not reveal which one matches.
     """
     if header is None:
         return False
@@ -85,7 +85,11 @@ def verify(body: bytes, header: bytes | None, secrets: Iterable[bytes]) -> bool:
 
 
 def parse(body: bytes) -> DatafileUpdated | OtherEvent:
-    """The event in a verified body. Raises MalformedWebhookError."""
+    """Parse the event in a verified body.
+
+    Raises:
+        MalformedWebhookError: The body is not an event of Optimizely's.
+    """
     envelope: _Envelope = _decode(body, _Envelope, "the body")
     if envelope.event != DATAFILE_UPDATED:
         return OtherEvent()
@@ -100,26 +104,30 @@ def parse(body: bytes) -> DatafileUpdated | OtherEvent:
 
 
 def attribute(event: DatafileUpdated, projects: Mapping[str, str | None]) -> Attribution:
-    """Whose event it is. `projects` maps each of our SDK keys to its datafile's project id, None while that is unknown.
+    """Find the SDK keys that an event concerns.
 
-    The SDK key at the end of the URLs decides, any of ours before others. Where they carry none (those of older projects are
-    empty or end in the project's id), the event may mean any key of its project. Another project's event is never ours.
+    An SDK key of ours at the end of a URL decides. URLs of older projects are empty or end in the project's id: then the
+    event may mean any key of its project. An event of another project concerns none of ours.
+
+    Args:
+        event: The parsed event.
+        projects: The project id of each of our SDK keys, None while it is unknown.
     """
     same_project = [
         key
         for key, project_id in projects.items()
         if None in (project_id, event.project_id) or project_id == event.project_id
     ]
-    stems = {_stem(url) for url in event.urls}
-    ours = tuple(key for key in same_project if key in stems)
+    names = {_file_stem(url) for url in event.urls}
+    ours = tuple(key for key in same_project if key in names)
     if ours and event.revision is not None:
         return Attribution(announced=ours)
-    if not ours and stems - {"", event.project_id, *projects.values()}:
+    if not ours and names - {"", event.project_id, *projects.values()}:
         return Attribution()
-    return Attribution(nudged=ours or tuple(same_project))
+    return Attribution(hinted=ours or tuple(same_project))
 
 
-def _stem(url: str) -> str:
+def _file_stem(url: str) -> str:
     try:
         path = urlsplit(url).path
     except ValueError:

@@ -1,1 +1,1 @@
-"""Sockets, connection limits and name resolution, shared by all that talks to the network."""
+"""What all network code shares: listening sockets, connection limits, client sessions, name resolution, work in threads."""

@@ -1,4 +1,4 @@
-"""The open connections of a port that strangers can reach: how many there may be, and how much each may have us keep."""
+"""Limits what clients that are not authenticated can take: how many connections, and how large a request's head."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,63 +9,70 @@ _END = b"\r\n\r\n"
 _TOO_LARGE = b"HTTP/1.1 431 Request Header Fields Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 
 
-class Crowd:
-    """The open connections of a port. Where there are too many, the oldest gives way: who has something to say has said it by then.
+class ConnectionLimiter:
+    """Keeps the open connections of a port below a limit; use it as the protocol factory of a server.
 
-    A request is answered as soon as it is whole, and its connection ends; so what is old has not sent a whole one.
+    At the limit the oldest connection is dropped; real senders post right after connecting. A request is answered as soon as
+    it is whole, and then its connection ends, so an old connection has not sent a whole one.
     """
 
     def __init__(
-        self, protocol: Callable[[], asyncio.Protocol], limit: int, dropped: Callable[[], None] = lambda: None
+        self, protocol: Callable[[], asyncio.Protocol], limit: int, on_drop: Callable[[], None] = lambda: None
     ) -> None:
-        """`protocol` makes what speaks HTTP on one connection; `dropped` is told of each that gave way."""
+        """Start without connections.
+
+        Args:
+            protocol: Creates the HTTP protocol of one connection.
+            limit: How many connections may be open.
+            on_drop: Called for each connection that is dropped at the limit.
+        """
         self._protocol = protocol
         self._limit = limit
-        self._dropped = dropped
-        self._open: dict[_Connection, None] = {}
+        self._on_drop = on_drop
+        self._open: dict[_LimitedConnection, None] = {}
 
     def __call__(self) -> asyncio.Protocol:
-        """The protocol of a connection that has just been accepted."""
-        return _Connection(self._protocol(), self)
+        """Create the protocol of a connection that has just been accepted."""
+        return _LimitedConnection(self._protocol(), self)
 
-    def join(self, connection: "_Connection") -> None:
-        """A connection has been opened."""
+    def opened(self, connection: "_LimitedConnection") -> None:
+        """Count a new connection, and drop the oldest ones above the limit."""
         self._open[connection] = None
         while len(self._open) > self._limit:
             oldest = next(iter(self._open))
-            self.leave(oldest)
+            self.closed(oldest)
             oldest.abort()
-            self._dropped()
+            self._on_drop()
 
-    def leave(self, connection: "_Connection") -> None:
-        """A connection has ended."""
+    def closed(self, connection: "_LimitedConnection") -> None:
+        """Forget a connection that has ended."""
         self._open.pop(connection, None)
 
 
-class _Connection(asyncio.Protocol):
-    """What comes between a connection and who speaks HTTP on it: it is counted, and its first head is bounded as a whole.
+class _LimitedConnection(asyncio.Protocol):
+    """Passes one connection's data on to the HTTP protocol, up to a limit for the head of the first request.
 
-    aiohttp bounds each line and the number of lines, which together are a megabyte that anybody can have us keep.
+    aiohttp limits each header line and their number, but together they could take a megabyte of memory.
     """
 
-    def __init__(self, http: asyncio.Protocol, crowd: Crowd) -> None:
+    def __init__(self, http: asyncio.Protocol, limiter: ConnectionLimiter) -> None:
         self._http = http
-        self._crowd = crowd
+        self._limiter = limiter
         self._head: bytearray | None = bytearray()
         self._transport: asyncio.BaseTransport | None = None
 
     def abort(self) -> None:
-        """End it, whatever the other side may still want."""
+        """Close the connection at once, whatever is still unsent."""
         if isinstance(self._transport, asyncio.WriteTransport):
             self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
         self._http.connection_made(transport)
-        self._crowd.join(self)
+        self._limiter.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._crowd.leave(self)
+        self._limiter.closed(self)
         self._http.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -75,9 +82,9 @@ class _Connection(asyncio.Protocol):
             self._http.data_received(data)
 
     def _is_oversized(self, head: bytearray, data: bytes) -> bool:
-        looked_at = max(0, len(head) - len(_END) + 1)
+        searched = max(0, len(head) - len(_END) + 1)
         head += data
-        if head.find(_END, looked_at, MAX_HEAD_BYTES) >= 0:
+        if head.find(_END, searched, MAX_HEAD_BYTES) >= 0:
             self._head = None
             return False
         return len(head) > MAX_HEAD_BYTES

@@ -1,4 +1,4 @@
-"""Sockets to serve HTTP on, and servers that let nobody hold them up."""
+"""Listening sockets, and HTTP servers that slow or broken clients can't block."""
 
 import asyncio
 import logging
@@ -11,31 +11,40 @@ from typing import Final
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
-from datafile_sidecar.network.connection_limiter import Crowd
+from datafile_sidecar.network.connection_limiter import ConnectionLimiter
 
 MAX_CONNECTIONS: Final = 256
 _BACKLOG = 4096
-"""Connections that wait in the kernel; with more, it drops the next one's first packet, which costs its sender a second."""
+"""Connections that may wait in the kernel. Above that it drops the next one's first packet, which costs its sender a second."""
 _ACCEPTED_AT_ONCE = 4
-"""Between two turns of the loop: a connection is read a few turns after it was accepted, and no crowd may push it out before. By
-itself, asyncio accepts as many as the backlog has, which may be more than there are file descriptors."""
+"""In one iteration of the event loop. A connection is read a few iterations after it was accepted, and must not be dropped at
+the limit before that. By default asyncio accepts the whole backlog at once, which may be more than there are file descriptors."""
 
 
-def _is_news(record: logging.LogRecord) -> bool:
+def _is_worth_logging(record: logging.LogRecord) -> bool:
     return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError | ConnectionError))
 
 
-# Nobody is told of what is no HTTP (400 is the answer) or of who leaves in the middle: anybody can do that, without end.
+# Any client can send malformed HTTP (it gets 400) or disconnect midway, as often as it likes: that must not fill the log.
 _LOGGER = logging.getLogger("datafile_sidecar.http")
-_LOGGER.addFilter(_is_news)
+_LOGGER.addFilter(_is_worth_logging)
 
 
 class ListenError(Exception):
-    """An address can't be listened on; its text names it and says what to do."""
+    """The sidecar can't listen on an address; the message names it and says what to do."""
 
 
 def bind(host: str, port: int, setting: str) -> socket.socket:
-    """A listening socket; an empty host means all interfaces, of both families where there are two. Raises ListenError."""
+    """Create a listening socket.
+
+    Args:
+        host: An address or a name; empty for all interfaces, IPv4 and IPv6.
+        port: 0 lets the system choose.
+        setting: The setting that names this address, for the error's message.
+
+    Raises:
+        ListenError: The address can't be used.
+    """
     try:
         if host:
             family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -51,19 +60,24 @@ def _bind_all(port: int) -> socket.socket:
         try:
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
         except OSError:
-            # IPv6 is compiled in but turned off: IPv4 alone, and if that fails too, its error tells more.
+            # IPv6 is compiled in but turned off. Use IPv4 alone; if that fails too, its error says more.
             pass
     return socket.create_server(("", port), family=socket.AF_INET, backlog=_BACKLOG)
 
 
 @asynccontextmanager
 async def serving(
-    app: web.Application, listener: socket.socket, dropped: Callable[[], None] = lambda: None
+    app: web.Application, listener: socket.socket, on_drop: Callable[[], None] = lambda: None
 ) -> AsyncIterator[None]:
-    """Serve an application on a socket. At the end open requests get a tenth of a second.
+    """Serve an application on a socket as long as the context lasts; then open requests get 0.1 s to end.
 
-    Idle, silent and half-sent connections are dropped after 5 s, the oldest at once where there are too many; `dropped` is told of
-    each of these. A request's head has at most 32 KiB, and its body comes as the bytes of the wire.
+    Idle and half-sent connections are closed after 5 s, at the connection limit the oldest at once. A request's head may have
+    32 KiB. Bodies are not decompressed.
+
+    Args:
+        app: What to serve.
+        listener: A listening socket, as `bind` creates it.
+        on_drop: Called for each connection that is dropped at the limit.
     """
     runner = web.AppRunner(
         app,
@@ -78,9 +92,9 @@ async def serving(
     await runner.setup()
     try:
         assert runner.server
-        crowd = Crowd(runner.server, _limit(), dropped)
+        limiter = ConnectionLimiter(runner.server, _connection_limit(), on_drop)
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(crowd, sock=listener, backlog=_ACCEPTED_AT_ONCE)
+        server = await loop.create_server(limiter, sock=listener, backlog=_ACCEPTED_AT_ONCE)
         listener.listen(_BACKLOG)
         try:
             yield
@@ -90,7 +104,7 @@ async def serving(
         await runner.cleanup()
 
 
-def _limit() -> int:
-    """How many connections a port may have: a quarter of the file descriptors, for there are two ports, and work to be done."""
+def _connection_limit() -> int:
+    """How many connections a port may have: a quarter of the file descriptors, as two ports and other work share them."""
     descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_CONNECTIONS if descriptors == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, descriptors // 4)

@@ -1,1 +1,1 @@
-"""The webhook port, and the relay of a webhook to the other pods."""
+"""The webhook port, and the relay of webhooks to the other pods."""

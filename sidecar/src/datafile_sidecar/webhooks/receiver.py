@@ -1,4 +1,4 @@
-"""The webhook port: size, signature, JSON, event, answer. The work that a webhook sets off comes after the answer."""
+"""The webhook port: checks size, signature, JSON and event, then answers. The work that a webhook causes comes after the answer."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -11,8 +11,9 @@ from aiohttp.http import HttpProcessingError
 from datafile_sidecar.core import webhook
 from datafile_sidecar.core.state import Trigger
 from datafile_sidecar.core.webhook import PATH, RELAYED_HEADER, SIGNATURE_HEADER, DatafileUpdated, MalformedWebhookError
+from datafile_sidecar.network.http import read_body
 from datafile_sidecar.observe.telemetry import Telemetry
-from datafile_sidecar.webhooks.stats import Intake
+from datafile_sidecar.webhooks.stats import WebhookStats
 
 MAX_BODY_BYTES: Final = 64 * 1024
 BODY_TIMEOUT_S: Final = 5.0
@@ -23,35 +24,45 @@ SIGNATURE: Final = SIGNATURE_HEADER.lower().encode()
 class Receiver:
     """The webhook endpoint.
 
-    `secrets` gives the secrets that may sign now; `reread` looks for new ones after a bad signature, and is true where there
-    are; `notify` wakes the loops that an event concerns and gives their keys; `relay` tells other sidecars of a webhook, by
-    its body and its signature, once this one has been answered; `intake` remembers for `/status`.
+    Args:
+        secrets: Returns the secrets that are valid now.
+        reload_secrets: Reads the secrets again after a bad signature; returns whether they have changed.
+        notify: Passes an event on to the keys that it concerns; returns the keys that are fetched because of it.
+        relay: Queues a webhook, its body and its signature, for the other sidecars.
+        stats: Counts for `/status`.
+        telemetry: Logs and counts.
     """
 
     secrets: Callable[[], tuple[bytes, ...]]
-    reread: Callable[[], Awaitable[bool]]
+    reload_secrets: Callable[[], Awaitable[bool]]
     notify: Callable[[DatafileUpdated, Trigger], tuple[str, ...]]
     relay: Callable[[bytes, bytes], None]
-    intake: Intake
+    stats: WebhookStats
     telemetry: Telemetry
 
     def app(self) -> web.Application:
-        """An application with this one endpoint. Serve it with `auto_decompress=False`: the signature is over the wire's bytes."""
+        """Create an application with this endpoint.
+
+        Serve it with `auto_decompress=False`, since the signature covers the bytes as they came over the wire.
+        """
         app = web.Application()
         app.router.add_post(PATH, self.receive)
         app.on_response_prepare.append(_close_afterwards)
         return app
 
     async def receive(self, request: web.Request) -> web.Response:
-        """Answer one webhook: 202 a loop is awake for it, 204 no news here; 400, 401, 413, 503, 408 as `docs/contract.md` says."""
+        """Answer one webhook: 202 when a key is fetched because of it, 204 when it changes nothing here.
+
+        `docs/contract.md` describes the errors: 400, 401, 408, 413 and 503.
+        """
         try:
             async with asyncio.timeout(BODY_TIMEOUT_S):
-                body = await _read(request)
+                body = await read_body(request, MAX_BODY_BYTES)
         except TimeoutError:
             return self._reject("too_slow", 408, "the body did not arrive in time")
         except (OSError, HttpProcessingError, RuntimeError):
-            # The last is what aiohttp raises when the connection was gone before we began to read.
-            return self._reject("broken_off", 400, "the connection broke before the whole body had come")
+            # aiohttp raises RuntimeError when the connection was lost before reading began.
+            return self._reject("broken_off", 400, "the connection broke before the whole body arrived")
         if body is None:
             return self._reject("too_large", 413, f"a webhook has at most {MAX_BODY_BYTES} bytes")
         if not self.secrets():
@@ -67,51 +78,39 @@ class Receiver:
         is_relayed = RELAYED_HEADER in request.headers
         if isinstance(event, DatafileUpdated) and not is_relayed:
             self.relay(body, signature)
-        return self._take(event, Trigger.PEER if is_relayed else Trigger.WEBHOOK)
+        return self._handle(event, Trigger.PEER if is_relayed else Trigger.WEBHOOK)
 
     async def _signature(self, request: web.Request, body: bytes) -> bytes | None:
-        """The header that signs the body, None where none does."""
+        """Return the header that signs the body, None without a valid one."""
         headers = [value for name, value in request.raw_headers if name.lower() == SIGNATURE]
         header = headers[0] if len(headers) == 1 else None
         if webhook.verify(body, header, self.secrets()):
             return header
-        if header is not None and await self.reread() and webhook.verify(body, header, self.secrets()):
+        if header is not None and await self.reload_secrets() and webhook.verify(body, header, self.secrets()):
             return header
         return None
 
-    def _take(self, event: DatafileUpdated | webhook.OtherEvent, trigger: Trigger) -> web.Response:
+    def _handle(self, event: DatafileUpdated | webhook.OtherEvent, trigger: Trigger) -> web.Response:
         if not isinstance(event, DatafileUpdated):
-            return self._ignore("another event")
-        if awake := self.notify(event, trigger):
-            self.intake.verified("accepted")
-            self.telemetry.webhook_accepted(awake, trigger, event.revision, event.environment)
+            return self._ignore("it is not a datafile update")
+        if sdk_keys := self.notify(event, trigger):
+            self.stats.verified("accepted")
+            self.telemetry.webhook_accepted(sdk_keys, trigger, event.revision, event.environment)
             return web.Response(status=202, text="accepted\n")
-        return self._ignore("another environment or project, or nothing newer than what is on the volume")
+        return self._ignore("it is for another environment or project, or its revision is already on the volume")
 
     def _ignore(self, reason: str) -> web.Response:
-        self.intake.verified("ignored")
+        self.stats.verified("ignored")
         self.telemetry.webhook_ignored(reason)
         return web.Response(status=204)
 
     def _reject(self, outcome: str, status: int, reason: str) -> web.Response:
-        self.intake.rejected(outcome, reason)
+        self.stats.rejected(outcome, reason)
         self.telemetry.webhook_rejected(outcome, reason)
         return web.Response(status=status, text=f"{reason}\n")
 
 
 async def _close_afterwards(_: web.Request, response: web.StreamResponse) -> None:
-    # A sender that reuses a connection just as we drop it, idle, loses its webhook: a POST is not sent again by itself.
+    # A sender that reuses an idle connection just as we drop it loses its webhook: HTTP clients don't repeat a POST.
     response.headers["Connection"] = "close"
     response.force_close()
-
-
-async def _read(request: web.Request) -> bytes | None:
-    """The body as it came over the wire, None where it is too large."""
-    if (request.content_length or 0) > MAX_BODY_BYTES:
-        return None
-    body = bytearray()
-    async for chunk in request.content.iter_any():
-        body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            return None
-    return bytes(body)

@@ -1,4 +1,4 @@
-"""What has come in at the webhook port, and how it was answered: for a person who asks why no webhook does anything."""
+"""Counts webhooks by how they were answered, for a person who asks why a webhook had no effect."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -7,8 +7,8 @@ from typing import Any
 from datafile_sidecar.core.times import rfc3339
 
 
-class Intake:
-    """Counts webhooks by how they were answered. It holds nothing that a stranger wrote."""
+class WebhookStats:
+    """Counts the outcomes of webhooks. It keeps nothing that came from outside."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         """`clock` gives Unix seconds."""
@@ -19,19 +19,19 @@ class Intake:
         self._last_error: str | None = None
 
     def verified(self, outcome: str) -> None:
-        """One was signed by a secret of ours."""
+        """Count a webhook with a valid signature."""
         self._outcomes[outcome] += 1
         self._verified_at = self._clock()
         self._last_error = None
 
     def rejected(self, outcome: str, reason: str) -> None:
-        """One was turned away."""
+        """Count a webhook that was rejected."""
         self._outcomes[outcome] += 1
         self._rejected_at = self._clock()
         self._last_error = reason
 
     def status(self, *, has_secrets: bool) -> dict[str, Any]:
-        """How many for each outcome, when the last good and the last bad one came, and what is wrong, if the last was bad."""
+        """Return the webhooks' part of `/status`; `last_error` is None once a valid one has come."""
         return {
             "state": "on" if has_secrets else "off",
             "verified": rfc3339(self._verified_at),
