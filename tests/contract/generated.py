@@ -1,6 +1,6 @@
-"""The parts of the documents that are made from the code: `python -m tests.contract.generated --write` makes them anew.
+"""The parts of the documents that are generated from the code: `python -m tests.contract.generated --write` updates them.
 
-Such a part stands between `<!-- name -->` and `<!-- end -->`.
+Such a part is between `<!-- name -->` and `<!-- end -->`.
 """
 
 import ast
@@ -28,18 +28,18 @@ _LEVELS = {"debug", "info", "warning", "error", "_warn_throttled"}
 
 
 def variables() -> str:
-    """The sidecar's environment, as its settings define it."""
+    """Return the table of the sidecar's environment variables."""
     rows = [(f"`{one.name}`", one.default, one.meaning) for one in VARIABLES]
     return _table(("variable", "default", "meaning"), rows)
 
 
 def metrics() -> str:
-    """The sidecar's own metrics, as a scrape shows them once each has been moved."""
-    return _table(("metric", "type", "labels", "what it says"), [(*row[:3], row[4]) for row in _metrics()])
+    """Return the table of the sidecar's own metrics."""
+    return _table(("metric", "type", "labels", "meaning"), [(*row[:3], row[4]) for row in _metrics()])
 
 
 def labels() -> str:
-    """The values of those labels whose values we choose."""
+    """Return the table of labels with fixed values."""
     rows = [
         (name, f"`{label}`", ", ".join(f"`{value}`" for value in values))
         for name, _, _, chosen, _ in _metrics()
@@ -49,26 +49,26 @@ def labels() -> str:
 
 
 def events() -> str:
-    """Each event: its token and level in the log, what it means and asks for, and the metrics that it moves."""
+    """Return the table of events: token and level in the log, meaning, what to do, and the metrics that it updates."""
     rows = []
     for method in _event_methods():
         means, _, todo = " ".join((ast.get_docstring(method) or "").split()).partition(" → ")
         token, level = _logged(method)
-        rows.append((token, level, means, todo, ", ".join(_moved(method)) or "–"))
+        rows.append((token, level, means, todo, ", ".join(_updated(method)) or "–"))
     rows.append(
         (
             "`library.logged`",
-            "as it came",
-            "A library that the sidecar uses said something through `logging`, at warning or above.",
+            "that of the record",
+            "A library that the sidecar uses logged something at warning or above.",
             "Read `message`; if it repeats, report it.",
             "–",
         )
     )
-    return _table(("event", "level", "what it means", "what to do", "moves"), rows)
+    return _table(("event", "level", "meaning", "what to do", "metrics"), rows)
 
 
 def decisions() -> str:
-    """A link to each record, with its title."""
+    """Return a list of links to the decision records, with their titles."""
     titles = ((path.name, path.read_text().partition("\n")[0]) for path in sorted(DECISIONS.glob("[0-9]*.md")))
     return "\n".join(f"- [{title.removeprefix('# ')}]({name})" for name, title in titles)
 
@@ -85,19 +85,19 @@ PARTS: tuple[tuple[Path, str, Callable[[], str]], ...] = (
 
 
 def part_of(text: str, name: str) -> str:
-    """What stands between the marks. Raises ValueError where they are missing."""
-    if (found := _between(name).search(text)) is None:
+    """Return the text between the marks. Raises ValueError where they are missing."""
+    if (match := _between(name).search(text)) is None:
         raise ValueError(f"there is no <!-- {name} --> … <!-- end -->")
-    return found[2].strip()
+    return match[2].strip()
 
 
 def with_part(text: str, name: str, part: str) -> str:
-    """The text with what stands between the marks replaced."""
-    return _between(name).sub(lambda found: f"{found[1]}{part}\n{found[3]}", text)
+    """Return the text with the part between the marks replaced."""
+    return _between(name).sub(lambda match: f"{match[1]}{part}\n{match[3]}", text)
 
 
 def write() -> list[str]:
-    """Bring every part up to date; the documents that changed."""
+    """Update every part, and return the documents that changed."""
     changed = []
     for path, name, make in PARTS:
         before = path.read_text()
@@ -109,7 +109,7 @@ def write() -> list[str]:
 
 
 def _event_methods() -> list[ast.FunctionDef]:
-    """The methods of Telemetry that are events, in their order."""
+    """Return the methods of Telemetry that are events, in their order."""
     tree = ast.parse(inspect.getsource(Telemetry))
     body = tree.body[0].body if isinstance(tree.body[0], ast.ClassDef) else []
     helpers = {"prepare", "exposition", "summarise"}
@@ -118,7 +118,7 @@ def _event_methods() -> list[ast.FunctionDef]:
 
 
 def _logged(method: ast.FunctionDef) -> tuple[str, str]:
-    """The token of an event's line, and at which levels it may stand; the event in words where it makes no line."""
+    """Return the token of an event's line and its levels; the method's name where there is no line."""
     calls = [node for node in ast.walk(method) if isinstance(node, ast.Call) and _is_line(node.func)]
     tokens = {ast.literal_eval(call.args[0]) for call in calls}
     levels = {
@@ -134,8 +134,8 @@ def _is_line(called: ast.expr) -> bool:
     return (isinstance(called, ast.Attribute) and called.attr in _LEVELS) or ast.unparse(called) == "log"
 
 
-def _moved(method: ast.FunctionDef) -> list[str]:
-    """The metrics that an event moves."""
+def _updated(method: ast.FunctionDef) -> list[str]:
+    """Return the metrics that an event updates."""
     known = Metrics()
     names = []
     for node in ast.walk(method):
@@ -148,7 +148,7 @@ def _moved(method: ast.FunctionDef) -> list[str]:
 
 
 def _metrics() -> list[tuple[str, str, str, dict[str, list[str]], str]]:
-    """Each metric: its name, type, labels, the values of those that we choose, and what it says."""
+    """Return each metric: its name, type, labels, the values of its fixed labels, and its help text."""
     telemetry = Telemetry(structlog.wrap_logger(structlog.ReturnLogger()), time.monotonic)
     telemetry.prepare("0", ["key"], [str(trigger) for trigger in Trigger], upstream.OUTCOMES)
     telemetry.datafile_checked("key")

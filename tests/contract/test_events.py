@@ -1,4 +1,4 @@
-"""The catalogue of events and metrics is complete, and holds nothing that there is not."""
+"""The catalogue of events and metrics is complete, and lists nothing that does not exist."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ _TOKEN = re.compile(r"[a-z_]+\.[a-z_]+")
 
 
 def _logged() -> set[str]:
-    """Every constant in the code that is passed to something like a logger and looks like an event."""
+    """Find every constant in the code that is passed to a logger and looks like an event."""
     tokens = set()
     for path in _SOURCES:
         for node in ast.walk(ast.parse(path.read_text())):
@@ -28,14 +28,14 @@ def _logged() -> set[str]:
 
 
 def test_events() -> None:
-    """Who finds a line in the log finds its event in the catalogue, with a meaning and with what to do."""
+    """Every line of the log has its event in the catalogue, with a meaning and with what to do."""
     rows = [row.split(" | ") for row in part_of(_DOCUMENT, "events").splitlines()[2:]]
     assert {row[0].strip("| `") for row in rows if "`" in row[0]} == _logged()
     assert [row[0] for row in rows if not (row[2].endswith(".") and row[3].endswith((".", "?")))] == []
 
 
 def test_metrics() -> None:
-    """Every metric that can be scraped is in the catalogue, and is moved by an event that is there, too."""
+    """Every metric that can be scraped is in the catalogue, with an event there that updates it."""
     exported = {
         f"{family.name}{'_total' if family.type == 'counter' else ''}"
         for family in text_string_to_metric_families(Metrics().exposition().decode())
@@ -48,7 +48,7 @@ def test_metrics() -> None:
 
 
 def test_docstrings() -> None:
-    """Whoever reads the code reads the same there."""
+    """The catalogue is made from the docstrings, so each of them says what to do."""
     helpers = {"prepare", "exposition", "summarise"}
     events = [method for name, method in vars(Telemetry).items() if not name.startswith("_") and name not in helpers]
     assert [method.__name__ for method in events if "→" not in (method.__doc__ or "")] == []

@@ -1,4 +1,4 @@
-"""Debian's Chromium, without a window, spoken to by its DevTools protocol: what it shows, runs, refuses and complains of."""
+"""Headless Chromium, controlled by its DevTools protocol: what it shows, runs, refuses and logs."""
 
 import asyncio
 import shutil
@@ -22,11 +22,11 @@ FLAGS = (
     "--disable-sync",
     "--hide-scrollbars",
 )
-_PATIENCE_S = 20
+_TIMEOUT_S = 20
 
 
 class Tab:
-    """One page that is open. `complaints` are the browser's own words: violations of the policy, uncaught errors."""
+    """One page that is open. `complaints` are what the browser logs: violations of the policy, uncaught errors."""
 
     def __init__(self, socket: ClientWebSocketResponse) -> None:
         self.complaints: list[str] = []
@@ -34,11 +34,11 @@ class Tab:
         self._count = 0
 
     async def ask(self, method: str, **parameters: Any) -> dict[str, Any]:
-        """Call a method of the protocol; its result."""
+        """Call a method of the protocol and return its result."""
         self._count += 1
         number = self._count
         await self._socket.send_json({"id": number, "method": method, "params": parameters})
-        async with asyncio.timeout(_PATIENCE_S):
+        async with asyncio.timeout(_TIMEOUT_S):
             while True:
                 message = await self._socket.receive_json()
                 if message.get("id") == number:
@@ -47,19 +47,19 @@ class Tab:
                 self._note(message)
 
     async def run(self, expression: str) -> Any:
-        """Evaluate a JavaScript expression in the page, waiting where it is a promise; its value."""
-        found = await self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        return found["result"].get("value")
+        """Evaluate a JavaScript expression in the page, await it if it is a promise, and return its value."""
+        answer = await self.ask("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
+        return answer["result"].get("value")
 
-    async def see(self, words: str) -> str:
-        """Wait until the page shows these words; all of its text."""
+    async def see(self, expected: str) -> str:
+        """Wait until the page shows a text; return all of its text."""
         text = ""
         try:
-            async with asyncio.timeout(_PATIENCE_S):
-                while words not in (text := str(await self.run("document.body.innerText"))):
+            async with asyncio.timeout(_TIMEOUT_S):
+                while expected not in (text := str(await self.run("document.body.innerText"))):
                     await asyncio.sleep(0.05)
         except TimeoutError:
-            raise TimeoutError(f"{words!r} is not to be seen in:\n{text}") from None
+            raise TimeoutError(f"{expected!r} does not appear in:\n{text}") from None
         return text
 
     def _note(self, message: dict[str, Any]) -> None:
@@ -75,7 +75,7 @@ class Tab:
 
 @asynccontextmanager
 async def browsing(url: str) -> AsyncIterator[Tab]:
-    """Open a page; at the end the browser is ended by its id."""
+    """Open a page; at the end the browser's process is killed."""
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as profile:
         process = await asyncio.create_subprocess_exec(
             *(str(CHROMIUM), *FLAGS, "--remote-debugging-port=0", f"--user-data-dir={profile}", "about:blank"),
@@ -101,7 +101,7 @@ async def browsing(url: str) -> AsyncIterator[Tab]:
 
 async def _port(profile: Path) -> int:
     file = profile / "DevToolsActivePort"
-    async with asyncio.timeout(_PATIENCE_S):
+    async with asyncio.timeout(_TIMEOUT_S):
         while not file.exists() or not (lines := file.read_text().splitlines()):
             await asyncio.sleep(0.05)
     return int(lines[0])

@@ -1,4 +1,4 @@
-"""Photographs of the page in headless Chromium: `python -m tests.page.shoot DIRECTORY` (or `make screenshots`).
+"""Screenshots of the page in headless Chromium: `python -m tests.page.shoot DIRECTORY` (or `make screenshots`).
 
 Each state is served by the real admin app, at one moment in time, so that the pictures of two runs can be compared.
 """
@@ -165,7 +165,7 @@ STATES = {
 
 
 async def shoot(target: Path) -> list[Path]:
-    """Photograph every state in every look; the pictures' paths. Needs Debian's chromium."""
+    """Take a screenshot of every state in every look; return the pictures' paths. Needs Chromium."""
     if CHROMIUM is None:
         raise SystemExit("needs Chromium: apt-get install chromium")
     shown: dict[str, Any] = {}

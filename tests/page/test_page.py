@@ -1,4 +1,4 @@
-"""The page at `/`, in a real browser: what it shows, that strangers' text stays text, and that it keeps itself fresh."""
+"""The page at `/`, in a real browser: what it shows, that text from outside stays text, and that it refreshes itself."""
 
 import copy
 from collections.abc import AsyncIterator
@@ -28,7 +28,7 @@ HOSTILE = (
 
 
 class Served:
-    """A page whose sidecar says what the test wants."""
+    """A page whose sidecar's status the test sets."""
 
     def __init__(self) -> None:
         self.status: dict[str, Any] = copy.deepcopy(HEALTHY)
@@ -54,7 +54,7 @@ async def tab(served: Served) -> AsyncIterator[Tab]:
 
 
 async def test_healthy(tab: Tab) -> None:
-    """Who looks sees pod, key, revision, ages, changes, workers, bus and peers; and the browser has nothing to complain of."""
+    """The page shows pod, key, revision, ages, changes, workers, bus and peers; and the browser logs no error."""
     text = await tab.see("up to date")
     for words in (
         "shop-7d4b9c6f5-x2x8q",
@@ -73,20 +73,20 @@ async def test_healthy(tab: Tab) -> None:
 
 
 async def test_states(served: Served, tab: Tab) -> None:
-    """Each trouble is named in words, with what it means for the app."""
+    """Each problem has a label and a sentence that says what it means for the app."""
     expected = {
-        "lagging": ("upstream does not serve it yet", "waiting for 44", "The app decides by 43"),
+        "lagging": ("upstream does not serve it yet", "waiting for 44", "The app uses revision 43"),
         "out-of-reach": ("the reason is below", "waiting for 44", "no complete answer within 10 s"),
         "outage": ("not confirmed", "Upstream last confirmed it 90 min ago", "no complete answer within 10 s"),
-        "nothing": ("no datafile", "not ready", "answered 403", "give them 10 s", "no webhook secret"),
-        "worker-behind": ("worker behind", "1 worker of 2 does not decide by 43"),
+        "nothing": ("no datafile", "not ready", "answered 403", "this can take 10 s", "No webhook secret"),
+        "worker-behind": ("worker behind", "1 worker of 2 does not use revision 43"),
         "ways-down": (
             "disconnected",
             "12 accepted, 3 unverified",
-            "Refused 4 s ago: the signature is missing or wrong",
+            "Rejected 4 s ago: the signature is missing or wrong",
             "no answer within 5 s",
             "Not reached: 10.1.4.17:8089",
-            "They can't be heard",
+            "Workers can't report their revisions",
         ),
     }
     assert set(expected) == set(STATES) - {"healthy"}
@@ -97,7 +97,7 @@ async def test_states(served: Served, tab: Tab) -> None:
     assert tab.complaints == []
 
 
-async def test_strangers_text(served: Served, tab: Tab) -> None:
+async def test_text_from_outside(served: Served, tab: Tab) -> None:
     """Markup in what workers, upstream, brokers or peers say is shown as it came, and does nothing."""
     await tab.see("up to date")
     [key] = served.status["keys"].values()
@@ -128,7 +128,7 @@ ATTACKS = (
 
 
 async def test_policy(tab: Tab) -> None:
-    """Should markup ever get in, the browser refuses to run it, to load anything, and to tell anybody else."""
+    """If markup ever got in, the browser would refuse to run it, to load anything, and to send anything elsewhere."""
     await tab.see("up to date")
     for attack in ATTACKS:
         await tab.run(
@@ -141,7 +141,7 @@ async def test_policy(tab: Tab) -> None:
 
 
 async def test_refreshes_itself(served: Served, tab: Tab) -> None:
-    """A change shows within seconds by itself, and so does that nobody answers any more."""
+    """A change shows within seconds by itself, and so does a sidecar that no longer answers."""
     await tab.see("up to date")
     served.status["keys"][KEY] |= {"revision": 77, "target_revision": 77}
     await tab.see("77")
@@ -151,16 +151,16 @@ async def test_refreshes_itself(served: Served, tab: Tab) -> None:
     assert str(await tab.run("document.title")).startswith("! ")
     await served.stop.aclose()
     text = await tab.see("no answer")
-    assert "what stands here is old" in text
+    assert "this page is out of date" in text
 
 
 async def test_selection_stays(served: Served, tab: Tab) -> None:
-    """Who selects an error to copy it does not lose it at the next refresh."""
+    """Text that is selected, to copy an error, survives the next refresh."""
     served.status = copy.deepcopy(STATES["outage"])
     await tab.see("no complete answer")
     await tab.run("getSelection().selectAllChildren(document.querySelector('.note + .soft'))")
     served.status["keys"][KEY]["revision"] = 99
-    await tab.see("waits while text is selected")
+    await tab.see("paused while text is selected")
     assert "no complete answer within 10 s" in str(await tab.run("getSelection().toString()"))
     await tab.run("getSelection().removeAllRanges()")
     await tab.see("99")

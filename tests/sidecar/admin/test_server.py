@@ -45,7 +45,7 @@ async def get(browser: ClientSession, path: str) -> tuple[int, str]:
 
 
 async def test_alive(browser: ClientSession, truth: Truth) -> None:
-    """The liveness probe passes while the loops turn, however unready the sidecar is, and else names the loop that does not."""
+    """The liveness probe passes while the loops run, however unready the sidecar is, and else names the loop that does not."""
     truth.unready = {"KEY1": "upstream is down"}
     assert await get(browser, "/livez") == (200, "ok\n")
     truth.stuck = ["the loop of KEY1", "the loop of KEY2"]
@@ -76,9 +76,9 @@ async def test_status(browser: ClientSession, truth: Truth) -> None:
 
 
 async def test_any_text(browser: ClientSession, truth: Truth) -> None:
-    """A path or an error with bytes that are no UTF-8 breaks neither probe nor status: they are needed then."""
-    words = "/volume/\udce9 can't be written\r\n\x00"
-    truth.unready, truth.stuck, truth.status = {"KEY1": words}, [words], {"last_error": words}
+    """A path or an error with bytes that are not UTF-8 breaks neither probe nor status: they are needed then."""
+    problem = "/volume/\udce9 can't be written\r\n\x00"
+    truth.unready, truth.stuck, truth.status = {"KEY1": problem}, [problem], {"last_error": problem}
     assert (await get(browser, "/readyz"))[0] == 503
     assert (await get(browser, "/livez"))[0] == 503
     assert json.loads((await get(browser, "/status"))[1]) == truth.status
@@ -95,7 +95,7 @@ async def test_shows_only(browser: ClientSession, path: str) -> None:
 
 
 async def test_nothing_else(browser: ClientSession) -> None:
-    """The webhook endpoint is not on this port, nor is anything that nobody documented."""
+    """The webhook endpoint is not on this port, nor is anything that is not documented."""
     for path in ("/webhooks/optimizely", "/livez/", "/debug", "/status/../x"):
         async with browser.post(path) as answer:
             assert answer.status == 404

@@ -1,4 +1,4 @@
-"""The webhook as bytes: signature, event, and whose it is."""
+"""Webhooks as bytes: the signature, the event, and the keys that it concerns."""
 
 import json
 from typing import Any
@@ -51,35 +51,35 @@ class TestVerify:
         ],
     )  # fmt: skip
     def test_bad(self, header: bytes | None) -> None:
-        """A stranger gets a plain no for any header, not an error inside (trap 1)."""
+        """Any header is refused plainly, and causes no internal error."""
         assert not verify(BODY, header, [b"old", SECRET])
 
     def test_changed_body(self) -> None:
-        """Whoever changes one byte of a signed body, even white space, is refused (trap 2)."""
+        """A signed body with one changed byte, even white space, is refused."""
         assert not verify(BODY + b"\n", GOOD, [SECRET])
         assert not verify(BODY.replace(b"43", b"44"), GOOD, [SECRET])
 
     def test_wire_bytes(self) -> None:
-        """A body that JSON would write differently is verified as it came (trap 2)."""
+        """A body that JSON would write differently is verified as it came."""
         odd = '{ "event":"project.flag_updated" ,\n "timestamp":1.70e9,"note":"\u2028é"}\r\n'.encode()
         assert verify(odd, signature(odd, SECRET).encode(), [SECRET])
         assert not verify(odd.strip(), signature(odd, SECRET).encode(), [SECRET])
 
     @pytest.mark.parametrize("secrets", [[], [b""], [b"", b"other"]])
     def test_empty_secret(self, secrets: list[bytes]) -> None:
-        """An empty secret lets nobody in: else everybody could sign (trap 4)."""
+        """An empty secret verifies nothing: otherwise anyone could sign."""
         assert not verify(BODY, SIGNED_WITH_NOTHING, secrets)
 
     @given(st.binary(max_size=80), st.binary(max_size=80), st.lists(st.binary(max_size=40), max_size=3))
     def test_any_bytes(self, content: bytes, header: bytes, secrets: list[bytes]) -> None:
-        """No header and no secret, of whatever bytes, makes the check fail in another way than by saying no."""
+        """Whatever bytes the header and the secret have, the result is yes or no, never an error."""
         assert not verify(content, header, secrets)
 
     @given(
         st.binary(max_size=200), st.lists(st.binary(max_size=20)), st.binary(min_size=1, max_size=20), st.integers(0)
     )
     def test_rotation(self, content: bytes, others: list[bytes], secret: bytes, place: int) -> None:
-        """While a secret is rotated, each of those configured verifies, wherever it stands and whatever its bytes (trap 5)."""
+        """While a secret is rotated, each configured one verifies, at any position and with any bytes."""
         secrets = [*others]
         secrets.insert(place % (len(others) + 1), secret)
         assert verify(content, signature(content, secret).encode(), secrets)
@@ -87,7 +87,7 @@ class TestVerify:
 
 class TestParse:
     def test_documented_event(self) -> None:
-        """The event as Optimizely documents it says revision, project, environment and both URLs."""
+        """The event that Optimizely documents has a revision, a project, an environment and two URLs."""
         urls = ("http://127.0.0.1:9000/json/1234.json", "http://127.0.0.1:9000/datafiles/KEY1.json")
         assert parse(BODY) == DatafileUpdated("1234", 43, "Production", urls)
 
@@ -95,7 +95,7 @@ class TestParse:
         ("given", "revision"), [(43, 43), ("43", 43), (0, 0), (2**63 - 1, 2**63 - 1), (None, None), ("007", 7)]
     )
     def test_revision(self, given: object, revision: int | None) -> None:
-        """A revision counts as the same number whether it is sent as one or as text."""
+        """A revision may be sent as a number or as text."""
         event = parse(body(revision=given))
         assert isinstance(event, DatafileUpdated)
         assert event.revision == revision
@@ -104,7 +104,7 @@ class TestParse:
         "given", [-1, 2**63, 10**30, "x", "", "-1", "1.0", " 1", "1\n", "٣", "9" * 5000, 1.5, True, [], {}]
     )
     def test_no_revision(self, given: object) -> None:
-        """A revision that is no number is refused as malformed, not taken for one."""
+        """A revision that is not a number is refused as malformed."""
         with pytest.raises(MalformedWebhookError):
             parse(body(revision=given))
 
@@ -115,7 +115,7 @@ class TestParse:
 
     @pytest.mark.parametrize("project_id", [1234, "1234"])
     def test_project_id(self, project_id: object) -> None:
-        """A project's id is the same as number and as text (trap 7)."""
+        """A project's id is the same as number and as text."""
         event = parse(body(project_id=project_id))
         assert isinstance(event, DatafileUpdated)
         assert event.project_id == "1234"
@@ -130,7 +130,7 @@ class TestParse:
         ],
     )
     def test_other_events(self, sent: bytes) -> None:
-        """Other events of the same webhook are acknowledged, whatever they carry, a list included (trap 6)."""
+        """Other events of the same webhook are acknowledged, whatever they carry, a list included."""
         assert parse(sent) == OtherEvent()
 
     @pytest.mark.parametrize(
@@ -148,19 +148,19 @@ class TestParse:
         ids=range(26),
     )  # fmt: skip
     def test_malformed(self, sent: bytes) -> None:
-        """Signed rubbish, deep nesting and endless numbers are called malformed (trap 9)."""
+        """Signed garbage, deep nesting and endless numbers are malformed."""
         with pytest.raises(MalformedWebhookError):
             parse(sent)
 
     def test_words(self) -> None:
-        """The reason says what is wrong and where, and repeats nothing of the body, which may hold anything."""
+        """The reason says what is wrong and where, and quotes nothing of the body."""
         with pytest.raises(MalformedWebhookError, match="data") as error:
             parse(body(revision=1, cdn_url=["hunter2"]))
         assert "hunter2" not in str(error.value)
 
     @given(st.binary(max_size=300))
     def test_any_bytes(self, sent: bytes) -> None:
-        """Whatever bytes somebody signs, the answer is an event or "malformed"."""
+        """Whatever bytes are signed, the result is an event or "malformed"."""
         _parse_or_malformed(sent)
 
     @given(
@@ -177,7 +177,7 @@ class TestParse:
         )
     )
     def test_any_json(self, sent: Any) -> None:
-        """Whatever JSON somebody signs, in the shape of an event or not, the answer is an event or "malformed"."""
+        """Whatever JSON is signed, in the shape of an event or not, the result is an event or "malformed"."""
         _parse_or_malformed(json.dumps(sent).encode())
         _parse_or_malformed(json.dumps({"event": "project.datafile_updated", "project_id": sent, "data": {}}).encode())
         _parse_or_malformed(json.dumps({"event": "project.datafile_updated", "data": sent}).encode())
@@ -202,7 +202,7 @@ OURS = {"KEY1": "1234", "KEY2": "1234"}
 
 class TestAttribute:
     @pytest.mark.parametrize(
-        ("urls", "projects", "announced", "nudged"),
+        ("urls", "projects", "announced", "hinted"),
         [
             ((CDN.format("KEY1"),), OURS, ("KEY1",), ()),
             ((OLD, CDN.format("KEY2")), OURS, ("KEY2",), ()),
@@ -236,18 +236,18 @@ class TestAttribute:
         urls: tuple[str, ...],
         projects: dict[str, str | None],
         announced: tuple[str, ...],
-        nudged: tuple[str, ...],
+        hinted: tuple[str, ...],
     ) -> None:
-        """An event reaches the keys that it names; one that names none, the keys of its project; nobody else's environment ours."""
-        assert attribute(DatafileUpdated("1234", 43, None, urls), projects) == Attribution(announced, nudged)
+        """An event concerns the keys that it names; one without names, its project's keys; one for another environment, none."""
+        assert attribute(DatafileUpdated("1234", 43, None, urls), projects) == Attribution(announced, hinted)
 
     def test_no_revision(self) -> None:
-        """An event that names our key but no revision makes us look, and promises nothing."""
+        """An event that names our key but no revision is a hint, not an announcement."""
         event = DatafileUpdated("1234", None, None, (CDN.format("KEY1"),))
         assert attribute(event, OURS) == Attribution(hinted=("KEY1",))
 
     def test_no_project(self) -> None:
-        """An event without a project's id is taken for ours where its URLs don't say otherwise, in the old form too."""
+        """An event without a project id is ours unless its URLs say otherwise, in the old form too."""
         assert attribute(DatafileUpdated(None, 43, None, (OLD,)), OURS) == Attribution(hinted=("KEY1", "KEY2"))
         assert attribute(DatafileUpdated(None, 43, None, (CDN.format("KEY1"),)), OURS) == Attribution(
             announced=("KEY1",)

@@ -11,11 +11,11 @@ from datafile_sidecar.sync.syncer import KeySyncer
 def notify(syncers: Mapping[str, KeySyncer], event: DatafileUpdated, trigger: Trigger) -> tuple[str, ...]:
     """Tell every key that an event concerns; return those whose loop is awake for it now."""
     concerned = webhook.attribute(event, {key: syncer.project_id for key, syncer in syncers.items()})
-    for key in concerned.nudged:
+    for key in concerned.hinted:
         syncers[key].hint(trigger)
     awake = [
         key
         for key in concerned.announced
         if event.revision is not None and syncers[key].announce(event.revision, event.urls, trigger)
     ]
-    return (*awake, *concerned.nudged)
+    return (*awake, *concerned.hinted)
