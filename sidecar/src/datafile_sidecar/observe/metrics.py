@@ -32,37 +32,31 @@ class Metrics:
         prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = prometheus.CollectorRegistry()
         prometheus.ProcessCollector(registry=self.registry)
-        self.revision = self._gauge("revision", "Revision of the datafile on the volume")
-        self.target_revision = self._gauge("target_revision", "Revision that should be on the volume")
+        self.revision = self._gauge("revision", "Revision of the datafile on the volume", "sdk_key")
+        self.target_revision = self._gauge("target_revision", "Revision that should be on the volume", "sdk_key")
         self.checked = self._gauge(
-            "checked_timestamp_seconds", "When upstream last confirmed the datafile on the volume, Unix time"
+            "checked_timestamp_seconds", "When upstream last confirmed the datafile on the volume, Unix time", "sdk_key"
         )
         self.published = self._gauge(
-            "published_timestamp_seconds", "When the datafile was renamed into place, Unix time"
+            "published_timestamp_seconds", "When the datafile was renamed into place, Unix time", "sdk_key"
         )
         self.publishes = self._counter("publishes", "Datafiles renamed into place", "sdk_key", "trigger")
         self.publish_failures = self._counter("publish_failures", "Datafiles that could not be written", "sdk_key")
         self.webhooks = self._counter("webhooks", "Webhooks received", "outcome")
         self.fetches = self._counter("fetches", "Requests for a datafile", "sdk_key", "source", "outcome")
-        self.refusals = self._counter("refusals", "Older datafiles that upstream served, not published", "sdk_key")
+        self.refusals = self._counter(
+            "refusals", "Datafiles from upstream that were older than the one on the volume", "sdk_key"
+        )
         self.missed_webhooks = self._counter(
             "missed_webhooks", "Revisions that a poll found before their webhook came", "sdk_key"
         )
-        self.propagation = prometheus.Histogram(
-            "datafile_sidecar_propagation_seconds",
-            "Time from a webhook's arrival until its datafile was renamed into place",
-            ("sdk_key",),
-            buckets=_LATENCIES_S,
-            registry=self.registry,
+        self.propagation = self._histogram(
+            "propagation_seconds", "Time from a webhook's arrival until its datafile was renamed into place"
         )
         self.relays = self._counter(
             "relays", "Webhooks relayed to peers, by outcome; one for each peer address", "outcome"
         )
-        self.bus_connected = prometheus.Gauge(
-            "datafile_sidecar_bus_connected",
-            "Whether the bus is connected: 1 or 0; NaN without a bus",
-            registry=self.registry,
-        )
+        self.bus_connected = self._gauge("bus_connected", "Whether the bus is connected: 1 or 0; NaN without a bus")
         self.bus_connected.set(math.nan)
         self.bus_records = self._counter(
             "bus_records", "Datafiles shared on the bus, and bus records that were questioned or rejected", "outcome"
@@ -70,17 +64,13 @@ class Metrics:
         self.spared_polls = self._counter(
             "spared_polls", "Polls skipped because another pod had just polled", "sdk_key"
         )
-        self.workers = self._gauge("workers", "App processes that report which revision they use")
+        self.workers = self._gauge("workers", "App processes that report which revision they use", "sdk_key")
         self.worker_revision_min = self._gauge(
-            "worker_revision_min", "Lowest revision that a worker uses; NaN without workers"
+            "worker_revision_min", "Lowest revision that a worker uses; NaN without workers", "sdk_key"
         )
         self.refused_workers = self._counter("refused_workers", "Worker connections refused, by reason", "reason")
-        self.apply = prometheus.Histogram(
-            "datafile_sidecar_apply_seconds",
-            "Time from the rename of a datafile into place until a worker uses it",
-            ("sdk_key",),
-            buckets=_LATENCIES_S,
-            registry=self.registry,
+        self.apply = self._histogram(
+            "apply_seconds", "Time from the rename of a datafile into place until a worker uses it"
         )
         self.dropped_connections = self._counter(
             "dropped_connections", "Connections dropped at the connection limit", "port"
@@ -134,7 +124,12 @@ class Metrics:
                     self.fetches.labels(key, source, outcome)
 
     def _gauge(self, name: str, description: str, *labels: str) -> prometheus.Gauge:
-        return prometheus.Gauge(f"datafile_sidecar_{name}", description, labels or ("sdk_key",), registry=self.registry)
+        return prometheus.Gauge(f"datafile_sidecar_{name}", description, labels, registry=self.registry)
 
     def _counter(self, name: str, description: str, *labels: str) -> prometheus.Counter:
         return prometheus.Counter(f"datafile_sidecar_{name}", description, labels, registry=self.registry)
+
+    def _histogram(self, name: str, description: str) -> prometheus.Histogram:
+        return prometheus.Histogram(
+            f"datafile_sidecar_{name}", description, ["sdk_key"], buckets=_LATENCIES_S, registry=self.registry
+        )

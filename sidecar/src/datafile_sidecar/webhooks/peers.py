@@ -5,12 +5,13 @@ peer waits for another. A relayed webhook is marked and not relayed again. Polli
 """
 
 import asyncio
+import functools
 import hashlib
 import ipaddress
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, NoReturn
 
 import aiohttp
@@ -35,6 +36,7 @@ _MAX_REMEMBERED = 1024
 _MAX_FAILING_SHOWN = 10
 
 Address = tuple[str, int]
+Post = Callable[[Address], Awaitable[str]]
 
 
 class Peers:
@@ -87,7 +89,12 @@ class Peers:
                 body, signature = await self._queue.get()
                 if len(self._relays) >= _MAX_RELAYS:
                     self._relays.popleft().cancel()
-                task = tasks.create_task(self._relay(_Post(session, body, signature)))
+                headers = {
+                    SIGNATURE_HEADER: signature.strip().decode("ascii"),
+                    RELAYED_HEADER: "1",
+                    "Content-Type": "application/json",
+                }
+                task = tasks.create_task(self._relay(functools.partial(_post, session, body, headers)))
                 self._relays.append(task)
                 task.add_done_callback(self._relay_ended)
 
@@ -130,7 +137,7 @@ class Peers:
 
     # One relay
 
-    async def _relay(self, post: "_Post") -> None:
+    async def _relay(self, post: Post) -> None:
         outcomes: dict[Address, str] = {}
         try:
             async with asyncio.timeout(_RELAY_S), asyncio.TaskGroup() as tasks:
@@ -143,7 +150,7 @@ class Peers:
             self._last = time.time(), outcomes
             self._telemetry.webhook_relayed(Counter(outcomes.values()))
 
-    async def _relay_to_name(self, name: Address, post: "_Post", outcomes: dict[Address, str]) -> None:
+    async def _relay_to_name(self, name: Address, post: Post, outcomes: dict[Address, str]) -> None:
         host, port = name
         try:
             hosts = await addresses(self._resolver, host, _RESOLVE_S)
@@ -159,7 +166,7 @@ class Peers:
             tasks.create_task(self._relay_to_each(others, self._limit, post, outcomes))
 
     async def _relay_to_each(
-        self, group: list[Address], limit: asyncio.Semaphore, post: "_Post", outcomes: dict[Address, str]
+        self, group: list[Address], limit: asyncio.Semaphore, post: Post, outcomes: dict[Address, str]
     ) -> None:
         async with asyncio.TaskGroup() as tasks:
             for address in group:
@@ -167,11 +174,11 @@ class Peers:
                 task = tasks.create_task(self._relay_to(address, post, outcomes))
                 task.add_done_callback(lambda _: limit.release())
 
-    async def _relay_to(self, address: Address, post: "_Post", outcomes: dict[Address, str]) -> None:
+    async def _relay_to(self, address: Address, post: Post, outcomes: dict[Address, str]) -> None:
         if self._is_own(address):
             del outcomes[address]
             return
-        outcome = outcomes[address] = await post.to(address)
+        outcome = outcomes[address] = await post(address)
         if outcome in {"timeout", "unreachable"}:
             self._responsive.discard(address)
         else:
@@ -186,30 +193,16 @@ class Peers:
         )
 
 
-class _Post:
-    """One webhook, ready to be posted to many addresses."""
-
-    def __init__(self, session: aiohttp.ClientSession, body: bytes, signature: bytes) -> None:
-        self._session = session
-        self._body = body
-        self._headers = {
-            SIGNATURE_HEADER: signature.strip().decode("ascii"),
-            RELAYED_HEADER: "1",
-            "Content-Type": "application/json",
-        }
-
-    async def to(self, address: Address) -> str:
-        """Post it to one address and return the outcome."""
-        try:
-            url = URL.build(scheme="http", host=address[0], port=address[1], path=PATH)
-            async with self._session.post(
-                url, data=self._body, headers=self._headers, allow_redirects=False
-            ) as response:
-                return "delivered" if 200 <= response.status < 300 else "rejected"
-        except TimeoutError:
-            return "timeout"
-        except (aiohttp.ClientError, OSError, ValueError):
-            return "unreachable"
+async def _post(session: aiohttp.ClientSession, body: bytes, headers: dict[str, str], address: Address) -> str:
+    """Post a webhook to one address and return the outcome."""
+    try:
+        url = URL.build(scheme="http", host=address[0], port=address[1], path=PATH)
+        async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
+            return "delivered" if 200 <= response.status < 300 else "rejected"
+    except TimeoutError:
+        return "timeout"
+    except (aiohttp.ClientError, OSError, ValueError):
+        return "unreachable"
 
 
 def _is_local(host: str) -> bool:
