@@ -26,7 +26,9 @@ RUN find / -xdev \( -path '*-packages/pip' -o -path '*-packages/pip-*' -o -path 
         -prune -exec rm -rf {} + \
     && install -d -o 65532 -g 65532 /var/run/datafile
 COPY --from=build /opt/datafile-sidecar /opt/datafile-sidecar
-ENV PATH=/opt/datafile-sidecar/bin:$PATH
+# glibc then returns blocks of 64 KiB and more to the system when they are freed. By default it raises this threshold to the
+# largest block freed so far, so that memory stays high after large datafiles.
+ENV PATH=/opt/datafile-sidecar/bin:$PATH MALLOC_MMAP_THRESHOLD_=65536
 ARG VERSION=0.1.0
 ARG REVISION=
 LABEL org.opencontainers.image.title="datafile-sidecar" \

@@ -31,6 +31,7 @@ class RunningSidecar:
         named = {"dir": directory, **ports, **settings}
         self.environment = {f"DATAFILE_{name.upper()}": str(value) for name, value in named.items()}
         self.environment["PATH"] = os.environ.get("PATH", "")
+        self.environment["MALLOC_MMAP_THRESHOLD_"] = "65536"  # as in the Dockerfile
         self.directory = directory
         self.webhook_url = self.admin_url = ""
         self._until_ready = ready

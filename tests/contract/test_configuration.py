@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from datafile_sidecar.config.settings import VARIABLES, Variable, load
+from datafile_sidecar.config.settings import VARIABLES, EnvironmentVariable, load
 from tests.contract.generated import PARTS, ROOT, part_of
 
 _MEND = "out of date; run: python -m tests.contract.generated --write"
@@ -29,6 +29,6 @@ def test_named_variables_exist(path: Path) -> None:
 
 
 @pytest.mark.parametrize("variable", _WITH_DEFAULT, ids=lambda variable: variable.name)
-def test_defaults_are_true(variable: Variable) -> None:
+def test_defaults_are_true(variable: EnvironmentVariable) -> None:
     """The default that the table shows is the one that an unset variable has."""
-    assert variable.read(variable.default.strip("`")) == getattr(load({"DATAFILE_SDK_KEYS": "key"}), variable.field)
+    assert variable.parse(variable.default.strip("`")) == getattr(load({"DATAFILE_SDK_KEYS": "key"}), variable.field)

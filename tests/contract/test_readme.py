@@ -104,7 +104,7 @@ async def test_three_steps(shell: Shell) -> None:
     await shell.type(flip)
     await shell.see(after)
     await shell.type(look)
-    await shell.see("All is well.")
+    await shell.see("No problems found.")
     await shell.see("1 at 2")
     await shell.type(f"{end}wait\necho jobs left: $(jobs -r | wc -l)")
     await shell.see("jobs left: 0")

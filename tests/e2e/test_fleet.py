@@ -106,7 +106,7 @@ class Fleet:
     async def lagging(self, *arguments: str, **environment: str) -> list[str]:
         """Who `--wait-for-revision` names; nobody exactly when its exit status is 0."""
         status, output = await self.status("--wait-for-revision", *arguments, **environment)
-        _, _, named = output.partition("not known to decide by")
+        _, _, named = output.partition("not confirmed at")
         sentences = [line.strip() for line in named.splitlines()[1:]]
         assert status == int(bool(sentences)), output
         return sentences
@@ -180,7 +180,7 @@ async def test_the_proof(tmp_path: Path) -> None:
         (sentence,) = await fleet.lagging("3", "--timeout", "1")
         assert sentence.startswith("pod-127.0.0.3 (127.0.0.3:")
         assert f"(pid {second.app.pid} on " in sentence
-        assert sentence.endswith("decides by revision 2")
+        assert sentence.endswith("uses revision 2")
         second.app.send_signal(signal.SIGCONT)
         assert await fleet.lagging("3", "--timeout", "10") == []
 
@@ -196,7 +196,7 @@ async def test_the_proof(tmp_path: Path) -> None:
 
         await second.sidecar.kill()
         (sentence,) = await fleet.lagging("3", "--timeout", "0", "--allow-no-workers")
-        assert sentence.startswith(f"127.0.0.3:{fleet.admin_port}: can't be asked")
+        assert sentence.startswith(f"127.0.0.3:{fleet.admin_port}: unreachable")
         status, table = await fleet.status()
         assert (status, "pod-127.0.0.2" in table, f"127.0.0.3:{fleet.admin_port}" in table) == (1, True, True)
         async with fleet.sidecar(second.host):
@@ -242,7 +242,7 @@ async def test_a_process_that_is_stopped_for_a_minute(tmp_path: Path) -> None:
         second.app.send_signal(signal.SIGSTOP)
         await fleet.optimizely.publish(KEY, minimal(3))
         for timeout_s in ("0", "12", "45"):
-            (sentence,) = [one for one in await fleet.lagging("3", "--timeout", timeout_s) if "decides by" in one]
+            (sentence,) = [one for one in await fleet.lagging("3", "--timeout", timeout_s) if "uses revision" in one]
             assert f"(pid {second.app.pid} on " in sentence
         waiting = asyncio.create_task(fleet.lagging("3", "--timeout", "30"))
         await asyncio.sleep(1)

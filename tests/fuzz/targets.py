@@ -18,8 +18,7 @@ from datafile_client.errors import InvalidDatafileError as UnusableError
 from datafile_sidecar.config import settings
 from datafile_sidecar.config.credentials import CredentialsError, Secrets
 from datafile_sidecar.config.settings import SettingsError
-from datafile_sidecar.core import bus_record, datafile, http_headers, url_policy, webhook
-from datafile_sidecar.core import fleet_status as report
+from datafile_sidecar.core import bus_record, datafile, fleet_status, http_headers, url_policy, webhook
 from datafile_sidecar.core import worker_message as worker
 from datafile_sidecar.core.bus_record import BadRecordError, Head
 from datafile_sidecar.core.conditional import Validators
@@ -128,9 +127,12 @@ def check_worker(data: bytes) -> None:
 
 def check_report(data: bytes) -> None:
     """What another sidecar says of itself can be shown in a table, and moves no cursor there."""
-    with expected(report.MalformedReportError):
-        answers = [report.Answer("10.0.0.1:8088", report.parse(data))]
-        shown = [*report.table(answers, None, NOW), *report.lagging(answers, KEY, 43, workers_needed=True)]
+    with expected(fleet_status.InvalidStatusError):
+        answers = [fleet_status.StatusResponse("10.0.0.1:8088", fleet_status.parse(data))]
+        shown = [
+            *fleet_status.table(answers, None, NOW),
+            *fleet_status.lagging(answers, KEY, 43, workers_required=True),
+        ]
         assert all(line.isprintable() for line in shown)
 
 

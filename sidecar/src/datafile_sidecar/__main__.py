@@ -1,14 +1,14 @@
-"""Entry point. Signals get their meaning before anything slow is imported: as process 1, Python ignores them until then."""
+"""Entry point. Sets signal handlers before slow imports: as process 1, Python ignores both signals until then."""
 
 import os
 import signal
 import sys
 
-LAST_LINES_S = 0.3
+LOG_FLUSH_TIMEOUT_S = 0.3
 
 
 def main() -> None:
-    """Run the command line and leave at once: no thread that hangs in the operating system holds the process back."""
+    """Run the command line and exit at once, without waiting for threads that hang in the operating system."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: os._exit(128 + received))
 
@@ -16,7 +16,7 @@ def main() -> None:
     from datafile_sidecar.observe import log_writer
 
     status = cli.main(sys.argv[1:])
-    log_writer.flush(LAST_LINES_S)
+    log_writer.flush(LOG_FLUSH_TIMEOUT_S)
     for stream in (sys.stdout, sys.stderr):
         try:
             stream.flush()

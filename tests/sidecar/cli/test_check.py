@@ -1,4 +1,4 @@
-"""`datafile-sidecar check` against what people really get wrong: each has its verdict, and a mend that helps."""
+"""`datafile-sidecar check` with common mistakes: each has its verdict and a fix that helps."""
 
 import asyncio
 import json
@@ -15,15 +15,15 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from datafile_sidecar.cli.check import Finding, Verdict, look
-from datafile_sidecar.cli.check.finding import as_text, exit_status
+from datafile_sidecar.cli.check.finding import CheckVerdict, Finding, as_text, exit_status
+from datafile_sidecar.cli.check.runner import check_all
 from datafile_sidecar.cli.simulator import Simulator
 from tests import datafiles
 from tests.broker import Broker, needs_redis
 from tests.running import RunningSidecar
 
 KEY = "KEY1"
-OK, WARNING, FAILED, REFUSED = Verdict
+OK, WARNING, FAILED, REFUSED = CheckVerdict
 
 
 @pytest.fixture
@@ -34,7 +34,7 @@ async def optimizely() -> AsyncIterator[Simulator]:
 
 @pytest.fixture
 def healthy(tmp_path: Path, optimizely: Simulator) -> dict[str, str]:
-    """An environment with nothing to mend."""
+    """An environment without problems."""
     (tmp_path / "volume").mkdir()
     return {
         "DATAFILE_SDK_KEYS": KEY,
@@ -45,18 +45,18 @@ def healthy(tmp_path: Path, optimizely: Simulator) -> dict[str, str]:
 
 
 async def findings(environment: Mapping[str, str]) -> list[Finding]:
-    return [finding async for finding in look(environment)]
+    return [finding async for finding in check_all(environment)]
 
 
 async def trouble(environment: Mapping[str, str]) -> list[Finding]:
-    """What is not well; and whatever is not well has a mend."""
+    """The findings that are not OK. Each has a fix."""
     found = [finding for finding in await findings(environment) if finding.verdict is not OK]
-    assert all(finding.mend for finding in found)
+    assert all(finding.fix for finding in found)
     return found
 
 
 async def one_trouble(environment: Mapping[str, str]) -> Finding:
-    """The one thing that is not well: nothing else is blamed for it."""
+    """The only finding that is not OK: nothing else is blamed for it."""
     [finding] = await trouble(environment)
     return finding
 
@@ -73,13 +73,13 @@ def run(environment: Mapping[str, str], *options: str, command: str = "check") -
 
 
 async def test_healthy(healthy: dict[str, str]) -> None:
-    """A set-up that works has nothing to mend, and every part of it is told."""
+    """A set-up that works has no problems, and every part of it is reported."""
     found = await findings(healthy)
     assert [finding for finding in found if finding.verdict is not OK] == []
     assert list(dict.fromkeys(finding.part for finding in found)) == [
         *("settings", "secrets", "directory", "upstream", "peers")
     ]
-    [upstream] = [finding.says for finding in found if finding.part == "upstream"]
+    [upstream] = [finding.message for finding in found if finding.part == "upstream"]
     assert "answered 200 with revision 43" in upstream
     assert "without an access token" in upstream
     assert "changed 0 min ago" in upstream
@@ -97,7 +97,7 @@ async def test_age(healthy: dict[str, str], optimizely: Simulator, minutes: int,
         return web.Response(body=datafiles.minimal(43), headers=modified)
 
     optimizely.answer = old
-    [upstream] = [finding.says for finding in await findings(healthy) if finding.part == "upstream"]
+    [upstream] = [finding.message for finding in await findings(healthy) if finding.part == "upstream"]
     assert words in upstream
 
 
@@ -114,20 +114,20 @@ class TestSettings:
         """A misspelt variable, with which a sidecar starts, fails here and is told how it is spelt."""
         found = await one_trouble(healthy | {"DATAFILE_POLL_INTERVALS": "5"})
         assert (found.part, found.verdict) == ("settings", FAILED)
-        assert "call it DATAFILE_POLL_INTERVAL_S" in str(found.mend)
+        assert "rename it to DATAFILE_POLL_INTERVAL_S" in str(found.fix)
 
     async def test_bad_values(self, healthy: dict[str, str]) -> None:
         """Values with which no sidecar starts are told all at once."""
         found = await trouble(healthy | {"DATAFILE_SDK_KEYS": "undefined", "DATAFILE_POLL_INTERVAL_S": "soon"})
         assert [(finding.part, finding.verdict) for finding in found] == [("settings", REFUSED)] * 2
-        assert all("run --help" in str(finding.mend) for finding in found)
+        assert all("run --help" in str(finding.fix) for finding in found)
 
     async def test_nothing_would_come(self, healthy: dict[str, str]) -> None:
         """Neither polls nor webhooks: each setting is fine, and together they keep a datafile for ever."""
         del healthy["DATAFILE_WEBHOOK_SECRETS"]
         found = await trouble(healthy | {"DATAFILE_POLL_INTERVAL_S": "0"})
         assert [(finding.part, finding.verdict) for finding in found] == [("settings", FAILED), ("secrets", WARNING)]
-        assert "DATAFILE_WEBHOOK_SECRETS_PATH" in str(found[0].mend)
+        assert "DATAFILE_WEBHOOK_SECRETS_PATH" in str(found[0].fix)
 
     async def test_foreign_address(self, healthy: dict[str, str]) -> None:
         """An address of another machine, with which no sidecar starts, is told with its setting; a port in use is not looked at."""
@@ -136,7 +136,10 @@ class TestSettings:
             found = await one_trouble(
                 healthy | {"DATAFILE_WEBHOOK_LISTEN": f"127.0.0.1:{port}", "DATAFILE_ADMIN_LISTEN": "192.0.2.1:9"}
             )
-        assert (found.verdict, found.says) == (REFUSED, "DATAFILE_ADMIN_LISTEN: nothing can listen on 192.0.2.1 here")
+        assert (found.verdict, found.message) == (
+            REFUSED,
+            "DATAFILE_ADMIN_LISTEN: can't listen on 192.0.2.1 on this machine",
+        )
 
     @pytest.mark.parametrize(
         ("webhook", "admin", "verdicts"),
@@ -148,7 +151,7 @@ class TestSettings:
         ],
     )
     async def test_one_port_twice(
-        self, healthy: dict[str, str], webhook: str, admin: str, verdicts: list[Verdict]
+        self, healthy: dict[str, str], webhook: str, admin: str, verdicts: list[CheckVerdict]
     ) -> None:
         """One port for both listeners is refused: no sidecar starts with it. On two addresses, or with port 0, it is fine."""
         found = await trouble(healthy | {"DATAFILE_WEBHOOK_LISTEN": webhook, "DATAFILE_ADMIN_LISTEN": admin})
@@ -161,7 +164,7 @@ class TestSecrets:
         del healthy["DATAFILE_WEBHOOK_SECRETS"]
         found = await one_trouble(healthy)
         assert (found.part, found.verdict) == ("secrets", WARNING)
-        assert "set DATAFILE_WEBHOOK_SECRETS_PATH" in str(found.mend)
+        assert "set DATAFILE_WEBHOOK_SECRETS_PATH" in str(found.fix)
 
     @pytest.mark.parametrize("content", [None, b"\n"])
     async def test_unusable(self, healthy: dict[str, str], tmp_path: Path, content: bytes | None) -> None:
@@ -170,7 +173,7 @@ class TestSecrets:
             (tmp_path / "secret").write_bytes(content)
         found = await one_trouble(healthy | {"DATAFILE_WEBHOOK_SECRETS_PATH": str(tmp_path / "secret")})
         assert (found.part, found.verdict) == ("secrets", REFUSED)
-        assert "see that the Secret is mounted there" in str(found.mend)
+        assert "check that the Secret is mounted there" in str(found.fix)
 
     async def test_white_space_and_empty(self, healthy: dict[str, str], tmp_path: Path) -> None:
         """White space around a secret and empty files among others are told by the name of their file, never by content."""
@@ -178,12 +181,12 @@ class TestSecrets:
         for name, content in (("old", "hunter3\n"), ("new", "hunter4"), ("none", " ")):
             (tmp_path / "secrets" / name).write_text(content)
         found = await trouble(healthy | {"DATAFILE_WEBHOOK_SECRETS_PATH": str(tmp_path / "secrets")})
-        assert [(finding.verdict, finding.says.partition(" ")[0]) for finding in found] == [
+        assert [(finding.verdict, finding.message.partition(" ")[0]) for finding in found] == [
             (WARNING, "old"),
             (WARNING, "none"),
         ]
         every = await findings(healthy | {"DATAFILE_WEBHOOK_SECRETS_PATH": str(tmp_path / "secrets")})
-        assert "3 webhook secrets" in [finding.says for finding in every]
+        assert "3 webhook secrets" in [finding.message for finding in every]
         assert not [finding for finding in every if "hunter" in repr(finding)]
 
     async def test_tokens(self, healthy: dict[str, str], tmp_path: Path, optimizely: Simulator) -> None:
@@ -201,7 +204,7 @@ class TestSecrets:
             ("tokens", WARNING),
             ("upstream", FAILED),
         ]
-        assert "name the file like the SDK key" in str(found[0].mend)
+        assert "name the file like the SDK key" in str(found[0].fix)
         (tmp_path / "tokens" / "KEY-1").rename(tmp_path / "tokens" / KEY)
         assert await trouble(environment) == []
         (tmp_path / "tokens" / KEY).write_text("two words")
@@ -215,18 +218,19 @@ class TestDirectory:
         found = await one_trouble(healthy)
         assert (found.part, found.verdict) == ("directory", WARNING)
         found = await one_trouble(healthy | {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
-        assert (found.verdict, "mount the shared volume" in str(found.mend)) == (FAILED, True)
+        assert (found.verdict, "mount the shared volume" in str(found.fix)) == (FAILED, True)
 
     @pytest.mark.parametrize(
-        ("place", "says"), [("file", "is no directory"), ("file/in", "is no directory"), ("loop", "can't be opened")]
+        ("path", "message"),
+        [("file", "is not a directory"), ("file/in", "is not a directory"), ("loop", "can't be opened")],
     )
-    async def test_no_directory(self, healthy: dict[str, str], tmp_path: Path, place: str, says: str) -> None:
+    async def test_no_directory(self, healthy: dict[str, str], tmp_path: Path, path: str, message: str) -> None:
         """What no sidecar can take as its directory, such as a file that a mount by subPath left, is refused here as by `run`."""
         (tmp_path / "file").touch()
         (tmp_path / "loop").symlink_to("loop")
-        environment = healthy | {"DATAFILE_DIR": str(tmp_path / place)}
+        environment = healthy | {"DATAFILE_DIR": str(tmp_path / path)}
         found = await one_trouble(environment)
-        assert (found.part, found.verdict, says in found.says) == ("directory", REFUSED, True)
+        assert (found.part, found.verdict, message in found.message) == ("directory", REFUSED, True)
         started = run(environment, command="run")
         assert (started.returncode, "name its path in DATAFILE_DIR" in started.stderr) == (1, True)
 
@@ -234,8 +238,8 @@ class TestDirectory:
         """A place where nothing can be written, and that has no room, is told with what to change."""
         found = await trouble(healthy | {"DATAFILE_DIR": "/proc/self/task"})
         assert [(finding.part, finding.verdict) for finding in found] == [("directory", FAILED)] * 2
-        assert f"let user {os.getuid()} read and write there" in str(found[0].mend)
-        assert "sizeLimit" in str(found[1].mend)
+        assert f"give user {os.getuid()} read and write permission" in str(found[0].fix)
+        assert "sizeLimit" in str(found[1].fix)
 
     async def test_no_mount(self, healthy: dict[str, str], tmp_path: Path) -> None:
         """In a pod, a directory on the container's own file system is seen by no other container."""
@@ -243,7 +247,7 @@ class TestDirectory:
             pytest.skip("temporary directories are on a mount of their own here")
         found = await one_trouble(healthy | {"KUBERNETES_SERVICE_HOST": "10.0.0.1"})
         assert (found.part, found.verdict) == ("directory", FAILED)
-        assert "mount an emptyDir" in str(found.mend)
+        assert "mount an emptyDir" in str(found.fix)
 
     async def test_socket(self, healthy: dict[str, str], tmp_path: Path) -> None:
         """A path that is too long for the workers' socket, and a file in its place, are told."""
@@ -252,20 +256,20 @@ class TestDirectory:
         (directory / "sidecar.sock").touch()
         found = await trouble(healthy | {"DATAFILE_DIR": str(directory)})
         assert [(finding.part, finding.verdict) for finding in found] == [("directory", WARNING), ("directory", FAILED)]
-        assert "shorter DATAFILE_DIR" in str(found[0].mend)
+        assert "shorter DATAFILE_DIR" in str(found[0].fix)
 
     async def test_bad_datafile(self, healthy: dict[str, str], tmp_path: Path) -> None:
         """A file that somebody put there, and that no SDK would take, is told."""
         (tmp_path / "volume" / "KEY1.json").write_text("{}")
         found = await one_trouble(healthy)
         assert (found.part, found.verdict) == ("directory", FAILED)
-        assert "remove it" in str(found.mend)
+        assert "remove it" in str(found.fix)
 
     async def test_bootstrap(self, healthy: dict[str, str], tmp_path: Path) -> None:
         """A bootstrap file that would not help in an outage is told before there is one."""
         environment = healthy | {"DATAFILE_BOOTSTRAP_DIR": str(tmp_path)}
         found = await one_trouble(environment)
-        assert (found.part, found.verdict, "No such file" in found.says) == ("bootstrap", FAILED, True)
+        assert (found.part, found.verdict, "No such file" in found.message) == ("bootstrap", FAILED, True)
         (tmp_path / "KEY1.json").write_bytes(datafiles.minimal(5, "KEY2"))
         assert (await one_trouble(environment)).verdict is FAILED
         (tmp_path / "KEY1.json").write_bytes(datafiles.minimal(5))
@@ -277,12 +281,12 @@ class TestUpstream:
         """No way to upstream: the network is to be looked at."""
         found = await one_trouble(healthy | {"DATAFILE_URL_TEMPLATE": "http://127.0.0.1:9/{sdk_key}.json"})
         assert (found.part, found.verdict) == ("upstream", FAILED)
-        assert "network policies, HTTPS_PROXY" in str(found.mend)
+        assert "network policies, HTTPS_PROXY" in str(found.fix)
 
     async def test_unknown_key(self, healthy: dict[str, str], optimizely: Simulator) -> None:
         """A key that upstream does not know: the key is to be looked at, not the network."""
         found = await one_trouble(healthy | {"DATAFILE_SDK_KEYS": "KEY2"})
-        assert "look at the SDK key" in str(found.mend)
+        assert "check the SDK key" in str(found.fix)
 
     async def test_no_datafile(self, healthy: dict[str, str], optimizely: Simulator) -> None:
         """A captive portal answers 200, and not with a datafile."""
@@ -293,21 +297,21 @@ class TestUpstream:
         optimizely.answer = portal
         found = await one_trouble(healthy)
         assert (found.part, found.verdict) == ("upstream", FAILED)
-        assert "a proxy perhaps" in str(found.mend)
+        assert "perhaps a proxy" in str(found.fix)
 
     async def test_tls(self, healthy: dict[str, str], optimizely: Simulator) -> None:
         """A port that speaks no TLS, asked over https."""
         found = await one_trouble(
             healthy | {"DATAFILE_URL_TEMPLATE": optimizely.template.replace("http://", "https://")}
         )
-        assert "SSL_CERT_FILE" in str(found.mend)
+        assert "SSL_CERT_FILE" in str(found.fix)
 
     async def test_older(self, healthy: dict[str, str], tmp_path: Path) -> None:
         """An edge that shows what was before: no fault, and nothing to do but wait."""
         (tmp_path / "volume" / "KEY1.json").write_bytes(datafiles.minimal(44))
         found = await one_trouble(healthy)
         assert (found.part, found.verdict) == ("upstream", WARNING)
-        assert "older than revision 44" in found.says
+        assert "older than revision 44" in found.message
 
 
 class TestPeers:
@@ -316,7 +320,7 @@ class TestPeers:
         # No name server is asked: the system refuses a label of more than 63 letters by itself.
         found = await one_trouble(healthy | {"DATAFILE_PEERS": f"{'x' * 64}:8089"})
         assert (found.part, found.verdict) == ("peers", FAILED)
-        assert "headless Service" in str(found.mend)
+        assert "headless Service" in str(found.fix)
 
     async def test_who_answers(self, healthy: dict[str, str], tmp_path: Path, optimizely: Simulator) -> None:
         """A sidecar is told from a server that is none and from a dead port, and it does not even notice."""
@@ -330,17 +334,17 @@ class TestPeers:
             found = await trouble(healthy | {"DATAFILE_PEERS": f"{alive},{other},127.0.0.1:{silent_port}"})
             assert "webhook.rejected" not in running.output
         assert [(finding.part, finding.verdict) for finding in found] == [("peers", FAILED)] * 2
-        assert f"{other} (answers 404: no webhook port of a sidecar)" in found[0].says
-        assert f"127.0.0.1:{silent_port} (Connection refused)" in found[1].says
-        assert "DATAFILE_WEBHOOK_LISTEN" in str(found[1].mend)
+        assert f"{other} (answers 404: not a sidecar's webhook port)" in found[0].message
+        assert f"127.0.0.1:{silent_port} (Connection refused)" in found[1].message
+        assert "DATAFILE_WEBHOOK_LISTEN" in str(found[1].fix)
 
 
 class TestBus:
     async def test_absent(self, healthy: dict[str, str]) -> None:
         """A broker that is not there is told without its password, and with what to look at."""
         found = await one_trouble(healthy | {"DATAFILE_BUS_URL": "redis://me:hunter2@127.0.0.1:9/0"})
-        assert (found.part, found.verdict, "hunter2" in found.says) == ("bus", FAILED, False)
-        assert "see that the broker runs" in str(found.mend)
+        assert (found.part, found.verdict, "hunter2" in found.message) == ("bus", FAILED, False)
+        assert "see that the broker runs" in str(found.fix)
 
     async def test_no_extra(self, healthy: dict[str, str], tmp_path: Path) -> None:
         """A bus without the client for Redis, with which no sidecar starts, is refused, with what to install."""
@@ -362,10 +366,10 @@ class TestBus:
             await broker.command("ACL", "SETUSER", "reader", "on", ">hunter2", "~*", "&*", "+@all", "-set")
             reader = broker.url.replace("://", "://reader:hunter2@")
             found = await one_trouble(healthy | {"DATAFILE_BUS_URL": reader})
-            assert (found.verdict, "docs/operations.md" in str(found.mend)) == (FAILED, True)
+            assert (found.verdict, "docs/operations.md" in str(found.fix)) == (FAILED, True)
             found = await one_trouble(healthy | {"DATAFILE_BUS_URL": reader.replace("hunter2", "hunter3")})
-            assert (found.verdict, "user and password" in str(found.mend)) == (FAILED, True)
-            assert "hunter" not in found.says
+            assert (found.verdict, "user and password" in str(found.fix)) == (FAILED, True)
+            assert "hunter" not in found.message
 
     @needs_redis
     async def test_hangs(self, healthy: dict[str, str]) -> None:
@@ -376,34 +380,34 @@ class TestBus:
                 found = await one_trouble(healthy | {"DATAFILE_BUS_URL": broker.url})
             finally:
                 broker.go_on()
-        assert (found.part, found.verdict, "no answer within" in found.says) == ("bus", FAILED, True)
+        assert (found.part, found.verdict, "no answer within" in found.message) == ("bus", FAILED, True)
 
 
 class TestCommand:
     def test_status(self, tmp_path: Path) -> None:
-        """A script tells by the exit status what works, what is to be mended and what would not start."""
+        """The exit status distinguishes what works, what has problems and what would not start."""
         environment = {"DATAFILE_SDK_KEYS": KEY, "DATAFILE_DIR": str(tmp_path), "DATAFILE_WEBHOOK_SECRETS": "hunter2"}
         upstream = {"DATAFILE_URL_TEMPLATE": "http://127.0.0.1:9/{sdk_key}.json"}
         done = run(environment | upstream)
         assert (done.returncode, done.stderr) == (1, "")
-        assert "One thing to mend." in done.stdout
+        assert "1 problem found." in done.stdout
         assert "\x1b" not in done.stdout
-        assert "not looked at" not in run(environment | {"DATAFILE_WEBHOOK_SECRETS_PATH": "/nowhere"}).stdout
-        assert "What depends on that was not looked at." in run({"DATAFILE_SDK_KEYS": "a b"}).stdout
+        assert "were skipped" not in run(environment | {"DATAFILE_WEBHOOK_SECRETS_PATH": "/nowhere"}).stdout
+        assert "Checks that depend on it were skipped." in run({"DATAFILE_SDK_KEYS": "a b"}).stdout
         done = run(upstream, "--json")
-        told = json.loads(done.stdout)
-        assert (done.returncode, told["verdict"], told["findings"][0]["part"]) == (2, "refused", "settings")
-        assert set(told["findings"][0]) == {"part", "verdict", "says", "mend"}
+        report = json.loads(done.stdout)
+        assert (done.returncode, report["verdict"], report["findings"][0]["part"]) == (2, "refused", "settings")
+        assert set(report["findings"][0]) == {"part", "verdict", "message", "fix"}
 
     def test_verdicts(self) -> None:
         """A warning alone fails no pipeline; the worst verdict counts."""
-        some = {verdict: Finding("x", verdict, "y", "z") for verdict in Verdict}
-        assert [exit_status([some[OK], some[verdict]]) for verdict in Verdict] == [0, 0, 1, 2]
+        some = {verdict: Finding("x", verdict, "y", "z") for verdict in CheckVerdict}
+        assert [exit_status([some[OK], some[verdict]]) for verdict in CheckVerdict] == [0, 0, 1, 2]
         assert exit_status(some.values()) == 2
 
     def test_text(self) -> None:
         """On a terminal verdicts have a colour, and what upstream says can't give itself one."""
-        finding = Finding("upstream", FAILED, "\x1b[32mall is well\n", "mend it")
+        finding = Finding("upstream", FAILED, "\x1b[32mall is well\n", "fix it")
         assert as_text(finding, colours=True).count("\x1b") == 2
         assert as_text(finding, colours=False).count("\x1b") == 0
         assert len(as_text(finding, colours=True).splitlines()) == 2

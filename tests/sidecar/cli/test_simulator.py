@@ -1,70 +1,22 @@
-"""The stand-in for Optimizely: what it serves, what it posts, and what its two commands tell a person."""
+"""The simulator of Optimizely: what it serves and what it posts."""
 
 import asyncio
-import contextlib
 import gzip
 import json
-import os
-import re
-import signal
 from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 from aiohttp import ClientSession, ServerDisconnectedError, web
-from aiohttp.test_utils import TestServer
 
-from datafile_sidecar.cli.simulator import Simulator, send_webhook, simulate, webhook_body
+from datafile_sidecar.cli.simulator import Simulator, webhook_body
 from datafile_sidecar.core import webhook
-
-KEY, SECRET = "KEY1", b"test-secret-1"
-
-
-def datafile(revision: int, **more: object) -> bytes:
-    fields = {"version": "4", "revision": str(revision), "projectId": "777", "accountId": "222", "anonymizeIP": True}
-    lists = dict.fromkeys(
-        ("rollouts", "typedAudiences", "variables", "featureFlags", "experiments", "audiences", "groups", "attributes",
-         "events"), (),
-    )  # fmt: skip
-    return json.dumps({**fields, **lists, "padding": "x" * 2000, **more}).encode()
-
-
-class Receiver:
-    """A webhook endpoint that keeps what it got and answers `status`."""
-
-    def __init__(self) -> None:
-        self.status = 202
-        self.got: list[tuple[bytes, dict[str, str]]] = []
-        self.peers: list[object] = []
-        self.url = ""
-
-    async def take(self, request: web.Request) -> web.Response:
-        assert request.transport
-        self.peers.append(request.transport.get_extra_info("peername"))
-        self.got.append((await request.read(), dict(request.headers)))
-        return web.Response(status=self.status)
-
-
-@pytest.fixture
-async def receiver() -> AsyncIterator[Receiver]:
-    receiver = Receiver()
-    application = web.Application()
-    application.router.add_post("/webhooks/optimizely", receiver.take)
-    async with TestServer(application) as server:
-        receiver.url = str(server.make_url("/webhooks/optimizely"))
-        yield receiver
+from tests.sidecar.cli.webhook_receiver import KEY, SECRET, Receiver, datafile
 
 
 @pytest.fixture
 async def simulator(receiver: Receiver) -> AsyncIterator[Simulator]:
     async with Simulator({KEY: datafile(42)}, secret=SECRET, webhook_urls=[receiver.url]) as simulator:
         yield simulator
-
-
-@pytest.fixture
-async def browser() -> AsyncIterator[ClientSession]:
-    async with ClientSession(auto_decompress=False) as session:
-        yield session
 
 
 async def revision_at(browser: ClientSession, simulator: Simulator, path: str = f"/datafiles/{KEY}.json") -> int:
@@ -254,170 +206,3 @@ class TestAnnouncing:
         """What the simulator says is what the sidecar understands."""
         event = webhook.parse(webhook_body(43, project_id=5, cdn_url="http://127.0.0.1/datafiles/KEY1.json"))
         assert event == webhook.DatafileUpdated("5", 43, "Production", ("http://127.0.0.1/datafiles/KEY1.json",))
-
-
-class TestSendWebhook:
-    @pytest.mark.parametrize(
-        ("status", "exit_status", "words"),
-        [
-            (202, 0, "fetches now"), (204, 0, "nothing to do"), (401, 1, "secret"), (503, 1, "DATAFILE_WEBHOOK_SECRETS"),
-            (400, 1, "cannot read"), (418, 1, "something else"),
-        ],
-    )  # fmt: skip
-    async def test_answers(
-        self, receiver: Receiver, capsys: pytest.CaptureFixture[str], status: int, exit_status: int, words: str
-    ) -> None:
-        """Every answer of the sidecar comes with its meaning, and a script can tell good from bad."""
-        receiver.status = status
-        assert await send(receiver.url) == exit_status
-        printed = capsys.readouterr().out
-        assert f"answered {status}" in printed
-        assert words in printed
-        [(body, headers)] = receiver.got
-        assert webhook.verify(body, headers["X-Hub-Signature"].encode(), [SECRET])
-        assert announced(body) == (KEY,)
-        assert b"optimizely.com" not in body  # it would send a sidecar on a laptop to the real CDN
-
-    @pytest.mark.parametrize(
-        ("url", "words"),
-        [
-            ("http://127.0.0.1:1/webhooks/optimizely", "is the sidecar running"),
-            ("127.0.0.1:8089", "is no URL"),
-            ("nonsense", "is no URL"),
-            ("", "is no URL"),
-        ],
-    )
-    async def test_not_delivered(self, capsys: pytest.CaptureFixture[str], url: str, words: str) -> None:
-        """Nobody there, or no URL: one sentence says so, without a traceback."""
-        assert await send(url) == 1
-        assert words in capsys.readouterr().out
-
-    async def test_wrong_path(self, receiver: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
-        """A wrong path is answered with the right one."""
-        assert await send(receiver.url.removesuffix("optimizely")) == 1
-        assert "/webhooks/optimizely" in capsys.readouterr().out
-
-
-def announced(body: bytes) -> tuple[str, ...]:
-    event = webhook.parse(body)
-    assert isinstance(event, webhook.DatafileUpdated)
-    return webhook.attribute(event, {KEY: "777", "OTHER": "777"}).announced
-
-
-async def send(url: str) -> int:
-    return await send_webhook(
-        url=url, secret=SECRET, sdk_key=KEY, revision=43, project_id=None, environment="Production"
-    )
-
-
-class Session:
-    """A running `simulate`, read as a person reads it."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
-        self._capsys = capsys
-        self.printed = ""
-
-    async def line(self, pattern: str) -> re.Match[str]:
-        async with asyncio.timeout(5):
-            while True:
-                self.printed += self._capsys.readouterr().out
-                if match := re.search(pattern, self.printed):
-                    return match
-                await asyncio.sleep(0.01)
-
-
-class TestSimulate:
-    @pytest.fixture
-    def file(self, tmp_path: Path) -> Path:
-        file = tmp_path / "datafile.json"
-        file.write_bytes(datafile(42))
-        return file
-
-    @contextlib.asynccontextmanager
-    async def running(
-        self, file: Path, capsys: pytest.CaptureFixture[str], webhook_url: str | None
-    ) -> AsyncIterator[Session]:
-        command = asyncio.create_task(
-            simulate(datafile=file, sdk_key=KEY, listen="127.0.0.1:0", webhook_url=webhook_url, secret=SECRET, lag_s=0)
-        )
-        session = Session(capsys)
-        await session.line("Each edit")
-        yield session
-        os.kill(os.getpid(), signal.SIGTERM)
-        async with asyncio.timeout(5):
-            assert await command == 0
-
-    async def test_edit(
-        self, file: Path, receiver: Receiver, browser: ClientSession, capsys: pytest.CaptureFixture[str]
-    ) -> None:
-        """Saving the file raises the served revision and tells the sidecar; the file itself stays as it was saved."""
-        async with self.running(file, capsys, receiver.url) as session:
-            template = (await session.line(r"DATAFILE_URL_TEMPLATE=(\S+)"))[1]
-            file.write_bytes(datafile(42, edited=True, sdkKey="another"))
-            await session.line("revision 43 is served; webhook answered 202")
-            async with browser.get(template.format(sdk_key=KEY), headers={"Accept-Encoding": "identity"}) as answer:
-                served = json.loads(await answer.read())
-        assert (served["revision"], served["edited"], served["sdkKey"]) == ("43", True, KEY)
-        assert json.loads(file.read_bytes())["revision"] == "42"
-        assert announced(receiver.got[0][0]) == (KEY,)
-
-    async def test_half_edited(self, file: Path, receiver: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
-        """A half-saved, wrong or missing file is reported once, nobody is told, and the next good edit goes out."""
-        async with self.running(file, capsys, receiver.url) as session:
-            file.write_bytes(datafile(42)[:100])
-            await session.line("revision 42 stays: .*no JSON")
-            file.write_bytes(datafile(43, featureFlags=[{"id": "1"}]))
-            await session.line("revision 42 stays: .*featureFlags")
-            file.unlink()
-            await session.line("revision 42 stays: .*No such file")
-            await asyncio.sleep(0.3)
-            file.write_bytes(datafile(60))
-            await session.line("revision 60 is served")
-        assert len(session.printed.splitlines()) == 7
-        assert [json.loads(body)["data"]["revision"] for body, _ in receiver.got] == [60]
-
-    async def test_touch(self, file: Path, receiver: Receiver, capsys: pytest.CaptureFixture[str]) -> None:
-        """Saving the file without a change is no edit; an editor that replaces it makes one."""
-        async with self.running(file, capsys, receiver.url) as session:
-            os.utime(file, (1, 1))
-            await asyncio.sleep(0.3)
-            assert not receiver.got
-            other = file.with_name("datafile.json~")
-            other.write_bytes(datafile(42, edited=True))
-            other.rename(file)
-            await session.line("revision 43 is served")
-
-    async def test_sidecar_away(self, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """While no sidecar listens, edits are served all the same, and the failed webhook is explained."""
-        async with self.running(file, capsys, "http://127.0.0.1:1/webhooks/optimizely") as session:
-            file.write_bytes(datafile(42, edited=True))
-            await session.line("revision 43 is served; webhook not delivered: .*is the sidecar running")
-
-    async def test_nobody_told(self, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
-        """Without a webhook URL the simulator says that nobody is told."""
-        async with self.running(file, capsys, None) as session:
-            await session.line("no --webhook-url")
-            file.write_bytes(datafile(42, edited=True))
-            await session.line("revision 43 is served; nobody is told")
-
-    @pytest.mark.parametrize(
-        ("text", "listen", "words"),
-        [
-            (None, "127.0.0.1:0", "No such file"),
-            (b"", "127.0.0.1:0", "no JSON"),
-            (b"[]", "127.0.0.1:0", "not a JSON object"),
-            (datafile(1), "127.0.0.1", "HOST:PORT"),
-            (datafile(1), "127.0.0.1:99999", "HOST:PORT"),
-            (datafile(1), "192.0.2.1:0", "192.0.2.1"),
-        ],
-    )
-    async def test_cannot_begin(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], text: bytes | None, listen: str, words: str
-    ) -> None:
-        """What stands in the way of a start is said in one line, with exit status 2."""
-        file = tmp_path / "datafile.json"
-        if text is not None:
-            file.write_bytes(text)
-        assert await simulate(datafile=file, sdk_key=KEY, listen=listen, webhook_url=None, secret=None, lag_s=0) == 2
-        [line] = capsys.readouterr().out.splitlines()
-        assert words in line

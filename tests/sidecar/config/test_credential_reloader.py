@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from datafile_sidecar.config import credential_reloader as rotation
-from datafile_sidecar.config.credential_reloader import Rotation
+from datafile_sidecar.config import credential_reloader
+from datafile_sidecar.config.credential_reloader import CredentialReloader
 from datafile_sidecar.config.credentials import Secrets, Tokens
 from datafile_sidecar.observe import logs
 from datafile_sidecar.observe.telemetry import Telemetry
 
 
 class Mount(Secrets):
-    """Secrets in a directory that hangs, where it is told to."""
+    """Secrets in a directory that hangs while `answers` is not set."""
 
     def __init__(self, path: Path) -> None:
         self.answers = threading.Event()
@@ -33,8 +33,8 @@ class Mount(Secrets):
         return super().reread()
 
 
-class House:
-    """Rotation on real files."""
+class MountedCredentials:
+    """A reloader of real files."""
 
     def __init__(self, directory: Path) -> None:
         self.secrets_path, self.tokens_path = directory / "secrets", directory / "tokens"
@@ -44,12 +44,12 @@ class House:
         self.secrets = Mount(self.secrets_path)
         self.tokens = Tokens(self.tokens_path, ["KEY1"])
         self.stream = io.StringIO()
-        self.told = 0
+        self.token_changes = 0
         telemetry = Telemetry(logs.configure("info", "json", self.stream), time.monotonic)
-        self.rotation = Rotation(self.secrets, self.tokens, self._tell, telemetry)
+        self.reloader = CredentialReloader(self.secrets, self.tokens, self._count_change, telemetry)
 
-    def _tell(self) -> None:
-        self.told += 1
+    def _count_change(self) -> None:
+        self.token_changes += 1
 
     def write_secret(self, secret: str) -> None:
         (self.secrets_path / "a").write_text(secret)
@@ -60,52 +60,58 @@ class House:
 
 
 @pytest.fixture
-async def house(tmp_path: Path) -> AsyncIterator[House]:
-    house = House(tmp_path)
-    yield house
-    house.secrets.answers.set()
+async def credentials(tmp_path: Path) -> AsyncIterator[MountedCredentials]:
+    credentials = MountedCredentials(tmp_path)
+    yield credentials
+    credentials.secrets.answers.set()
 
 
-async def test_a_new_secret_is_found_after_a_bad_signature(house: House) -> None:
+async def test_a_new_secret_is_found_after_a_bad_signature(credentials: MountedCredentials) -> None:
     """At the first webhook that it signs, and by one look a second, however many bad signatures come."""
-    house.write_secret("new")
-    assert not await house.rotation.look_for_secrets()
-    house.secrets.now = 1.0
-    assert await asyncio.gather(*(house.rotation.look_for_secrets() for _ in range(50))) == [True] * 50
-    assert (house.secrets.active, house.secrets.reads, house.events) == ((b"new",), 2, ["credentials.changed"])
-    assert not await house.rotation.look_for_secrets()
+    credentials.write_secret("new")
+    assert not await credentials.reloader.reload_secrets()
+    credentials.secrets.now = 1.0
+    assert await asyncio.gather(*(credentials.reloader.reload_secrets() for _ in range(50))) == [True] * 50
+    assert (credentials.secrets.active, credentials.secrets.reads, credentials.events) == (
+        (b"new",),
+        2,
+        ["credentials.changed"],
+    )
+    assert not await credentials.reloader.reload_secrets()
 
 
-async def test_what_cannot_be_read_is_said_once(house: House) -> None:
+async def test_what_cannot_be_read_is_said_once(credentials: MountedCredentials) -> None:
     """The old ones stay, and a flood of bad signatures makes no flood of lines."""
-    house.write_secret(" ")
+    credentials.write_secret(" ")
     for now in (1.0, 2.0, 3.0):
-        house.secrets.now = now
-        assert not await house.rotation.look_for_secrets()
-    assert (house.secrets.active, house.events) == ((b"old",), ["credentials.failed"])
-    house.write_secret("new")
-    house.secrets.now = 4.0
-    assert await house.rotation.look_for_secrets()
+        credentials.secrets.now = now
+        assert not await credentials.reloader.reload_secrets()
+    assert (credentials.secrets.active, credentials.events) == ((b"old",), ["credentials.failed"])
+    credentials.write_secret("new")
+    credentials.secrets.now = 4.0
+    assert await credentials.reloader.reload_secrets()
 
 
-async def test_a_mount_that_hangs_holds_up_nothing_else(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_mount_that_hangs_holds_up_nothing_else(
+    credentials: MountedCredentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The loop turns, tokens are still renewed, one thread is lost and no more; when it answers, all is as it was."""
-    monkeypatch.setattr(rotation, "EVERY_S", 0.05)
-    house.write_secret("new")
-    house.secrets.now = 1.0
-    house.secrets.answers.clear()
-    watch = asyncio.create_task(house.rotation.run())
-    await until(lambda: "credentials.failed" in house.events)
-    assert "does the mount hang?" in house.stream.getvalue()
-    (house.tokens_path / "KEY1").write_text("token")
-    await until(lambda: house.told)
+    monkeypatch.setattr(credential_reloader, "RELOAD_INTERVAL_S", 0.05)
+    credentials.write_secret("new")
+    credentials.secrets.now = 1.0
+    credentials.secrets.answers.clear()
+    watch = asyncio.create_task(credentials.reloader.run())
+    await until(lambda: "credentials.failed" in credentials.events)
+    assert "does the mount hang?" in credentials.stream.getvalue()
+    (credentials.tokens_path / "KEY1").write_text("token")
+    await until(lambda: credentials.token_changes)
     began = time.monotonic()
-    assert not any(await asyncio.gather(*(house.rotation.look_for_secrets() for _ in range(50))))
+    assert not any(await asyncio.gather(*(credentials.reloader.reload_secrets() for _ in range(50))))
     assert time.monotonic() - began < 1.5
-    assert (house.secrets.reads, house.secrets.active) == (2, (b"old",))
-    house.secrets.answers.set()
-    await until(lambda: house.secrets.active == (b"new",))
-    await until(lambda: house.events.count("credentials.changed") == 2)
+    assert (credentials.secrets.reads, credentials.secrets.active) == (2, (b"old",))
+    credentials.secrets.answers.set()
+    await until(lambda: credentials.secrets.active == (b"new",))
+    await until(lambda: credentials.events.count("credentials.changed") == 2)
     watch.cancel()
     await asyncio.gather(watch, return_exceptions=True)
 

@@ -82,7 +82,7 @@ class TestSecrets:
         assert (secrets.active, secrets.untrimmed) == ((b"b",), ())
 
     def test_white_space(self, mounted: MountedSecret) -> None:
-        """White space around a secret, from a file or the variable, is cut off, and the place is named for a warning (trap 3)."""
+        """White space around a secret, from a file or the variable, is cut off, and the place is named for a warning."""
         mounted.write(a=b"test-secret-1\n", b=b"clean", c=b"\t in ner \r\n")
         secrets = secrets_of(mounted.path, b"x\n", b"y")
         assert secrets.active == (b"x", b"y", b"test-secret-1", b"clean", b"in ner")
@@ -94,19 +94,21 @@ class TestSecrets:
         assert secrets_of(mounted.path).active == (b"\xe9\x00\xff",)
 
     def test_empty_file(self, mounted: MountedSecret) -> None:
-        """An empty file beside a good one is no secret: it lets nobody in (trap 4)."""
+        """An empty file beside a good one is no secret: it lets nobody in."""
         mounted.write(a=b"", b=b"\n \t", c=b"good")
         assert secrets_of(mounted.path).active == (b"good",)
 
     @pytest.mark.parametrize("files", [{}, {"a": b""}, {"a": b"\n", "b": b" "}])
     def test_nothing_at_start(self, mounted: MountedSecret, files: dict[str, bytes]) -> None:
-        """A place that was named and holds no secret stops the start, and the words name the setting and the place (trap 4)."""
+        """A place that was named and holds no secret stops the start, and the words name the setting and the place."""
         mounted.write(**files)
-        with pytest.raises(CredentialsError, match=rf"DATAFILE_WEBHOOK_SECRETS_PATH: {mounted.path} holds no webhook"):
+        with pytest.raises(
+            CredentialsError, match=rf"DATAFILE_WEBHOOK_SECRETS_PATH: {mounted.path} contains no webhook"
+        ):
             secrets_of(mounted.path)
 
     def test_single_empty_file(self, tmp_path: Path) -> None:
-        """A secret file of one line feed stops the start too (trap 4)."""
+        """A secret file of one line feed stops the start too."""
         (tmp_path / "secret").write_bytes(b"\n")
         with pytest.raises(CredentialsError, match="DATAFILE_WEBHOOK_SECRETS_PATH"):
             secrets_of(tmp_path / "secret")

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datafile_sidecar.config import settings
-from datafile_sidecar.config.settings import Address, Settings, SettingsError
+from datafile_sidecar.config.parsers import Address
+from datafile_sidecar.config.settings import Settings, SettingsError
 from datafile_sidecar.core.url_policy import UrlPolicy
 
 KEYS = {"DATAFILE_SDK_KEYS": "KEY1"}
@@ -94,8 +95,8 @@ MISTAKES = {
     ("POLL_INTERVAL_S", "too short"): ["0.5"],
     ("BOOTSTRAP_AFTER_S", "seconds"): ["-1", "x"],
     ("ROLLBACK_AFTER_S", "seconds"): ["-1", "nan"],
-    ("WEBHOOK_LISTEN", "no address"): ["8089", ":", ":x", ":-1", ":65536", ":80a", "h:", "::1:80", "[::1]"],
-    ("ADMIN_LISTEN", "no address"): ["[::1]x:80", "[h]:80", "http://h:80", "a b:80", ":\u0663", ":" + "9" * 5000],
+    ("WEBHOOK_LISTEN", "not an address"): ["8089", ":", ":x", ":-1", ":65536", ":80a", "h:", "::1:80", "[::1]"],
+    ("ADMIN_LISTEN", "not an address"): ["[::1]x:80", "[h]:80", "http://h:80", "a b:80", ":\u0663", ":" + "9" * 5000],
     ("LOG_LEVEL", "debug, info, warning, error"): ["loud"],
     ("LOG_FORMAT", "console, json"): ["xml"],
 }
@@ -105,7 +106,7 @@ MISTAKES = {
     ("name", "text", "words"), [(name, text, words) for (name, words), texts in MISTAKES.items() for text in texts]
 )
 def test_mistake(name: str, text: str, words: str) -> None:
-    """A mistake is told in one sentence that names the variable and what is right, and shows no password (trap 67)."""
+    """A mistake is told in one sentence that names the variable and what is right, and shows no password."""
     [problem] = problems(**{name: text})
     assert problem.startswith(f"DATAFILE_{name}: ")
     assert words in problem
@@ -116,8 +117,8 @@ def test_mistake(name: str, text: str, words: str) -> None:
 def test_every_wrong_key() -> None:
     """Of several SDK keys that are none, each is told."""
     [problem] = problems(SDK_KEYS="undefined,KEY1,a/b")
-    assert "'undefined' is what a template leaves behind" in problem
-    assert "'a/b' is no SDK key" in problem
+    assert "'undefined' is a placeholder for a missing value" in problem
+    assert "'a/b' is not an SDK key" in problem
 
 
 def test_all_at_once() -> None:
@@ -145,13 +146,18 @@ def all_problems(environ: dict[str, str]) -> list[str]:
     return error.value.problems
 
 
+def secrets_in(environ: dict[str, str]) -> tuple[tuple[bytes, ...], Path | None]:
+    loaded = settings.load_partial(environ, "webhook_secrets", "webhook_secrets_path")
+    return loaded.webhook_secrets, loaded.webhook_secrets_path
+
+
 def test_secrets_alone() -> None:
     """The commands that only sign need no SDK keys, and refuse a secret that is none all the same."""
-    assert settings.secrets({"DATAFILE_WEBHOOK_SECRETS": "a", "DATAFILE_POLL_INTERVAL_S": "x"}) == ((b"a",), None)
-    assert settings.secrets({"DATAFILE_WEBHOOK_SECRETS_PATH": "/s"}) == ((), Path("/s"))
-    assert settings.secrets({}) == ((), None)
+    assert secrets_in({"DATAFILE_WEBHOOK_SECRETS": "a", "DATAFILE_POLL_INTERVAL_S": "x"}) == ((b"a",), None)
+    assert secrets_in({"DATAFILE_WEBHOOK_SECRETS_PATH": "/s"}) == ((), Path("/s"))
+    assert secrets_in({}) == ((), None)
     with pytest.raises(SettingsError):
-        settings.secrets({"DATAFILE_WEBHOOK_SECRETS": ""})
+        secrets_in({"DATAFILE_WEBHOOK_SECRETS": ""})
 
 
 def test_repr() -> None:
@@ -161,7 +167,7 @@ def test_repr() -> None:
 
 @pytest.mark.parametrize("service", ["DATAFILE", "DATAFILE_SIDECAR", "DATAFILE_DIR", "DATAFILE_WEBHOOK"])
 def test_service_links(service: str) -> None:
-    """A Service that is called like us does no harm: what Kubernetes sets for it is no setting and no mistake (trap 65)."""
+    """A Service that is called like us does no harm: what Kubernetes sets for it is no setting and no mistake."""
     links = {
         f"{service}_SERVICE_HOST": "10.43.0.1",
         f"{service}_SERVICE_PORT": "8080",

@@ -1,4 +1,4 @@
-"""Who lags in the fleet, and how it is shown."""
+"""Which sidecars and workers lag behind, and how the fleet is shown."""
 
 import json
 from typing import Any
@@ -8,12 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datafile_sidecar.core.fleet_status import (
-    Answer,
-    MalformedReportError,
-    complaints,
+    InvalidStatusError,
+    StatusResponse,
+    deduplicate,
+    errors,
     lagging,
-    latest,
-    once,
+    latest_revision,
     parse,
     table,
 )
@@ -25,7 +25,9 @@ def worker(revision: int | None, pid: int = 17) -> dict[str, Any]:
     return {"id": "0a1b2c3d", "pid": pid, "host": "app-1", "revision": revision, "seen": "2023-11-14T22:13:00.000Z"}
 
 
-def sidecar(pod: str = "pod-1", *, workers: Any = (), settled: bool = True, state: str = "on", **key: Any) -> Answer:
+def sidecar(
+    pod: str = "pod-1", *, workers: Any = (), settled: bool = True, state: str = "on", **key: Any
+) -> StatusResponse:
     fields = {"revision": 43, "target_revision": 43, "trigger": "peer", "checked": "2023-11-14T22:13:00.000Z", **key}
     status = {
         "pod": pod,
@@ -33,102 +35,111 @@ def sidecar(pod: str = "pod-1", *, workers: Any = (), settled: bool = True, stat
         "keys": {"KEY1": fields | {"workers": list(workers)}},
         "workers": {"state": state, "settled": settled, "last_error": None},
     }
-    return Answer(f"{pod}:8088", parse(json.dumps(status).encode()))
+    return StatusResponse(f"{pod}:8088", parse(json.dumps(status).encode()))
 
 
-def behind(*answers: Answer, wanted: int | None = 43, workers_needed: bool = True) -> list[str]:
-    return lagging(answers, "KEY1", wanted, workers_needed=workers_needed)
+def behind(*responses: StatusResponse, wanted: int | None = 43, workers_required: bool = True) -> list[str]:
+    return lagging(responses, "KEY1", wanted, workers_required=workers_required)
 
 
-def test_nobody_lags() -> None:
-    """When every worker of every pod decides by the revision or a newer one, nobody is named."""
+def test_nothing_lags() -> None:
+    """When every worker of every pod uses the revision or a newer one, nothing lags."""
     answers = sidecar(workers=[worker(43), worker(44)]), sidecar("pod-2", workers=[worker(43)])
     assert behind(*answers) == []
 
 
 @pytest.mark.parametrize(
-    ("answer", "sentence"),
+    ("response", "sentence"),
     [
-        (Answer("10.0.0.4:8088", problem="can't be asked: refused"), "10.0.0.4:8088: can't be asked: refused"),
-        (sidecar(workers=[worker(43), worker(42, pid=18)]), "worker 0a1b2c3d (pid 18 on app-1) decides by revision 42"),
-        (sidecar(workers=[worker(None)]), "decides by no datafile"),
+        (StatusResponse("10.0.0.4:8088", problem="unreachable: refused"), "10.0.0.4:8088: unreachable: refused"),
+        (sidecar(workers=[worker(43), worker(42, pid=18)]), "worker 0a1b2c3d (pid 18 on app-1) uses revision 42"),
+        (sidecar(workers=[worker(None)]), "(pid 17 on app-1) has no datafile"),
         (sidecar(revision=42, workers=[worker(43)]), "has revision 42 on its volume"),
         (sidecar(revision=None, workers=[worker(43)]), "has no datafile on its volume"),
         (sidecar(), "no worker is connected"),
-        (sidecar(workers=[worker(43)], settled=False), "may not have come back"),
-        (sidecar(state="off"), "can't hear its workers"),
-        (Answer("a", parse(b'{"pod": "old", "keys": {}}')), "does not serve this SDK key"),
+        (sidecar(workers=[worker(43)], settled=False), "workers may still be reconnecting"),
+        (sidecar(state="off"), "workers can't connect"),
+        (StatusResponse("a", parse(b'{"pod": "old", "keys": {}}')), "does not serve this SDK key"),
     ],
 )
-def test_who_lags_is_named(answer: Answer, sentence: str) -> None:
-    """Whoever is not known to have the revision is named, with what is known of them, and nobody else is."""
-    (told,) = behind(sidecar("fine", workers=[worker(43)]), answer)
-    assert sentence in told
-    assert "fine" not in told
+def test_lagging_pods_and_workers_are_named(response: StatusResponse, sentence: str) -> None:
+    """Each pod and worker that has not confirmed the revision is named with what it has, and no other."""
+    (lagging_sentence,) = behind(sidecar("fine", workers=[worker(43)]), response)
+    assert sentence in lagging_sentence
+    assert "fine" not in lagging_sentence
 
 
 def test_pods_without_workers_may_be_allowed() -> None:
-    """With --allow-no-workers, a pod without a client is done by its file, but one that waits for workers still is not."""
-    assert behind(sidecar(), sidecar(state="off"), workers_needed=False) == []
-    assert len(behind(sidecar(settled=False), workers_needed=False)) == 1
-    assert len(behind(sidecar(workers=[worker(42)]), workers_needed=False)) == 1
+    """With --allow-no-workers, the file is enough for a pod without clients, but not while workers may be reconnecting."""
+    assert behind(sidecar(), sidecar(state="off"), workers_required=False) == []
+    assert len(behind(sidecar(settled=False), workers_required=False)) == 1
+    assert len(behind(sidecar(workers=[worker(42)]), workers_required=False)) == 1
 
 
 def test_nothing_known_is_never_enough() -> None:
-    """Where no sidecar knows of any revision, `latest` is not reached by everybody having nothing."""
+    """When no sidecar knows a revision, `latest` is not confirmed."""
     answer = sidecar(revision=None, target_revision=None, workers=[worker(None)])
-    assert latest([answer, Answer("x", problem="down")], "KEY1") is None
+    assert latest_revision([answer, StatusResponse("x", problem="down")], "KEY1") is None
     assert len(behind(answer, wanted=None)) == 2
 
 
-def test_latest_is_what_anybody_waits_for() -> None:
-    """`latest` counts a revision that was only announced yet: the flip that is under way is the one that is waited for."""
-    assert latest([sidecar(revision=43, target_revision=45), sidecar(revision=44)], "KEY1") == 45
+def test_latest_includes_announced_revisions() -> None:
+    """`latest` includes a revision that was announced but not fetched yet: a change under way is waited for."""
+    assert latest_revision([sidecar(revision=43, target_revision=45), sidecar(revision=44)], "KEY1") == 45
 
 
 def test_one_sidecar_at_two_addresses_is_one() -> None:
-    """A sidecar that is asked as itself and again as its own peer stands in the table once; unknown ones are never merged."""
-    bare = Answer("a", parse(b'{"pod": "p", "keys": {}}'))
-    assert once([sidecar("a"), sidecar("b"), sidecar("a"), bare, bare]) == [sidecar("a"), sidecar("b"), bare, bare]
+    """A sidecar asked directly and again as its own peer is shown once; sidecars without an instance id are never merged."""
+    bare = StatusResponse("a", parse(b'{"pod": "p", "keys": {}}'))
+    assert deduplicate([sidecar("a"), sidecar("b"), sidecar("a"), bare, bare]) == [
+        sidecar("a"),
+        sidecar("b"),
+        bare,
+        bare,
+    ]
 
 
 def test_the_table() -> None:
-    """A person sees for each pod what it has, what it wants, since when, by which way, and what its workers decide by."""
+    """The user sees for each pod its revision, target, last check, trigger, and what its workers use."""
     answers = [
         sidecar(workers=[worker(43), worker(42), worker(43)], target_revision=44),
         sidecar("pod-2", settled=False, trigger="bus"),
-        Answer("10.0.0.4:8088", problem="can't be asked: refused"),
+        StatusResponse("10.0.0.4:8088", problem="unreachable: refused"),
     ]
     assert table(answers, None, NOW) == [
-        "POD    KEY   REVISION  TARGET  CHECKED   WAY   WORKERS",
-        "pod-1  KEY1  43        44      20 s ago  peer  1 at 42, 2 at 43",
-        "pod-2  KEY1  43        43      20 s ago  bus   more may come",
-        "10.0.0.4:8088  –     can't be asked: refused",
+        "POD    KEY   REVISION  TARGET  CHECKED   TRIGGER  WORKERS",
+        "pod-1  KEY1  43        44      20 s ago  peer     1 at 42, 2 at 43",
+        "pod-2  KEY1  43        43      20 s ago  bus      more may connect",
+        "10.0.0.4:8088  –     unreachable: refused",
     ]
     assert len(table(answers, "KEY2", NOW)) == 2
 
 
-def test_what_is_wrong_stands_under_the_table() -> None:
-    """A volume that can't be written to shows without being asked for, with the pod and the key."""
-    answers = [sidecar(), sidecar("pod-2", last_error="no space left\x1b[2J"), Answer("10.0.0.4:8088", problem="down")]
-    assert complaints(answers, None) == ["pod-2 (pod-2:8088): KEY1: no space left\\x1b[2J"]
-    assert complaints(answers, "KEY2") == []
+def test_errors() -> None:
+    """A volume that is not writable is reported with pod and key."""
+    answers = [
+        sidecar(),
+        sidecar("pod-2", last_error="no space left\x1b[2J"),
+        StatusResponse("10.0.0.4:8088", problem="down"),
+    ]
+    assert errors(answers, None) == ["pod-2 (pod-2:8088): KEY1: no space left\\x1b[2J"]
+    assert errors(answers, "KEY2") == []
 
 
 @given(st.text(st.characters(), max_size=80), st.text(max_size=80))
-def test_a_strangers_text_moves_no_cursor(pod: str, way: str) -> None:
-    """Nothing that a pod calls itself can colour, clear or break the table in somebody's terminal."""
-    status = {"pod": pod, "keys": {pod: {"trigger": way, "checked": way, "last_error": way, "workers": [worker(1)]}}}
+def test_untrusted_text_moves_no_cursor(pod: str, text: str) -> None:
+    """No name or text of a pod can colour, clear or break the table in the user's terminal."""
+    status = {"pod": pod, "keys": {pod: {"trigger": text, "checked": text, "last_error": text, "workers": [worker(1)]}}}
     try:
-        answer = Answer("place", parse(json.dumps(status).encode()))
-    except MalformedReportError:
+        answer = StatusResponse("place", parse(json.dumps(status).encode()))
+    except InvalidStatusError:
         return
-    lines = [*table([answer], None, NOW), *complaints([answer], None), *lagging([answer], pod, 5, workers_needed=True)]
+    lines = [*table([answer], None, NOW), *errors([answer], None), *lagging([answer], pod, 5, workers_required=True)]
     assert all(line.isprintable() for line in lines)
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"{}", b"\xff", b'{"pod": 1, "keys": {}}', b"[" * 100_000, b"<html>"])
-def test_what_is_no_report_is_told(body: bytes) -> None:
-    """Something else that answers at a sidecar's address is not taken for one."""
-    with pytest.raises(MalformedReportError):
+def test_invalid_status(body: bytes) -> None:
+    """Another server at a sidecar's address is not taken for a sidecar."""
+    with pytest.raises(InvalidStatusError):
         parse(body)

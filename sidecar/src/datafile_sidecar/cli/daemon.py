@@ -14,7 +14,7 @@ from typing import Any, NoReturn
 from datafile_sidecar import upstream
 from datafile_sidecar.admin.server import Admin
 from datafile_sidecar.bus import Bus
-from datafile_sidecar.config.credential_reloader import Rotation
+from datafile_sidecar.config.credential_reloader import CredentialReloader
 from datafile_sidecar.config.credentials import Secrets, Tokens
 from datafile_sidecar.config.settings import Settings
 from datafile_sidecar.core import backoff, url_policy
@@ -59,7 +59,7 @@ class Daemon:
         self._is_stopping = False
         self._secrets = Secrets(settings.webhook_secrets_path, settings.webhook_secrets, time.monotonic)
         self._tokens = Tokens(settings.access_tokens_path, settings.sdk_keys)
-        self._rotation = Rotation(self._secrets, self._tokens, self._retry, telemetry)
+        self._rotation = CredentialReloader(self._secrets, self._tokens, self._retry, telemetry)
         self._webhook_socket = bind(
             settings.webhook_listen.host, settings.webhook_listen.port, "DATAFILE_WEBHOOK_LISTEN"
         )
@@ -103,7 +103,7 @@ class Daemon:
         notify = functools.partial(dispatch.notify, self._syncers)
         receiver = Receiver(
             secrets=lambda: self._secrets.active,
-            reload_secrets=self._rotation.look_for_secrets,
+            reload_secrets=self._rotation.reload_secrets,
             notify=notify,
             relay=self._peers.relay,
             stats=self._stats,

@@ -1,1 +1,1 @@
-"""The configuration of a process: its environment, and the secrets and tokens that are mounted as files."""
+"""The configuration of a process: its environment, and mounted secrets and tokens."""

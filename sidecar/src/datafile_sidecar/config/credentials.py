@@ -1,7 +1,7 @@
-"""Webhook secrets and access tokens: given once, or mounted as files and read again while the sidecar runs.
+"""Webhook secrets and access tokens, from the environment or from mounted files that are reread while running.
 
-All of it blocks, as long as the mount does; callers on an event loop use a thread. A read that fails, or that finds nothing,
-keeps what was known. No value of these ever stands in an error.
+Reading blocks as long as the mount does: on an event loop, use a thread. A read that fails or finds nothing keeps the
+previous values. Errors never contain a secret.
 """
 
 import os
@@ -9,23 +9,28 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 _MAX_BYTES = 65536
-_FIXED = "DATAFILE_WEBHOOK_SECRETS"
-_MOUNTED = "DATAFILE_WEBHOOK_SECRETS_PATH"
-_TOKENS = "DATAFILE_ACCESS_TOKENS_PATH"
+_SECRETS = "DATAFILE_WEBHOOK_SECRETS"
+_SECRETS_PATH = "DATAFILE_WEBHOOK_SECRETS_PATH"
+_TOKENS_PATH = "DATAFILE_ACCESS_TOKENS_PATH_PATH"
 
 
 class CredentialsError(Exception):
-    """A file or directory of secrets can't be used; its text names setting, path and cause, never a content."""
+    """A file or directory of secrets can't be used. The text has setting, path and cause, never the content."""
 
     def __init__(self, setting: str, problem: str) -> None:
         super().__init__(f"{setting}: {problem}")
 
 
 class Secrets:
-    """The webhook secrets that are active now: fixed ones and, with a path, those that are mounted there."""
+    """The webhook secrets: fixed ones from the environment, and those in mounted files."""
 
     def __init__(self, path: Path | None, fixed: tuple[bytes, ...], clock: Callable[[], float]) -> None:
-        """Read them once. Raises CredentialsError where a path was given and holds no secret. `clock` gives monotonic seconds."""
+        """Read the mounted secrets. Raises CredentialsError when there is none at `path`.
+
+        Args:
+            path: a file, or a directory of files; None without mounted secrets.
+            clock: returns monotonic seconds.
+        """
         self._path = path
         self._fixed = tuple(secret.strip() for secret in fixed)
         self._is_fixed_untrimmed = self._fixed != fixed
@@ -38,43 +43,41 @@ class Secrets:
 
     @property
     def active(self) -> tuple[bytes, ...]:
-        """Every secret that may sign, none of them empty."""
+        """All secrets that a webhook may be signed with, none of them empty."""
         return self._fixed + self._mounted
 
     @property
     def untrimmed(self) -> tuple[str, ...]:
-        """The places, files or a variable, where white space stood around a secret."""
-        return ((_FIXED,) if self._is_fixed_untrimmed else ()) + self._untrimmed
+        """The names of the files, or of the variable, that have white space around a secret."""
+        return ((_SECRETS,) if self._is_fixed_untrimmed else ()) + self._untrimmed
 
     @property
     def empty(self) -> tuple[str, ...]:
-        """The files that hold no secret, beside others that do."""
+        """The names of the files that are empty."""
         return self._empty
 
     def reread(self) -> bool:
-        """Read the mounted ones again; whether they changed. Raises CredentialsError and keeps the old ones."""
+        """Read the mounted secrets again. Returns whether they changed. Raises CredentialsError and keeps the previous ones."""
         if self._path is None:
             return False
         self._read_at = self._clock()
-        files = (
-            _files(_MOUNTED, self._path)
-            if os.path.isdir(self._path)
-            else {self._path.name: _content(_MOUNTED, self._path)}
-        )
-        found = tuple(dict.fromkeys(stripped for content in files.values() if (stripped := content.strip())))
-        if not found:
-            raise CredentialsError(
-                _MOUNTED, f"{self._path} holds no webhook secret: it is empty, and so is every file in it"
-            )
+        if os.path.isdir(self._path):
+            files = _read_files(_SECRETS_PATH, self._path)
+        else:
+            files = {self._path.name: _read_file(_SECRETS_PATH, self._path)}
+        mounted = tuple(dict.fromkeys(secret for content in files.values() if (secret := content.strip())))
+        if not mounted:
+            problem = f"{self._path} contains no webhook secret: the file, or every file in the directory, is empty"
+            raise CredentialsError(_SECRETS_PATH, problem)
         self._empty = tuple(name for name, content in files.items() if not content.strip())
         self._untrimmed = tuple(name for name, content in files.items() if content.strip() not in {content, b""})
-        changed = found != self._mounted
-        self._mounted = found
+        changed = mounted != self._mounted
+        self._mounted = mounted
         return changed
 
     @property
     def are_recent(self) -> bool:
-        """Whether they were read within the last second, or can't be read again."""
+        """Whether they were read within the last second, or are not mounted."""
         return self._path is None or self._clock() - self._read_at < 1.0
 
 
@@ -82,9 +85,12 @@ class Tokens:
     """The datafile access tokens of secure environments, by SDK key."""
 
     def __init__(self, path: Path | None, sdk_keys: Collection[str]) -> None:
-        """Read them once. Files that are named like none of our keys are passed over.
+        """Read the tokens. Files that match no SDK key are ignored.
 
-        Raises CredentialsError where the file of one of our keys holds no token.
+        Raises CredentialsError when the file of a key does not contain a token.
+
+        Args:
+            path: a directory with a file per SDK key; None without tokens.
         """
         self._path = path
         self._sdk_keys = frozenset(sdk_keys)
@@ -93,58 +99,57 @@ class Tokens:
         self.reread()
 
     def get(self, sdk_key: str) -> str | None:
-        """The token of this key, None where it needs none."""
+        """The token of a key, None without one."""
         return self._tokens.get(sdk_key)
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What the files are called, also those that are named like none of our keys."""
+        """The names of all files, including those that match no SDK key."""
         return self._names
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of tokens."""
         return len(self._tokens)
 
     def reread(self) -> bool:
-        """Read them again; whether they changed. Raises CredentialsError and keeps the old ones."""
+        """Read the tokens again. Returns whether they changed. Raises CredentialsError and keeps the previous ones."""
         if self._path is None:
             return False
-        files = _files(_TOKENS, self._path)
-        found = {
+        files = _read_files(_TOKENS_PATH, self._path)
+        tokens = {
             name: _token(self._path / name, content.strip())
             for name, content in files.items()
             if name in self._sdk_keys
         }
         self._names = tuple(files)
-        changed = found != self._tokens
-        self._tokens = found
+        changed = tokens != self._tokens
+        self._tokens = tokens
         return changed
 
 
 def _token(path: Path, content: bytes) -> str:
     if not content or any(not 0x21 <= byte <= 0x7E for byte in content):
-        raise CredentialsError(
-            _TOKENS, f"{path} holds no access token: one line of visible ASCII characters is expected"
-        )
+        problem = f"{path} does not contain an access token: expected one line of visible ASCII characters"
+        raise CredentialsError(_TOKENS_PATH, problem)
     return content.decode("ascii")
 
 
-def _files(setting: str, directory: Path) -> dict[str, bytes]:
-    """The files of a directory, links followed as in a mounted Secret; names with a leading dot are its inner workings."""
+def _read_files(setting: str, directory: Path) -> dict[str, bytes]:
+    """Read all files of a directory. Links are followed; names with a leading dot are internal to a mounted Secret."""
     try:
         names = sorted(name for name in os.listdir(directory) if not name.startswith("."))
-    except OSError as problem:
-        raise CredentialsError(setting, f"{directory} can't be listed: {problem.strerror}") from problem
-    return {name: _content(setting, directory / name) for name in names if not os.path.isdir(directory / name)}
+    except OSError as error:
+        raise CredentialsError(setting, f"{directory} can't be listed: {error.strerror}") from error
+    return {name: _read_file(setting, directory / name) for name in names if not os.path.isdir(directory / name)}
 
 
-def _content(setting: str, path: Path) -> bytes:
+def _read_file(setting: str, path: Path) -> bytes:
     try:
-        # A pipe must not hold up the event loop until somebody writes into it.
+        # Without O_NONBLOCK, opening a pipe blocks until another process opens it for writing.
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
             content = file.read(_MAX_BYTES + 1)
-    except OSError as problem:
-        raise CredentialsError(setting, f"{path} can't be read: {problem.strerror}") from problem
+    except OSError as error:
+        raise CredentialsError(setting, f"{path} can't be read: {error.strerror}") from error
     if len(content) > _MAX_BYTES:
-        raise CredentialsError(setting, f"{path} is larger than {_MAX_BYTES} bytes, so it is no secret")
+        raise CredentialsError(setting, f"{path} is larger than {_MAX_BYTES} bytes, which is too large for a secret")
     return content

@@ -1,10 +1,10 @@
-"""Moments as text, the same wherever one is shown."""
+"""Timestamps as text, in the same format everywhere."""
 
 from datetime import UTC, datetime
 
 
-def rfc3339(moment: float | None) -> str | None:
-    """Seconds since the epoch as RFC 3339 in UTC, to the millisecond; None for what never happened."""
-    if moment is None:
+def rfc3339(timestamp: float | None) -> str | None:
+    """Format Unix seconds as RFC 3339 in UTC, to the millisecond. None stays None."""
+    if timestamp is None:
         return None
-    return datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return datetime.fromtimestamp(timestamp, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

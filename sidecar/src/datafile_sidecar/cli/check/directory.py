@@ -1,4 +1,4 @@
-"""The shared directory: is it there, is it the volume, can it be written to, is there room, and what does it hold?"""
+"""Check the shared directory: that it exists, is the volume, is writable and has free space, and what it contains."""
 
 import errno
 import os
@@ -16,155 +16,159 @@ from .finding import Finding, failed, ok, refused, warning
 
 _PART = "directory"
 _MIB = 2**20
-_LEAST_FREE = _MIB
-_GOOD_FREE = 2 * datafile.MAX_BYTES
-_PROBE = ".datafile-sidecar.check-{}.tmp"
-"""A name that a sidecar removes at its start, should this process be killed meanwhile."""
+_MIN_FREE_BYTES = _MIB
+_RECOMMENDED_FREE_BYTES = 2 * datafile.MAX_BYTES
+_TEST_FILE = ".datafile-sidecar.check-{}.tmp"
+"""If this process is killed meanwhile, a sidecar removes a file of this name at its start."""
 
 
-def look_at_directory(told: Settings, environ: Mapping[str, str]) -> tuple[list[Finding], dict[str, int]]:
-    """What there is to say, and the revision of each key's datafile that is there already."""
-    directory, in_a_pod = told.directory, "KUBERNETES_SERVICE_HOST" in environ
+def check_directory(settings: Settings, environ: Mapping[str, str]) -> tuple[list[Finding], dict[str, int]]:
+    """Check DATAFILE_DIR. Returns the findings, and the revision of each valid datafile in it by SDK key."""
+    directory, in_a_pod = settings.directory, "KUBERNETES_SERVICE_HOST" in environ
     if problem := _unusable(directory, in_a_pod=in_a_pod):
         return [problem], {}
-    findings = [_writable(directory), _mounted(directory, in_a_pod=in_a_pod), _space(directory)]
-    findings += _socket(directory / SOCKET)
-    held = {}
-    for key in told.sdk_keys:
-        finding, revision = _published(directory / f"{key}.json", key)
+    findings = [_check_writable(directory), _check_mount(directory, in_a_pod=in_a_pod), _check_space(directory)]
+    findings += _check_socket(directory / SOCKET)
+    published = {}
+    for key in settings.sdk_keys:
+        finding, revision = _check_published(directory / f"{key}.json", key)
         findings.append(finding)
         if revision is not None:
-            held[key] = revision
-    return findings, held
+            published[key] = revision
+    return findings, published
 
 
-def look_at_bootstrap(told: Settings) -> list[Finding]:
-    """Whether what is to help in an outage would help."""
-    if told.bootstrap_dir is None:
+def check_bootstrap(settings: Settings) -> list[Finding]:
+    """Check the bootstrap file of each key."""
+    if settings.bootstrap_dir is None:
         return []
-    paths = {key: told.bootstrap_dir / f"{key}.json" for key in told.sdk_keys}
-    found = []
-    for key, path in paths.items():
-        problem, revision = _parsed(path, key)
+    findings = []
+    for key in settings.sdk_keys:
+        path = settings.bootstrap_dir / f"{key}.json"
+        problem, revision = _parse(path, key)
         if problem:
-            found.append(failed("bootstrap", f"{path} can't be used: {problem}", "put a datafile of that key there"))
+            message, fix = f"{path} can't be used: {problem}", "put a valid datafile of this SDK key there"
+            findings.append(failed("bootstrap", message, fix))
         else:
-            found.append(ok("bootstrap", f"{path.name} is a valid datafile of revision {revision}"))
-    return found
+            findings.append(ok("bootstrap", f"{path.name} is a valid datafile, revision {revision}"))
+    return findings
 
 
 def _unusable(directory: Path, *, in_a_pod: bool) -> Finding | None:
-    """Why a sidecar could not take it, tried as a sidecar does: it opens the directory, and makes it where there is none."""
-    mend = "mount the shared volume there, or name its path in DATAFILE_DIR"
+    """The finding when a sidecar could not use the directory: a sidecar opens it, or creates it if it does not exist."""
+    fix = "mount the shared volume there, or set DATAFILE_DIR to its path"
     try:
         os.close(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
     except FileNotFoundError:
-        if not os.access(_nearest(directory), os.W_OK | os.X_OK):
-            return refused(_PART, f"there is no directory {directory}, and it can't be made", mend)
+        if not os.access(_existing_parent(directory), os.W_OK | os.X_OK):
+            return refused(_PART, f"directory {directory} does not exist and can't be created", fix)
         if in_a_pod:
-            return failed(_PART, f"there is no directory {directory}", mend)
-        return warning(_PART, f"there is no directory {directory}; a sidecar would make it", mend)
+            return failed(_PART, f"directory {directory} does not exist", fix)
+        return warning(_PART, f"directory {directory} does not exist; the sidecar will create it", fix)
     except NotADirectoryError:
-        return refused(_PART, f"{directory} is no directory", mend)
+        return refused(_PART, f"{directory} is not a directory", fix)
     except OSError as error:
-        return refused(_PART, f"{directory} can't be opened: {error.strerror}", _mend(error.errno))
+        return refused(_PART, f"{directory} can't be opened: {error.strerror}", _fix_for(error.errno))
     return None
 
 
-def _nearest(path: Path) -> Path:
-    """The part of a path that exists."""
+def _existing_parent(path: Path) -> Path:
+    """The longest part of the path that exists."""
     return next(parent for parent in path.absolute().parents if parent.exists())
 
 
-def _writable(directory: Path) -> Finding:
-    probe = directory / _PROBE.format(os.getpid())
+def _check_writable(directory: Path) -> Finding:
+    test_file = directory / _TEST_FILE.format(os.getpid())
     try:
         try:
-            descriptor = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            descriptor = os.open(test_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             try:
                 os.write(descriptor, b"x")
             finally:
                 os.close(descriptor)
         finally:
-            probe.unlink(missing_ok=True)
+            test_file.unlink(missing_ok=True)
     except OSError as error:
-        return failed(_PART, f"{directory} can't be written to: {error.strerror}", _mend(error.errno))
-    return ok(_PART, f"{directory} can be written to")
+        return failed(_PART, f"{directory} is not writable: {error.strerror}", _fix_for(error.errno))
+    return ok(_PART, f"{directory} is writable")
 
 
-def _mend(number: int | None) -> str:
+def _fix_for(number: int | None) -> str:
     match number:
         case errno.EROFS:
-            return "mount it read-write for the sidecar: only the app's mount is read-only"
+            return "mount it read-write in the sidecar's container; only the app's mount should be read-only"
         case errno.ENOSPC | errno.EDQUOT:
-            return "make room: raise the volume's sizeLimit"
+            return "raise the volume's sizeLimit"
         case _:
-            return f"let user {os.getuid()} read and write there (in a pod: fsGroup in the securityContext)"
+            return f"give user {os.getuid()} read and write permission (in a pod: fsGroup in the securityContext)"
 
 
-def _mounted(directory: Path, *, in_a_pod: bool) -> Finding:
-    where = directory.resolve()
-    while not os.path.ismount(where):
-        where = where.parent
-    if where == Path("/") and in_a_pod:
+def _check_mount(directory: Path, *, in_a_pod: bool) -> Finding:
+    mount_point = directory.resolve()
+    while not os.path.ismount(mount_point):
+        mount_point = mount_point.parent
+    if mount_point == Path("/") and in_a_pod:
         return failed(
             _PART,
-            f"{directory} lies on the container's own file system, where no other container sees it",
-            "mount an emptyDir at it, in the sidecar's container and in the app's",
+            f"{directory} is on the container's own file system, which other containers can't see",
+            "mount an emptyDir there, in the sidecar's container and in the app's",
         )
     files = [path.name for path in directory.glob("*.json") if os.path.ismount(path)]
     if files:
         return failed(
             _PART,
-            f"{files[0]} is mounted by itself, so it keeps its first content for ever",
-            "mount the directory, never a single file by subPath",
+            f"{files[0]} is mounted as a single file, so the app will never see an update",
+            "mount the directory, not a single file by subPath",
         )
-    return ok(_PART, f"it is on the file system that is mounted at {where}")
+    return ok(_PART, f"its file system is mounted at {mount_point}")
 
 
-def _space(directory: Path) -> Finding:
+def _check_space(directory: Path) -> Finding:
     free = shutil.disk_usage(directory).free
-    needed = max([_LEAST_FREE, *(path.stat().st_size for path in directory.glob("[!.]*.json"))])
-    says = f"{free / _MIB:,.1f} MiB are free"
-    mend = "raise the volume's sizeLimit (and, for medium: Memory, the memory limit with it)"
+    needed = max([_MIN_FREE_BYTES, *(path.stat().st_size for path in directory.glob("[!.]*.json"))])
+    available = f"{free / _MIB:,.1f} MiB free"
+    fix = "raise the volume's sizeLimit (with medium: Memory, also the memory limit)"
     if free < needed:
-        return failed(_PART, f"{says}; the next datafile needs about {needed / _MIB:.1f} beside the present one", mend)
-    if free < _GOOD_FREE:
-        return warning(
-            _PART, f"{says}, less than two of the largest datafiles need", f"{mend}, if yours grow that large"
+        return failed(
+            _PART,
+            f"{available}, but the next datafile needs about {needed / _MIB:.1f} MiB besides the current one",
+            fix,
         )
-    return ok(_PART, says)
+    if free < _RECOMMENDED_FREE_BYTES:
+        return warning(
+            _PART, f"{available}, less than two datafiles of the maximum size", f"{fix}, if yours may grow that large"
+        )
+    return ok(_PART, available)
 
 
-def _socket(path: Path) -> list[Finding]:
+def _check_socket(path: Path) -> list[Finding]:
     findings = []
-    if len(os.fsencode(path)) > MAX_ADDRESS_BYTES:
+    length = len(os.fsencode(path))
+    if length > MAX_ADDRESS_BYTES:
         findings.append(
             warning(
                 _PART,
-                f"the path of {SOCKET} has {len(os.fsencode(path))} bytes, and a socket's address takes {MAX_ADDRESS_BYTES}: "
-                "workers are heard only where /proc is mounted",
+                f"the path of {SOCKET} is {length} bytes long, and the limit is {MAX_ADDRESS_BYTES}: workers can connect only "
+                "where /proc is mounted",
                 "choose a shorter DATAFILE_DIR",
             )
         )
     if os.path.lexists(path) and not path.is_socket():
-        findings.append(failed(_PART, f"{path} is no socket, so no worker can be heard", "remove what is in its place"))
+        findings.append(failed(_PART, f"{path} is not a socket, so workers can't connect", "remove that file"))
     return findings
 
 
-def _published(path: Path, sdk_key: str) -> tuple[Finding, int | None]:
+def _check_published(path: Path, sdk_key: str) -> tuple[Finding, int | None]:
     if not os.path.lexists(path):
-        return ok(_PART, f"there is no {path.name} yet"), None
-    problem, revision = _parsed(path, sdk_key)
+        return ok(_PART, f"{path.name} does not exist yet"), None
+    problem, revision = _parse(path, sdk_key)
     if problem:
-        return failed(
-            _PART, f"{path} can't be used: {problem}", "remove it; the next good datafile takes its place"
-        ), None
-    return ok(_PART, f"{path.name} is a valid datafile of revision {revision}"), revision
+        return failed(_PART, f"{path} can't be used: {problem}", "remove it; the sidecar publishes a valid one"), None
+    return ok(_PART, f"{path.name} is a valid datafile, revision {revision}"), revision
 
 
-def _parsed(path: Path, sdk_key: str) -> tuple[str | None, int | None]:
-    """Why the file is no datafile of this key, or its revision."""
+def _parse(path: Path, sdk_key: str) -> tuple[str | None, int | None]:
+    """Parse a datafile. Returns the problem with it, or None and its revision."""
     try:
         with path.open("rb") as file:
             return None, datafile.parse(file.read(datafile.MAX_BYTES + 1), sdk_key).revision

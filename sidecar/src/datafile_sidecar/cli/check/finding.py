@@ -1,13 +1,13 @@
-"""What a look at one thing brought: a verdict, a sentence, and what to do about it."""
+"""The result of one check: a verdict, a message, and how to fix it."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 
 
-class Verdict(StrEnum):
-    """From good to bad. With what is `refused`, a sidecar does not even start."""
+class CheckVerdict(StrEnum):
+    """From good to bad. REFUSED means that the sidecar would not start."""
 
     OK = "ok"
     WARNING = "warning"
@@ -15,81 +15,84 @@ class Verdict(StrEnum):
     REFUSED = "refused"
 
 
-_COLOURS = {Verdict.OK: "32", Verdict.WARNING: "33", Verdict.FAILED: "31", Verdict.REFUSED: "31"}
-_BY_BADNESS = list(Verdict)
+_COLOURS = {CheckVerdict.OK: "32", CheckVerdict.WARNING: "33", CheckVerdict.FAILED: "31", CheckVerdict.REFUSED: "31"}
+_BY_SEVERITY = list(CheckVerdict)
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """`part` is what was looked at, `says` what was seen, `mend` what to do about it: always there unless the verdict is ok."""
+    """`part` is what was checked. `fix` says what to do, and is None only when the verdict is OK."""
 
     part: str
-    verdict: Verdict
-    says: str
-    mend: str | None = None
+    verdict: CheckVerdict
+    message: str
+    fix: str | None = None
 
 
-def ok(part: str, says: str) -> Finding:
-    """All is well."""
-    return Finding(part, Verdict.OK, says)
+def ok(part: str, message: str) -> Finding:
+    """It works."""
+    return Finding(part, CheckVerdict.OK, message)
 
 
-def warning(part: str, says: str, mend: str) -> Finding:
-    """It works, and is perhaps not what somebody meant."""
-    return Finding(part, Verdict.WARNING, says, mend)
+def warning(part: str, message: str, fix: str) -> Finding:
+    """It works, but is perhaps not intended."""
+    return Finding(part, CheckVerdict.WARNING, message, fix)
 
 
-def failed(part: str, says: str, mend: str) -> Finding:
+def failed(part: str, message: str, fix: str) -> Finding:
     """Something will not work."""
-    return Finding(part, Verdict.FAILED, says, mend)
+    return Finding(part, CheckVerdict.FAILED, message, fix)
 
 
-def refused(part: str, says: str, mend: str) -> Finding:
-    """A sidecar would not start."""
-    return Finding(part, Verdict.REFUSED, says, mend)
+def refused(part: str, message: str, fix: str) -> Finding:
+    """The sidecar would not start."""
+    return Finding(part, CheckVerdict.REFUSED, message, fix)
 
 
-def worst(findings: Iterable[Finding]) -> Verdict:
-    """The worst verdict among them."""
-    return max((finding.verdict for finding in findings), key=_BY_BADNESS.index, default=Verdict.OK)
+def worst(findings: Iterable[Finding]) -> CheckVerdict:
+    """The worst verdict; OK without findings."""
+    return max((finding.verdict for finding in findings), key=_BY_SEVERITY.index, default=CheckVerdict.OK)
 
 
 def exit_status(findings: Iterable[Finding]) -> int:
-    """0 for what works, warnings or not; 1 where something is to be mended; 2 where a sidecar would refuse to start."""
-    return {Verdict.OK: 0, Verdict.WARNING: 0, Verdict.FAILED: 1, Verdict.REFUSED: 2}[worst(findings)]
+    """0 when everything works, even with warnings; 1 with problems; 2 when the sidecar would refuse to start."""
+    statuses = {CheckVerdict.OK: 0, CheckVerdict.WARNING: 0, CheckVerdict.FAILED: 1, CheckVerdict.REFUSED: 2}
+    return statuses[worst(findings)]
 
 
-def as_json(findings: Iterable[Finding]) -> str:
-    """All of it for programs."""
-    told = list(findings)
-    return json.dumps({"verdict": worst(told), "findings": [asdict(finding) for finding in told]}, indent=2)
+def as_json(findings: Sequence[Finding]) -> str:
+    """Format all findings for programs."""
+    return json.dumps({"verdict": worst(findings), "findings": [asdict(finding) for finding in findings]}, indent=2)
 
 
 def as_text(finding: Finding, colours: bool) -> str:
-    """One of them for people. Text from outside can't move the cursor."""
+    """Format one finding for people. Untrusted text in it can't move the cursor."""
     verdict = f"{finding.verdict:<8}"
     if colours:
         verdict = f"\x1b[{_COLOURS[finding.verdict]}m{verdict}\x1b[0m"
-    lines = [f"{finding.part:<10} {verdict} {_printable(finding.says)}"]
-    if finding.mend:
-        lines.append(f"{'':<19} → {_printable(finding.mend)}")
+    lines = [f"{finding.part:<10} {verdict} {_printable(finding.message)}"]
+    if finding.fix:
+        lines.append(f"{'':<19} → {_printable(finding.fix)}")
     return "\n".join(lines)
 
 
-def summary(findings: Iterable[Finding], *, whole: bool) -> str:
-    """The last line for people. `whole` is false where something could not be looked at."""
-    counts = [finding.verdict for finding in findings if finding.verdict is not Verdict.OK]
-    if not counts:
-        return "\nAll is well."
-    to_mend = sum(verdict is not Verdict.WARNING for verdict in counts)
-    if not to_mend:
-        return f"\nIt works. {_things(len(counts))} may not be what you meant."
-    rest = "" if whole else " What depends on that was not looked at."
-    return f"\n{_things(to_mend)} to mend.{rest}"
+def summary(findings: Iterable[Finding], *, is_complete: bool) -> str:
+    """Format the last line for people.
+
+    Args:
+        is_complete: False when checks were skipped.
+    """
+    verdicts = [finding.verdict for finding in findings if finding.verdict is not CheckVerdict.OK]
+    warnings = verdicts.count(CheckVerdict.WARNING)
+    problems = len(verdicts) - warnings
+    if problems:
+        skipped = "" if is_complete else " Checks that depend on it were skipped."
+        return f"\n{_count(problems, 'problem')} found.{skipped}"
+    return f"\nNo problems found, {_count(warnings, 'warning')}." if warnings else "\nNo problems found."
 
 
-def _things(count: int) -> str:
-    return "One thing" if count == 1 else f"{count} things"
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _printable(text: str) -> str:

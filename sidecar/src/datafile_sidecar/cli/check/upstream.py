@@ -1,4 +1,4 @@
-"""Upstream: one fetch of each key's datafile, as the daemon would make it, with nothing published."""
+"""Check upstream: fetch each key's datafile as the daemon does, but publish nothing."""
 
 import asyncio
 import time
@@ -15,66 +15,62 @@ from datafile_sidecar.upstream import Fetched, FetchError, NotModified, Upstream
 from .finding import Finding, failed, ok, warning
 
 PART = "upstream"
-_REACH = "see that this pod may connect there: DNS, network policies, HTTPS_PROXY and NO_PROXY"
-_CREDENTIALS = "look at the SDK key, its access token and DATAFILE_URL_TEMPLATE"
-_MENDS = {
+_NETWORK = "check that this pod can connect to it: DNS, network policies, HTTPS_PROXY and NO_PROXY"
+_CREDENTIALS = "check the SDK key, its access token and DATAFILE_URL_TEMPLATE"
+_FIXES = {
     "client_error": _CREDENTIALS,
-    "throttled": "wait; if it stays, see who else asks from here, and raise DATAFILE_POLL_INTERVAL_S",
-    "server_error": "wait; a sidecar goes on asking, and decides by what is on the volume meanwhile",
-    "unreachable": _REACH,
-    "timeout": _REACH,
-    "tls": "name the CA that signs for it, or for the proxy in between, in SSL_CERT_FILE; see that DATAFILE_URL_TEMPLATE "
-    "says http or https as the server does",
-    "redirected": "put the URL that answers by itself into DATAFILE_URL_TEMPLATE",
+    "throttled": "wait; if it persists, look for other clients in this network, and raise DATAFILE_POLL_INTERVAL_S",
+    "server_error": "wait; the sidecar keeps retrying, and the datafile on the volume stays in use",
+    "unreachable": _NETWORK,
+    "timeout": _NETWORK,
+    "tls": "set SSL_CERT_FILE to the CA of the server, or of the proxy in between; check that DATAFILE_URL_TEMPLATE has the right "
+    "scheme, http or https",
+    "redirected": "put the final URL, which does not redirect, into DATAFILE_URL_TEMPLATE",
     "refused": _CREDENTIALS,
 }
-_OTHERWISE = "see what answers there, a proxy perhaps: it must be the datafile itself"
+_OTHER = "check what answers at that URL, perhaps a proxy: the answer must be the datafile itself"
 
 
-async def look_at_upstream(
-    told: Settings, environ: Mapping[str, str], tokens: Tokens, held: Mapping[str, int | None]
+async def check_upstream(
+    settings: Settings, environ: Mapping[str, str], tokens: Tokens, published: Mapping[str, int]
 ) -> AsyncIterator[Finding]:
-    """Fetch each key's datafile; `held` are the revisions on the volume."""
-    for key in told.sdk_keys:
+    """Fetch each key's datafile and compare it with the revisions on the volume."""
+    for key in settings.sdk_keys:
         token = tokens.get(key)
-        template = url_policy.default_template(told.url_template, has_token=token is not None)
+        template = url_policy.default_template(settings.url_template, has_token=token is not None)
         async with Upstream(template=template, environ=environ) as upstream:
-            yield await _look(upstream, key, token, held.get(key))
+            yield await _check_key(upstream, key, token, published.get(key))
 
 
-async def _look(upstream: Upstream, key: str, token: str | None, held: int | None) -> Finding:
+async def _check_key(upstream: Upstream, key: str, token: str | None, published: int | None) -> Finding:
     started = time.monotonic()
     try:
         answer = await upstream.fetch(upstream.url(key), sdk_key=key, token=token)
     except FetchError as error:
-        return failed(PART, f"{key}: {error.reason}", _MENDS.get(error.outcome, _OTHERWISE))
+        return failed(PART, f"{key}: {error.reason}", _FIXES.get(error.outcome, _OTHER))
     took_s = time.monotonic() - started
     if isinstance(answer, NotModified):
-        return failed(PART, f"{key}: {upstream.url(key)} answered 304 to a request without conditions", _OTHERWISE)
+        return failed(
+            PART, f"{key}: {upstream.url(key)} answered 304 (not modified) to an unconditional request", _OTHER
+        )
     try:
-        found = await asyncio.to_thread(datafile.parse, answer.body, key)
+        fetched = await asyncio.to_thread(datafile.parse, answer.body, key)
     except InvalidDatafileError as error:
-        says = f"{key}: {url_policy.without_query(upstream.url(key))} answered 200, and not with a datafile of this key: {error}"
-        return failed(PART, says, _OTHERWISE)
-    return _judged(key, found, held, f"{_described(found, answer)}, in {took_s * 1000:.0f} ms, {_with(token)}")
-
-
-def _judged(key: str, found: Datafile, held: int | None, facts: str) -> Finding:
-    if held is not None and found.revision < held:
+        url = url_policy.without_query(upstream.url(key))
+        return failed(PART, f"{key}: {url} answered 200, but not with a datafile of this key: {error}", _OTHER)
+    token_use = "without an access token" if token is None else "with an access token"
+    facts = f"{_described(fetched, answer)}, in {took_s * 1000:.0f} ms, {token_use}"
+    if published is not None and fetched.revision < published:
         return warning(
             PART,
-            f"{key}: {facts}: older than revision {held}, which is on the volume",
-            "wait: caches differ for a while, and upstream is believed once it has insisted for DATAFILE_ROLLBACK_AFTER_S",
+            f"{key}: {facts}: older than revision {published} on the volume",
+            "wait: CDN caches differ for a while; the older revision is accepted after DATAFILE_ROLLBACK_AFTER_S",
         )
     return ok(PART, f"{key}: {facts}")
 
 
-def _described(found: Datafile, answer: Fetched) -> str:
-    return f"answered 200 with revision {found.revision}, {found.size / 1024:.1f} KiB{_age(answer.validators)}"
-
-
-def _with(token: str | None) -> str:
-    return "without an access token" if token is None else "with an access token"
+def _described(fetched: Datafile, answer: Fetched) -> str:
+    return f"answered 200 with revision {fetched.revision}, {fetched.size / 1024:.1f} KiB{_age(answer.validators)}"
 
 
 def _age(validators: Validators | None) -> str:

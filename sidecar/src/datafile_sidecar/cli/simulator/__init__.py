@@ -1,11 +1,9 @@
-"""A stand-in for Optimizely: serves datafiles as its CDN and its origin do, and posts its signed webhook.
+"""A simulator of Optimizely: serves datafiles as its CDN and origin do, and posts its signed webhooks.
 
-`simulate` and `send_webhook` are commands for local work. The tests' fake Optimizely is the same `Simulator`, so what a
-person tries by hand is what the tests prove.
+The tests use the same `Simulator` as the commands `simulate` and `send-webhook`.
 """
 
-from .commands import send_webhook, simulate
 from .events import EventFields, webhook_body
 from .server import DatafileRequest, Simulator
 
-__all__ = ["DatafileRequest", "EventFields", "send_webhook", "simulate", "Simulator", "webhook_body"]
+__all__ = ["DatafileRequest", "EventFields", "Simulator", "webhook_body"]

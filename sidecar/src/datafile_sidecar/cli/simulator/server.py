@@ -1,4 +1,4 @@
-"""Optimizely's file servers, CDN and origin, on one real socket."""
+"""Optimizely's file servers, CDN and origin, on a real socket."""
 
 import asyncio
 import gzip
@@ -23,9 +23,10 @@ _PATH = re.compile(r"/(?P<origin>origin/)?datafiles/(?P<auth>auth/)?(?P<sdk_key>
 
 @dataclass(slots=True)
 class DatafileRequest:
-    """A request that the simulator got. `at` is on the monotonic clock, in seconds; `status` is None until the answer.
+    """A request to the simulator.
 
-    `sdk_key` is empty where the path asks for no datafile.
+    `at` is in seconds of the monotonic clock. `status` is None until the answer. `sdk_key` is empty when the path is
+    not that of a datafile.
     """
 
     source: Literal["cdn", "origin"]
@@ -38,40 +39,41 @@ class DatafileRequest:
 
 
 @dataclass(frozen=True, slots=True)
-class _Version:
+class _ServedDatafile:
     body: bytes
     gzipped: bytes
     digest: str
     modified: datetime
 
 
-class _Shelf:
-    """What one file server shows. It goes on showing what it has for `lag_s` after something newer was put."""
+class _FileServer:
+    """One file server. It goes on serving the previous datafile for `lag_s` after a newer one was put."""
 
-    def __init__(self, shown: Mapping[str, _Version]) -> None:
-        self._shown = dict(shown)
-        self._coming: list[tuple[float, str, _Version]] = []
+    def __init__(self, served: Mapping[str, _ServedDatafile]) -> None:
+        self._served = dict(served)
+        self._pending: list[tuple[float, str, _ServedDatafile]] = []
 
-    def put(self, sdk_key: str, version: _Version, lag_s: float) -> None:
-        self._coming.append((time.monotonic(), sdk_key, version))
-        self._settle(lag_s)
+    def put(self, sdk_key: str, datafile: _ServedDatafile, lag_s: float) -> None:
+        self._pending.append((time.monotonic(), sdk_key, datafile))
+        self._advance(lag_s)
 
-    def get(self, sdk_key: str, lag_s: float) -> _Version | None:
-        self._settle(lag_s)
-        return self._shown.get(sdk_key)
+    def get(self, sdk_key: str, lag_s: float) -> _ServedDatafile | None:
+        self._advance(lag_s)
+        return self._served.get(sdk_key)
 
-    def _settle(self, lag_s: float) -> None:
-        ripe = time.monotonic() - lag_s
-        self._shown |= {sdk_key: version for at, sdk_key, version in self._coming if at <= ripe}
-        self._coming = [coming for coming in self._coming if coming[0] > ripe]
+    def _advance(self, lag_s: float) -> None:
+        due = time.monotonic() - lag_s
+        self._served |= {sdk_key: datafile for at, sdk_key, datafile in self._pending if at <= due}
+        self._pending = [pending for pending in self._pending if pending[0] > due]
 
 
 class Simulator:
     """Optimizely's CDN, its origin and the sender of its webhooks: an async context manager on a real socket.
 
-    May be changed at any time: `cdn_lag_s` and `origin_lag_s` (for what is not shown yet), `webhook_urls`, `secret`
-    (None signs nothing), `access_tokens` (by SDK key; such a datafile wants `Authorization: Bearer <token>`), and
-    `answer`: it is asked before each answer and may give a wrong one, or None for the true one.
+    These attributes may be changed at any time: `cdn_lag_s` and `origin_lag_s` (for datafiles not served yet),
+    `webhook_urls`, `secret` (None: unsigned), `access_tokens` (by SDK key; such a datafile requires
+    `Authorization: Bearer <token>`), and `answer`, which is called for each request and returns a response, or None for
+    the usual one.
     """
 
     def __init__(
@@ -95,31 +97,37 @@ class Simulator:
         self._listen = listen
         self._project_ids: dict[str, int] = {}
         self._modified = datetime.min.replace(tzinfo=UTC)
-        shown = {sdk_key: self._version(sdk_key, body) for sdk_key, body in datafiles.items()}
-        self._cdn, self._origin = _Shelf(shown), _Shelf(shown)
+        served = {sdk_key: self._datafile(sdk_key, body) for sdk_key, body in datafiles.items()}
+        self._cdn, self._origin = _FileServer(served), _FileServer(served)
         self._stack = AsyncExitStack()
 
     @property
     def template(self) -> str:
-        """What DATAFILE_URL_TEMPLATE takes."""
+        """A value for DATAFILE_URL_TEMPLATE."""
         return f"{self.url}/datafiles/{{sdk_key}}.json"
 
     @property
     def auth_template(self) -> str:
-        """What DATAFILE_URL_TEMPLATE takes for a secure environment."""
+        """A value for DATAFILE_URL_TEMPLATE for a secure environment."""
         return f"{self.url}/datafiles/auth/{{sdk_key}}.json"
 
     def put(self, sdk_key: str, body: bytes) -> None:
-        """Let CDN and origin serve a new datafile, each after its lag. Nobody is told."""
-        version = self._version(sdk_key, body)
-        self._cdn.put(sdk_key, version, self.cdn_lag_s)
-        self._origin.put(sdk_key, version, self.origin_lag_s)
+        """Let CDN and origin serve a new datafile, each after its lag. Posts no webhook."""
+        datafile = self._datafile(sdk_key, body)
+        self._cdn.put(sdk_key, datafile, self.cdn_lag_s)
+        self._origin.put(sdk_key, datafile, self.origin_lag_s)
 
     async def announce(self, sdk_key: str, revision: int, **overrides: Unpack[EventFields]) -> int:
-        """Post the signed event to every webhook URL; the highest status of the answers, 0 where nobody is to be told.
+        """Post the signed event to every webhook URL.
 
-        It names the datafile's own project, now, and the simulator's URLs, unless overridden.
-        Raises aiohttp's `ClientError` or `TimeoutError` when one cannot be reached or does not answer within 10 s.
+        The event has the project of the datafile, the current time and the simulator's URLs, unless overridden.
+
+        Returns:
+            The highest status of the answers, 0 without webhook URLs.
+
+        Raises:
+            ClientError: a receiver can't be reached.
+            TimeoutError: a receiver does not answer within 10 s.
         """
         fields: EventFields = {
             "project_id": self._project_ids.get(sdk_key),
@@ -133,7 +141,7 @@ class Simulator:
         return max(await asyncio.gather(*posts), default=0)
 
     async def publish(self, sdk_key: str, body: bytes, **overrides: Unpack[EventFields]) -> int:
-        """Put a datafile and announce its revision, as Optimizely does when somebody flips a flag."""
+        """Put a datafile and announce its revision, as Optimizely does when a flag is changed."""
         self.put(sdk_key, body)
         return await self.announce(sdk_key, int(json.loads(body)["revision"]), **overrides)
 
@@ -143,7 +151,7 @@ class Simulator:
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         async with AsyncExitStack() as stack:
             stack.push_async_callback(runner.cleanup)
-            # A connection for each webhook: one that is kept can be closed by the other end at the very moment of the next.
+            # A connection for each webhook: the receiver could close an idle one just as the next webhook is sent.
             session = ClientSession(connector=TCPConnector(force_close=True), timeout=TIMEOUT)
             self._session = await stack.enter_async_context(session)
             await runner.setup()
@@ -157,35 +165,35 @@ class Simulator:
     async def __aexit__(self, *exc_info: object) -> None:
         await self._stack.aclose()
 
-    def _version(self, sdk_key: str, body: bytes) -> _Version:
+    def _datafile(self, sdk_key: str, body: bytes) -> _ServedDatafile:
         if project_id := _PROJECT_ID.search(body):
             self._project_ids[sdk_key] = int(project_id[1])
-        # HTTP dates have whole seconds. Each version is a second younger than the one before, or two flips within a
-        # second would be the same to a client that knows dates only, such as the SDK's own poller.
+        # HTTP dates have whole seconds. Each datafile is a second newer than the previous one, so that clients that
+        # compare dates only, such as the SDK's poller, notice two changes within a second.
         self._modified = max(self._modified + timedelta(seconds=1), datetime.now(UTC).replace(microsecond=0))
-        return _Version(body, gzip.compress(body, 6), hashlib.sha256(body).hexdigest()[:32], self._modified)
+        return _ServedDatafile(body, gzip.compress(body, 6), hashlib.sha256(body).hexdigest()[:32], self._modified)
 
     async def _serve(self, request: web.Request) -> web.StreamResponse:
-        asked = _asked(request)
-        self.requests.append(asked)
-        wrong = await self.answer(request) if self.answer else None
-        response = self._true_answer(request, asked) if wrong is None else wrong
-        asked.status = response.status
+        recorded = _recorded(request)
+        self.requests.append(recorded)
+        override = await self.answer(request) if self.answer else None
+        response = self._response(request, recorded) if override is None else override
+        recorded.status = response.status
         return response
 
-    def _true_answer(self, request: web.Request, asked: DatafileRequest) -> web.Response:
-        token = self.access_tokens.get(asked.sdk_key)
-        secure = token is not None or "/auth/" in asked.path
-        if secure and (token is None or asked.authorization != f"Bearer {token}"):
-            return web.Response(status=403, text="this datafile wants its access token\n")
-        shelf, lag_s = (self._cdn, self.cdn_lag_s) if asked.source == "cdn" else (self._origin, self.origin_lag_s)
-        version = shelf.get(asked.sdk_key, lag_s)
-        if version is None:
-            return web.Response(status=403 if asked.sdk_key else 404, text="no such datafile\n")
-        return _answer_with(version, request)
+    def _response(self, request: web.Request, recorded: DatafileRequest) -> web.Response:
+        token = self.access_tokens.get(recorded.sdk_key)
+        secure = token is not None or "/auth/" in recorded.path
+        if secure and (token is None or recorded.authorization != f"Bearer {token}"):
+            return web.Response(status=403, text="this datafile requires its access token\n")
+        server, lag_s = (self._cdn, self.cdn_lag_s) if recorded.source == "cdn" else (self._origin, self.origin_lag_s)
+        datafile = server.get(recorded.sdk_key, lag_s)
+        if datafile is None:
+            return web.Response(status=403 if recorded.sdk_key else 404, text="no such datafile\n")
+        return _datafile_response(datafile, request)
 
 
-def _asked(request: web.Request) -> DatafileRequest:
+def _recorded(request: web.Request) -> DatafileRequest:
     match = _PATH.fullmatch(request.path)
     return DatafileRequest(
         source="origin" if match and match["origin"] else "cdn",
@@ -197,24 +205,24 @@ def _asked(request: web.Request) -> DatafileRequest:
     )
 
 
-def _answer_with(version: _Version, request: web.Request) -> web.Response:
+def _datafile_response(datafile: _ServedDatafile, request: web.Request) -> web.Response:
     zipped = "gzip" in request.headers.get("Accept-Encoding", "")
-    if _unchanged(version, request):
+    if _is_unchanged(datafile, request):
         response = web.Response(status=304)
     else:
-        response = web.Response(body=version.gzipped if zipped else version.body, content_type="application/json")
+        response = web.Response(body=datafile.gzipped if zipped else datafile.body, content_type="application/json")
         if zipped:
             response.headers["Content-Encoding"] = "gzip"
     response.headers["Vary"] = "Accept-Encoding"
-    response.etag = ETag(version.digest, is_weak=zipped)
-    response.last_modified = version.modified
+    response.etag = ETag(datafile.digest, is_weak=zipped)
+    response.last_modified = datafile.modified
     return response
 
 
-def _unchanged(version: _Version, request: web.Request) -> bool:
+def _is_unchanged(datafile: _ServedDatafile, request: web.Request) -> bool:
     if request.if_none_match is not None:
-        return any(etag.value in {version.digest, "*"} for etag in request.if_none_match)
-    return request.if_modified_since is not None and version.modified <= request.if_modified_since
+        return any(etag.value in {datafile.digest, "*"} for etag in request.if_none_match)
+    return request.if_modified_since is not None and datafile.modified <= request.if_modified_since
 
 
 def _reachable(host: str) -> str:

@@ -1,4 +1,4 @@
-"""The command line as a person meets it: what `--help` says, and what happens to a slip of the finger."""
+"""The command line: `--help` of each command, and mistyped arguments."""
 
 import asyncio
 import os
@@ -90,7 +90,7 @@ async def test_progress(tmp_path: Path) -> None:
         output, _ = await piped.communicate()
         assert b"\x1b" not in output
         assert b"\r" not in output
-    assert "waiting: 127.0.0.1:9: can't be asked" in shown["status"]
+    assert "waiting: 127.0.0.1:9: unreachable" in shown["status"]
     assert "\x1b[31mfailed" in shown["check"]
 
 

@@ -1,0 +1,70 @@
+"""The output of `status`: a table for people, or JSON, and a progress line on a terminal."""
+
+import json
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import msgspec
+
+from datafile_sidecar.cli.status_client import Endpoints, StatusClient, WaitTarget
+from datafile_sidecar.core import fleet_status
+from datafile_sidecar.core.fleet_status import StatusResponse
+
+_CLEAR_LINE = "\r\x1b[K"
+
+
+async def ask_and_print(
+    endpoints: Endpoints, target: WaitTarget | None, sdk_key: str | None, timeout_s: float, in_json: bool
+) -> int:
+    """Ask once, or wait for the target, and print. Returns the exit status.
+
+    0 means that the target is confirmed or, without a target, that every sidecar has answered.
+    """
+    client = StatusClient(endpoints)
+    if target is None:
+        responses = await client.ask()
+    elif sys.stderr.isatty():
+        responses = await client.wait(target, timeout_s, _show_progress)
+        sys.stderr.write(_CLEAR_LINE)
+    else:
+        responses = await client.wait(target, timeout_s)
+    print(as_json(responses, target) if in_json else as_text(responses, target, sdk_key))  # noqa: T201
+    return int(bool(target.lagging(responses) if target else any(response.problem for response in responses)))
+
+
+def as_json(responses: Sequence[StatusResponse], target: WaitTarget | None) -> str:
+    """Format for programs: every response, and with a target what is lagging."""
+    waited: dict[str, Any] = {}
+    if target:
+        wanted, lagging = target.wanted(responses), target.lagging(responses)
+        waited = {"sdk_key": target.sdk_key, "wanted_revision": wanted, "lagging": lagging}
+    return json.dumps({**waited, "sidecars": [_fields(response) for response in responses]}, indent=2)
+
+
+def as_text(responses: Sequence[StatusResponse], target: WaitTarget | None, sdk_key: str | None) -> str:
+    """Format for people: a table, then one sentence for each error and for each lagging sidecar or worker."""
+    lines = fleet_status.table(responses, sdk_key, time.time())
+    if errors := fleet_status.errors(responses, sdk_key):
+        lines += ["", "errors:", *(f"  {sentence}" for sentence in errors)]
+    if target:
+        wanted, lagging = target.wanted(responses), target.lagging(responses)
+        revision = "any revision" if wanted is None else f"revision {wanted}"
+        lines += ["", f"not confirmed at {revision}:" if lagging else f"all confirmed at {revision} or newer"]
+        lines += [f"  {sentence}" for sentence in lagging]
+    return "\n".join(lines)
+
+
+def _show_progress(lagging: list[str]) -> None:
+    """Replace the line on the terminal."""
+    more = f" (and {len(lagging) - 1} more)" if len(lagging) > 1 else ""
+    text = f"waiting: {lagging[0]}"[: shutil.get_terminal_size().columns - len(more) - 1]
+    sys.stderr.write(f"{_CLEAR_LINE}{text}{more}")
+    sys.stderr.flush()
+
+
+def _fields(response: StatusResponse) -> dict[str, Any]:
+    status = msgspec.to_builtins(response.status)
+    return {"place": response.endpoint, "problem": response.problem, "status": status}

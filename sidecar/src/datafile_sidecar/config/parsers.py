@@ -1,0 +1,155 @@
+"""Parse the text of one environment variable. Every function raises ValueError with a message for the user."""
+
+import math
+import re
+import urllib.parse
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from datafile_sidecar.core.url_policy import UrlPolicy
+
+_SDK_KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
+_PLACEHOLDERS = {"undefined", "null", "none"}
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """An address to listen on. `host` is empty for all interfaces; port 0 lets the system pick one."""
+
+    host: str
+    port: int
+
+
+def parse_sdk_keys(text: str) -> tuple[str, ...]:
+    """Parse SDK keys, separated by commas. Duplicates are removed."""
+    keys = tuple(dict.fromkeys(key.strip() for key in text.split(",")))
+    if problems := [problem for key in keys if (problem := _sdk_key_problem(key))]:
+        raise ValueError("; ".join(problems))
+    return keys
+
+
+def parse_secrets(text: str) -> tuple[bytes, ...]:
+    """Parse webhook secrets, separated by commas, as bytes with any white space around them."""
+    # A secret may contain any bytes; bytes that are not UTF-8 arrive as lone surrogates.
+    secrets = tuple(item.encode("utf-8", "surrogateescape") for item in text.split(",") if item.strip())
+    if not secrets:
+        raise ValueError("it contains no secret: set the webhook's secret, or unset the variable to poll only")
+    return secrets
+
+
+def parse_path(text: str) -> Path:
+    """Parse a path without white space around it."""
+    if not text.strip():
+        raise ValueError("it is empty: set a path, or unset the variable")
+    return Path(text.strip())
+
+
+def seconds_parser(minimum: float, zero_is_off: bool = False) -> Callable[[str], float]:
+    """Make a parser of durations in seconds."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not math.isfinite(value) or value < 0:
+            raise ValueError(f"{text.strip()[:40]!r} is not a number of seconds")
+        if value < minimum and not (zero_is_off and value == 0):
+            off = ", or 0 to turn it off" if zero_is_off else ""
+            raise ValueError(f"{value:g} s is too short: set at least {minimum:g}{off}")
+        return value
+
+    return read
+
+
+def parse_url_template(text: str) -> str:
+    """Parse an http or https URL with `{sdk_key}` once in its path."""
+    template = text.strip()
+    if template.count("{sdk_key}") != 1:
+        raise ValueError("the URL must contain {sdk_key} once, in place of the SDK key")
+    parts = _split(template.replace("{sdk_key}", "KEY"))
+    if parts is None or not template.isascii() or any(c.isspace() for c in template):
+        raise ValueError("it is not an http or https URL")
+    if parts.username or parts.password:
+        raise ValueError(
+            "the URL must not contain a user or password; put access tokens into DATAFILE_ACCESS_TOKENS_PATH"
+        )
+    if "{sdk_key}" not in template.partition("://")[2].partition("/")[2]:
+        raise ValueError("{sdk_key} must be in the path of the URL")
+    return UrlPolicy(template).template
+
+
+def parse_address(text: str) -> Address:
+    """Parse `:PORT`, `HOST:PORT` or `[IPV6]:PORT`."""
+    host, colon, port = text.strip().rpartition(":")
+    bracketed = host.startswith("[") and host.endswith("]")
+    host = host[1:-1] if bracketed else host
+    well_formed = bool(colon) and (":" in host) == bracketed and not any(c in "[]" or c.isspace() for c in host)
+    if not well_formed or not (port.isascii() and port.isdecimal() and len(port) <= 5) or int(port) > 65535:
+        raise ValueError(f"{text.strip()[:60]!r} is not an address: write :PORT, HOST:PORT or [IPV6]:PORT")
+    return Address(host, int(port))
+
+
+def parse_bus_url(text: str) -> str:
+    """Parse a redis or rediss URL. No error quotes it, because it may contain a password."""
+    url = text.strip()
+    try:
+        parts = urllib.parse.urlsplit(url)
+        usable = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        raise ValueError(
+            "it is not a URL; in the user name and password, write characters other than letters and digits as %XX"
+        ) from None
+    if parts.scheme not in {"redis", "rediss"} or not usable or any(c.isspace() for c in url):
+        raise ValueError("it is not a redis:// or rediss:// URL: write redis://user:password@host:port/database")
+    if parts.query or parts.fragment or not re.fullmatch(r"(/[0-9]{0,4})?", parts.path, re.ASCII):
+        raise ValueError("only a database number may follow host and port; write / ? # in a password as %XX")
+    return url
+
+
+def parse_peers(text: str) -> tuple[tuple[str, int], ...]:
+    """Parse hosts and ports, separated by commas. Duplicates are removed."""
+    peers = []
+    for item in text.split(","):
+        try:
+            peer = parse_address(item)
+        except ValueError:
+            peer = Address("", 0)
+        if not peer.host or not peer.port or "/" in peer.host:
+            raise ValueError(
+                f"{item.strip()[:60]!r} is not a peer: write HOST:PORT or [IPV6]:PORT, separated by commas"
+            )
+        peers.append((peer.host, peer.port))
+    return tuple(dict.fromkeys(peers))
+
+
+def choice_parser(*choices: str) -> Callable[[str], str]:
+    """Make a parser that accepts one of the choices, in upper or lower case."""
+
+    def read(text: str) -> str:
+        if (value := text.strip().lower()) not in choices:
+            raise ValueError(f"{text.strip()[:40]!r} is not one of {', '.join(choices)}")
+        return value
+
+    return read
+
+
+def _sdk_key_problem(key: str) -> str | None:
+    if not key:
+        return "an SDK key is empty: list at least one, separated by single commas"
+    if key.lower() in _PLACEHOLDERS:
+        return f"{key!r} is a placeholder for a missing value, not an SDK key"
+    if not _SDK_KEY.fullmatch(key):
+        return f"{key[:40]!r} is not an SDK key: use only letters, digits, '_' and '-'"
+    return None
+
+
+def _split(url: str) -> urllib.parse.SplitResult | None:
+    """Split an http or https URL. Returns None for anything else."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return None
+    return parts if usable else None

@@ -1,0 +1,52 @@
+"""Admin ports of other pods, for the tests of `status`."""
+
+import contextlib
+import json
+import socket
+from collections.abc import AsyncIterator, Iterator
+
+from aiohttp import web
+
+KEY = "KEY1"
+
+
+class Sidecar:
+    """The admin port of a pod. Its one worker uses `revision`; `body` replaces the whole answer."""
+
+    def __init__(self, host: str, revision: int = 43, pod: str | None = None) -> None:
+        self.host, self.pod, self.revision = host, pod or f"pod-{host}", revision
+        self.status, self.body, self.asked, self.port = 200, b"", 0, 0
+
+    async def answer(self, request: web.Request) -> web.Response:
+        self.asked += 1
+        worker = {"id": "0a1b2c3d", "pid": 17, "host": "app", "revision": self.revision}
+        report = {
+            "pod": self.pod,
+            "instance": self.pod,
+            "keys": {KEY: {"revision": 43, "target_revision": 43, "workers": [worker]}},
+            "workers": {"state": "on", "settled": True},
+        }
+        body = self.body or json.dumps(report).encode()
+        return web.Response(status=self.status, body=body, headers={"Location": "/status"})
+
+
+@contextlib.asynccontextmanager
+async def listening(*sidecars: Sidecar) -> AsyncIterator[int]:
+    """Serve all of them at one port, and yield it."""
+    port = 0
+    async with contextlib.AsyncExitStack() as stack:
+        for sidecar in sidecars:
+            app = web.Application()
+            app.router.add_get("/status", sidecar.answer)
+            runner = web.AppRunner(app, shutdown_timeout=0.1)
+            await runner.setup()
+            stack.push_async_callback(runner.cleanup)
+            await web.TCPSite(runner, sidecar.host, port).start()
+            port = sidecar.port = runner.addresses[0][1]
+        yield port
+
+
+@contextlib.contextmanager
+def silent(host: str, port: int) -> Iterator[None]:
+    with socket.create_server((host, port)):
+        yield
