@@ -126,7 +126,7 @@ async def test_stale_is_allowed(tmp_path: Path, kept: bool) -> None:
 async def test_nothing_stale(tmp_path: Path) -> None:
     """Not even --allow-stale lets a pod start with nothing."""
     status, printed, _ = await fetch(tmp_path, "http://127.0.0.1:9/{sdk_key}.json", "--allow-stale", "--timeout", "1")
-    assert (status, "nothing is on the volume" in printed) == (1, True)
+    assert (status, "no datafile is on the volume" in printed) == (1, True)
 
 
 async def test_beside_a_sidecar(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import random
 import time
 from collections.abc import Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 
 from datafile_sidecar.config.credentials import Tokens
@@ -25,6 +25,7 @@ from datafile_sidecar.upstream import Upstream
 from datafile_sidecar.volume.directory import Volume
 
 _CHECK_INTERVAL_S = 0.02
+_WRITE_TIMEOUT_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +111,10 @@ class _KeyFetch:
         async with asyncio.TaskGroup() as tasks:
             loop = tasks.create_task(self._syncer.run())
             await self._wait(limits.timeout_s)
+            if self._is_confirmed:
+                # The loop may still be writing the status file.
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._syncer.settle(), _WRITE_TIMEOUT_S)
             loop.cancel()
         revision = self._syncer.status()["revision"]
         problem = None if self._is_confirmed else self._syncer.status()["last_error"] or "no answer within the timeout"
