@@ -35,6 +35,7 @@ class TestSendWebhook:
             ("http://127.0.0.1:1/webhooks/optimizely", "is the sidecar running"),
             ("127.0.0.1:8089", "is not a URL"),
             ("nonsense", "is not a URL"),
+            ("http://nowhere..x/", "is not a URL"),
             ("", "is not a URL"),
         ],
     )

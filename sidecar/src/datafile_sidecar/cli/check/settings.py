@@ -58,7 +58,9 @@ def _addresses(loaded: Settings) -> list[Finding]:
     hosts = {"DATAFILE_WEBHOOK_LISTEN": loaded.webhook_listen.host, "DATAFILE_ADMIN_LISTEN": loaded.admin_listen.host}
     return [
         refused(
-            "settings", f"{name}: can't listen on {host} on this machine", "use an address of this machine, or none"
+            "settings",
+            f"{name}: can't listen on {host} on this machine",
+            "use an address of this machine, or leave out the host",
         )
         for name, host in hosts.items()
         if not _can_listen(host)

@@ -1,6 +1,7 @@
 """Optimizely's webhook from the sender's side: the body, the signed POST, and the meaning of each answer."""
 
 import json
+import os
 import time
 from collections.abc import Awaitable, Mapping
 from typing import Any, TypedDict, Unpack
@@ -80,10 +81,12 @@ async def explain_answer(url: str, posting: Awaitable[int]) -> tuple[int, str]:
         status = await posting
     except TimeoutError:
         return 0, f"webhook not delivered: {url} gave no answer within {TIMEOUT.total:g} s"
-    except (InvalidURL, NonHttpUrlClientError):
+    except (InvalidURL, NonHttpUrlClientError, UnicodeError):
         return 0, f"webhook not delivered: {url!r} is not a URL, such as http://127.0.0.1:8089/webhooks/optimizely"
     except (ClientError, OSError) as error:
-        return 0, f"webhook not delivered: {error}; is the sidecar running, and is {url} its webhook port?"
+        # aiohttp's own text for a refused connection repeats the address.
+        reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+        return 0, f"webhook not delivered: {reason}; is the sidecar running, and is {url} its webhook port?"
     took_ms = 1000 * (time.monotonic() - started)
     meaning = _MEANINGS.get(status, "the sidecar never answers this: does something else listen there?")
     return status, f"webhook answered {status} in {took_ms:.0f} ms: {meaning}"
