@@ -19,7 +19,7 @@ BREAK = textwrap.dedent("""
     async def returns(self): await asyncio.sleep(0.1)
     async def raises(self): await asyncio.sleep(0.1); raise KeyError("a bug")
 
-    setattr(*{"loop": (KeySyncer, "run"), "house": (daemon.Daemon, "_keep_house")}[sys.argv[1]], locals()[sys.argv[2]])
+    setattr(*{"loop": (KeySyncer, "run"), "house": (daemon.Daemon, "_report_regularly")}[sys.argv[1]], locals()[sys.argv[2]])
     os._exit(cli.main(["run"]))
 """)
 

@@ -1,4 +1,4 @@
-"""The composition root: builds the rooms, hands each what it needs, runs all of it in one TaskGroup, and ends it in phases."""
+"""The composition root: builds all parts, connects them, runs them in one TaskGroup, and ends them in phases."""
 
 import asyncio
 import functools
@@ -36,22 +36,29 @@ from datafile_sidecar.webhooks.peers import Peers
 from datafile_sidecar.webhooks.receiver import Receiver
 from datafile_sidecar.webhooks.stats import WebhookStats
 
-HOUSEKEEPING_S = 10.0
+SUMMARY_INTERVAL_S = 10.0
 SETTLE_S = 1.0
 
 
 class Stopping(Exception):  # noqa: N818
-    """The way out: unwinds the TaskGroup, and with it every room, in the order of their building."""
+    """Unwinds the TaskGroup, and with it every part that was opened, the last one first."""
 
 
 class Daemon:
-    """One sidecar. Built from settings and a volume that is held already; `run` returns when `stop` is set."""
+    """One sidecar, built from settings and a volume that is locked already. `run` returns when `stop` is set."""
 
     def __init__(self, settings: Settings, environ: Mapping[str, str], volume: Volume, telemetry: Telemetry) -> None:
-        """Raises CredentialsError, ListenError and BusError."""
+        """Read the credentials and open both ports.
+
+        Raises:
+            CredentialsError: Secrets or tokens can't be used.
+            ListenError: A port can't be opened.
+            BusError: The client for Redis is not installed.
+        """
         self._settings = settings
         self._environ = environ
         self._telemetry = telemetry
+        self._version = version("datafile-sidecar")
         self._volume = volume
         self._pod = environ.get("HOSTNAME") or socket.gethostname()
         self._started = time.time()
@@ -59,15 +66,13 @@ class Daemon:
         self._is_stopping = False
         self._secrets = Secrets(settings.webhook_secrets_path, settings.webhook_secrets, time.monotonic)
         self._tokens = Tokens(settings.access_tokens_path, settings.sdk_keys)
-        self._rotation = CredentialReloader(self._secrets, self._tokens, self._retry, telemetry)
+        self._credentials = CredentialReloader(self._secrets, self._tokens, self._retry, telemetry)
         self._webhook_socket = bind(
             settings.webhook_listen.host, settings.webhook_listen.port, "DATAFILE_WEBHOOK_LISTEN"
         )
         self._admin_socket = bind(settings.admin_listen.host, settings.admin_listen.port, "DATAFILE_ADMIN_LISTEN")
         self._upstreams = {
-            template: Upstream(
-                template=template, environ=environ, user_agent=f"datafile-sidecar/{version('datafile-sidecar')}"
-            )
+            template: Upstream(template=template, environ=environ, user_agent=f"datafile-sidecar/{self._version}")
             for template in ([settings.url_template] if settings.url_template else url_policy.TEMPLATES)
         }
         self._bus = Bus(settings.bus_url, telemetry) if settings.bus_url else None
@@ -78,15 +83,15 @@ class Daemon:
         self._peers = Peers(settings.peers, self._webhook_socket.getsockname()[:2], telemetry)
 
     async def run(self, stop: asyncio.Event) -> None:
-        """Serve until `stop` is set, then end in phases: not ready, accepted work, servers, connections."""
+        """Serve until `stop` is set, then end in phases: unready, accepted work, servers, connections."""
         self._announce_start()
         try:
-            async with AsyncExitStack() as rooms, asyncio.TaskGroup() as tasks:
-                await self._open(rooms)
+            async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+                await self._open(stack)
                 for key, one in self._syncers.items():
                     tasks.create_task(_forever(one.run, f"the loop of {key}"), name=key)
-                tasks.create_task(_forever(self._keep_house, "housekeeping"))
-                tasks.create_task(_forever(self._rotation.run, "the look at credentials"))
+                tasks.create_task(_forever(self._report_regularly, "the log summary"))
+                tasks.create_task(_forever(self._credentials.run, "the reload of credentials"))
                 tasks.create_task(_forever(self._workers.run, "the socket for workers"))
                 tasks.create_task(_forever(self._peers.run, "the relay to peers"))
                 if self._bus is not None:
@@ -95,24 +100,24 @@ class Daemon:
         except* Stopping:
             self._telemetry.sidecar_stopped()
 
-    async def _open(self, rooms: AsyncExitStack) -> None:
+    async def _open(self, stack: AsyncExitStack) -> None:
         for one in self._upstreams.values():
-            await rooms.enter_async_context(one)
+            await stack.enter_async_context(one)
         admin = Admin(self._stuck, self._unready, self._status, self._telemetry.exposition)
-        await rooms.enter_async_context(serving(admin.app(), self._admin_socket, self._dropped("admin")))
+        await stack.enter_async_context(serving(admin.app(), self._admin_socket, self._dropped("admin")))
         notify = functools.partial(dispatch.notify, self._syncers)
         receiver = Receiver(
             secrets=lambda: self._secrets.active,
-            reload_secrets=self._rotation.reload_secrets,
+            reload_secrets=self._credentials.reload_secrets,
             notify=notify,
             relay=self._peers.relay,
             stats=self._stats,
             telemetry=self._telemetry,
         )
-        await rooms.enter_async_context(serving(receiver.app(), self._webhook_socket, self._dropped("webhook")))
+        await stack.enter_async_context(serving(receiver.app(), self._webhook_socket, self._dropped("webhook")))
 
     async def _end(self, stop: asyncio.Event) -> NoReturn:
-        """Wait for `stop`; then be unready, give accepted work its moment, and unwind."""
+        """Wait for `stop`; then turn unready, give accepted work a moment, and unwind."""
         await stop.wait()
         self._is_stopping = True
         try:
@@ -125,29 +130,29 @@ class Daemon:
         raise Stopping
 
     def _announce_start(self) -> None:
-        settings, tell = self._settings, self._telemetry
+        settings, telemetry = self._settings, self._telemetry
         triggers = [str(trigger) for trigger in Trigger]
-        tell.prepare(version("datafile-sidecar"), settings.sdk_keys, triggers, upstream.OUTCOMES)
+        telemetry.prepare(self._version, settings.sdk_keys, triggers, upstream.OUTCOMES)
         self._clean()
-        tell.sidecar_started(version("datafile-sidecar"), settings.sdk_keys, str(settings.directory))
-        tell.admin_listening(*self._admin_socket.getsockname()[:2])
-        tell.webhook_listening(*self._webhook_socket.getsockname()[:2])
+        telemetry.sidecar_started(self._version, settings.sdk_keys, str(settings.directory))
+        telemetry.admin_listening(*self._admin_socket.getsockname()[:2])
+        telemetry.webhook_listening(*self._webhook_socket.getsockname()[:2])
         if not self._secrets.active:
-            tell.webhook_disabled()
+            telemetry.webhook_disabled()
         for name in self._secrets.untrimmed:
-            tell.secret_trimmed(name)
+            telemetry.secret_trimmed(name)
 
     def _clean(self) -> None:
         try:
             leftovers = self._volume.clean()
         except VolumeError as problem:
-            # Not worth dying for: a volume that can't be written to still serves what it holds.
+            # No reason to end: a volume that can't be written to still serves what it holds.
             self._telemetry.cleaning_failed(str(problem))
         else:
             if leftovers:
                 self._telemetry.volume_cleaned(leftovers)
 
-    # What the rooms are given
+    # What the parts are given
 
     def _dropped(self, port: str) -> Callable[[], None]:
         return functools.partial(self._telemetry.connection_dropped, port)
@@ -187,7 +192,7 @@ class Daemon:
 
     def _status(self) -> dict[str, Any]:
         return {
-            "version": version("datafile-sidecar"),
+            "version": self._version,
             "pod": self._pod,
             "instance": self._instance,
             "now": rfc3339(time.time()),
@@ -200,9 +205,9 @@ class Daemon:
             "peers": self._peers.status(),
         }
 
-    async def _keep_house(self) -> None:
+    async def _report_regularly(self) -> None:
         while True:
-            await asyncio.sleep(HOUSEKEEPING_S)
+            await asyncio.sleep(SUMMARY_INTERVAL_S)
             self._telemetry.summarise()
 
     def _retry(self) -> None:
@@ -211,6 +216,6 @@ class Daemon:
 
 
 async def _forever(work: Callable[[], Awaitable[None]], name: str) -> None:
-    """Run what must never return; if it does, that is as bad as an error, and the process ends."""
+    """Run what must never return; if it does, that is an error, and the process ends."""
     await work()
     raise RuntimeError(f"{name} ended, which it never should")

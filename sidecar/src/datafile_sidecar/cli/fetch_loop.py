@@ -91,9 +91,7 @@ class _KeyFetch:
     ) -> None:
         self._store = store
         jitter = random.Random()
-        self._fetcher = Fetcher(
-            sdk_key, source=lambda: source, poll_interval_s=0, random=jitter, telemetry=telemetry
-        )
+        self._fetcher = Fetcher(sdk_key, source=lambda: source, poll_interval_s=0, random=jitter, telemetry=telemetry)
         self._syncer = KeySyncer(
             store,
             self._fetcher,

@@ -1,4 +1,4 @@
-"""A Unix socket in a directory that containers share: in its place whole or not at all, and never in place of somebody's file."""
+"""A Unix socket in a directory that containers share. It is renamed into place, and never replaces a file that is not a socket."""
 
 import contextlib
 import errno
@@ -12,14 +12,15 @@ _TEMPORARY = ".sidecar.tmp"
 
 
 def listen(path: Path, backlog: int) -> socket.socket:
-    """A listening socket that anybody may connect to, put in its place whole, by a rename. Raises OSError.
+    """Open a listening socket with mode 0666, renamed into place. It replaces an old socket.
 
-    It takes the place of a dead one; anything else of that name is somebody's, and stays.
+    Raises:
+        OSError: It can't be opened, or something else has this name.
     """
-    with _within_reach(path) as place:
-        temporary = place.with_name(_TEMPORARY)
-        if os.path.lexists(place) and not place.is_socket():
-            raise FileExistsError(errno.EEXIST, "there is something of that name which is no socket")
+    with _short_name(path) as short:
+        temporary = short.with_name(_TEMPORARY)
+        if os.path.lexists(short) and not short.is_socket():
+            raise FileExistsError(errno.EEXIST, "something of that name exists and is not a socket")
         temporary.unlink(missing_ok=True)
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
@@ -27,7 +28,7 @@ def listen(path: Path, backlog: int) -> socket.socket:
             listener.bind(os.fsencode(temporary))
             temporary.chmod(0o666)
             listener.listen(backlog)
-            temporary.rename(place)
+            temporary.rename(short)
         except BaseException:
             listener.close()
             raise
@@ -35,8 +36,8 @@ def listen(path: Path, backlog: int) -> socket.socket:
 
 
 @contextlib.contextmanager
-def _within_reach(path: Path) -> Iterator[Path]:
-    """The same place by a name that is short enough: the system takes no long ones."""
+def _short_name(path: Path) -> Iterator[Path]:
+    """Give the same path by a name that is short enough for a socket's address."""
     if len(os.fsencode(path.with_name(max(path.name, _TEMPORARY, key=len)))) <= MAX_ADDRESS_BYTES:
         yield path
         return
@@ -48,7 +49,7 @@ def _within_reach(path: Path) -> Iterator[Path]:
 
 
 def inode(path: Path) -> int | None:
-    """What is there now, as a number; None where there is nothing. It tells a file from another of the same name."""
+    """Return the inode of what is there now, None where there is nothing."""
     try:
         return path.lstat().st_ino
     except OSError:
