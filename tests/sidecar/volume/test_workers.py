@@ -212,7 +212,7 @@ async def test_somebodys_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     async with running(pod):
         status = pod.workers.status()
         assert (status["state"], status["settled"]) == ("off", False)
-        assert "no socket" in status["last_error"]
+        assert "not a socket" in status["last_error"]
         await asyncio.sleep(0.1)
         assert [event["event"] for event in pod.events] == ["workers.unheard"]
         assert (tmp_path / "sidecar.sock").read_text() == "mine"
