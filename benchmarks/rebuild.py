@@ -30,10 +30,10 @@ def _builder(kind: str) -> Callable[[bytes], Any]:
         from optimizely.optimizely import Optimizely
 
         return lambda datafile: Optimizely(datafile.decode())
-    from datafile_client._instance import Builder
+    from datafile_client._instance_builder import InstanceBuilder
 
-    builder = Builder("KEY1", {})
-    return lambda datafile: builder.build(datafile, "", Path("benchmark"), vouched=True).optimizely
+    builder = InstanceBuilder("KEY1", {})
+    return lambda datafile: builder.build(datafile, "", Path("benchmark"), prevalidated=True).optimizely
 
 
 def rebuilds(kind: str, size: int, work: str) -> dict[str, float]:
@@ -100,7 +100,7 @@ def latency(kind: str, size: int) -> dict[str, float]:
     """Measure from the rename to the swap, in milliseconds, by real files."""
     from benchmarks.client_datafiles import realistic
     from datafile_client.testing import write_datafile
-    from tests.client.helpers import vouch
+    from tests.client.helpers import write_status
 
     times = []
     with tempfile.TemporaryDirectory() as name:
@@ -109,7 +109,7 @@ def latency(kind: str, size: int) -> dict[str, float]:
         waits = _waiter(kind, directory)
         for revision in range(2, 42):
             datafile = realistic(size, revision)
-            vouch(directory, "KEY1", datafile)
+            write_status(directory, "KEY1", datafile)
             time.sleep(0.1)
             started = time.perf_counter()
             write_datafile(directory, "KEY1", datafile)

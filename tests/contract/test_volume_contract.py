@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from datafile_client import OptimizelyWatcher
-from datafile_client._source import Source
+from datafile_client._datafile_reader import DatafileReader
 from datafile_sidecar.core import datafile
 from datafile_sidecar.core.state import Trigger
 from datafile_sidecar.sync.store import KeyStore
@@ -178,13 +178,13 @@ async def test_second_sidecar_exits(volume: Volume, tmp_path: Path) -> None:
 async def test_client_trusts_what_the_sidecar_vouches_for(store: KeyStore, tmp_path: Path) -> None:
     """The client takes the published bytes as validated, and bytes that somebody else put there as not."""
     await _publish(store, 42)
-    found = Source(tmp_path, KEY).look()
-    assert found is not None
-    assert found.vouched
+    content = DatafileReader(tmp_path, KEY).read_if_changed()
+    assert content is not None
+    assert content.prevalidated
     (tmp_path / f"{KEY}.json").write_bytes(datafiles.minimal(43))
-    found = Source(tmp_path, KEY).look()
-    assert found is not None
-    assert not found.vouched
+    content = DatafileReader(tmp_path, KEY).read_if_changed()
+    assert content is not None
+    assert not content.prevalidated
 
 
 async def test_client_decides_by_what_the_sidecar_publishes(store: KeyStore, tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from datafile_client._instance import Builder
-from datafile_client._source import Source
+from datafile_client._datafile_reader import DatafileReader
+from datafile_client._instance_builder import InstanceBuilder
 from datafile_client.errors import InvalidDatafileError as UnusableError
 from datafile_sidecar.config import settings
 from datafile_sidecar.config.credentials import CredentialsError, Secrets
@@ -93,13 +93,13 @@ def check_datafile(data: bytes) -> None:
     with expected(InvalidDatafileError):
         found = datafile.parse(data, KEY)
         assert found.body == data
-        Builder(KEY, {}).build(data, found.sha256, Path("fuzz"), vouched=True)
+        InstanceBuilder(KEY, {}).build(data, found.sha256, Path("fuzz"), prevalidated=True)
 
 
 def check_client(data: bytes) -> None:
     """Whatever stands in the file, the client has an instance that decides or the one error for it."""
     with expected(UnusableError):
-        loaded = Builder(KEY, {}).build(data, "", Path("fuzz"), vouched=False)
+        loaded = InstanceBuilder(KEY, {}).build(data, "", Path("fuzz"), prevalidated=False)
         assert loaded.optimizely.config_manager.get_config() is not None
 
 
@@ -142,12 +142,12 @@ def check_status_file(data: bytes) -> None:
         assert Status.decode(status.encode()) is not None
 
 
-def check_vouched(data: bytes) -> None:
+def check_prevalidated(data: bytes) -> None:
     """Whatever stands in a status file, the client believes it only of the bytes that it names."""
     with tempfile.TemporaryDirectory() as directory:
         (Path(directory) / f"{KEY}.status.json").write_bytes(data)
-        is_vouched, _ = Source(Path(directory), KEY).vouched("a" * 64)
-        assert not is_vouched or json.loads(data)["sha256"] == "a" * 64
+        is_prevalidated, _ = DatafileReader(Path(directory), KEY).prevalidated("a" * 64)
+        assert not is_prevalidated or json.loads(data)["sha256"] == "a" * 64
 
 
 def check_secret(data: bytes) -> None:
@@ -257,7 +257,7 @@ TARGETS = {
     "worker": Target(check_worker, (_WORKER, _WORKER * 3), (*JSON, b"\n", b'"revision":null')),
     "report": Target(check_report, (_REPORT,), (*JSON, b"\\u001b[2J", b"\\u202e", b'"workers":')),
     "status file": Target(check_status_file, (_STATUS,), (*JSON, b'"2026-02-31T25:00:00Z"', b'"9999-12-31T23:59:59.999Z"')),
-    "vouched": Target(check_vouched, (_STATUS,), (*JSON, b'"schema":1', b'"checked":')),
+    "vouched": Target(check_prevalidated, (_STATUS,), (*JSON, b'"schema":1', b'"checked":')),
     "secret": Target(check_secret, (b"test-secret-1\n",), (b"\n", b" ", b"\x00", b"\xef\xbb\xbf", b"\r")),
     "settings": Target(check_settings, (_ENVIRONMENT, b"".join(_SETTINGS)), _SETTINGS_PIECES),
     "url": Target(check_url, (_URL,), _URL_PIECES),

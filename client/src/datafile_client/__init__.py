@@ -1,4 +1,4 @@
-"""Keeps an Optimizely instance in step with the datafile that the sidecar publishes.
+"""Keep an Optimizely instance up to date with the datafile that the sidecar publishes.
 
 ```python
 from datafile_client import OptimizelyWatcher

@@ -1,6 +1,6 @@
-"""What the app may hand to the SDK's constructor, refused at once where it is wrong.
+"""Checks the watcher's arguments and the options for the SDK's constructor, before anything starts.
 
-The SDK itself answers a wrong option with a dead instance and a log line, and a wrong number with its default.
+Given a wrong option, the SDK itself returns an unusable instance and logs a line. Given a wrong number, it uses its default.
 """
 
 import queue
@@ -15,7 +15,7 @@ from optimizely.helpers.sdk_settings import OptimizelySdkSettings
 
 from datafile_client.errors import InvalidOptionError
 
-_OURS = {
+_RESERVED = {
     "datafile": "the watcher reads it from the directory",
     "sdk_key": "it would make every process poll the CDN; give it to the watcher instead",
     "config_manager": "the watcher brings its own",
@@ -60,16 +60,16 @@ def _is_seconds(value: Any) -> bool:
 _PROCESSOR_CHECKS: _Checks = {
     "batch_size": (lambda value: _is_seconds(value) and isinstance(value, int), "it must be a positive whole number"),
     "event_queue": (lambda value: isinstance(value, queue.Queue), "it must be a queue.Queue"),
-    "flush_interval": (_is_seconds, "it must be a positive and bearable number of seconds"),
-    "timeout_interval": (_is_seconds, "it must be a positive and bearable number of seconds"),
+    "flush_interval": (_is_seconds, "it must be a positive number of seconds, at most 9e9"),
+    "timeout_interval": (_is_seconds, "it must be a positive number of seconds, at most 9e9"),
 }
 
 
 def check_options(options: Mapping[str, Any]) -> None:
-    """Refuse what the SDK would not take.
+    """Check the options for the SDK's constructor.
 
     Raises:
-        InvalidOptionError: names the first wrong option and says why.
+        InvalidOptionError: one is wrong. The error names the first such option and says why.
     """
     _check("optimizely_options", options, _CHECKS)
     settings = {name: getattr(options.get("settings"), name, None) for name in _SETTINGS_CHECKS}
@@ -77,39 +77,39 @@ def check_options(options: Mapping[str, Any]) -> None:
     _check("event_processor_options", options.get("event_processor_options") or {}, _PROCESSOR_CHECKS)
 
 
-def _check(where: str, values: Mapping[str, Any], checks: _Checks) -> None:
+def _check(argument: str, values: Mapping[str, Any], checks: _Checks) -> None:
     for name, value in values.items():
         if name not in checks:
-            reason = _OURS.get(name, f"there is no such option; there are {', '.join(sorted(checks))}")
-            raise InvalidOptionError(f"{where}[{name!r}]", reason)
-        is_valid, need = checks[name]
+            reason = _RESERVED.get(name, f"there is no such option; there are {', '.join(sorted(checks))}")
+            raise InvalidOptionError(f"{argument}[{name!r}]", reason)
+        is_valid, requirement = checks[name]
         if value is not None and not is_valid(value):
-            raise InvalidOptionError(f"{where}[{name!r}]", f"{need}, not {value!r}")
+            raise InvalidOptionError(f"{argument}[{name!r}]", f"{requirement}, not {value!r}")
 
 
-def choose_sdk_key(given: str | None, environment: Mapping[str, str]) -> str:
-    """Return the one SDK key that is given or that the environment names.
+def choose_sdk_key(argument: str | None, environment: Mapping[str, str]) -> str:
+    """Return the SDK key of the argument, or else the only one in DATAFILE_SDK_KEYS.
 
     Raises:
-        InvalidOptionError: none, several, or not an SDK key.
+        InvalidOptionError: there is no key, there are several, or it is not an SDK key.
     """
-    origin = "DATAFILE_SDK_KEYS" if given is None else "sdk_key"
-    named = environment.get(origin, "") if given is None else given
-    keys = list(dict.fromkeys(key.strip() for key in named.split(",") if key.strip()))
+    option = "DATAFILE_SDK_KEYS" if argument is None else "sdk_key"
+    text = environment.get(option, "") if argument is None else argument
+    keys = list(dict.fromkeys(key.strip() for key in text.split(",") if key.strip()))
     if len(keys) != 1:
-        reason = f"names several, choose by sdk_key=: {', '.join(keys)}" if keys else "names no SDK key"
-        raise InvalidOptionError(origin, reason)
+        reason = f"names several, choose one by sdk_key=: {', '.join(keys)}" if keys else "names no SDK key"
+        raise InvalidOptionError(option, reason)
     if not re.fullmatch("[A-Za-z0-9_-]+", keys[0]):
-        raise InvalidOptionError(origin, f"{keys[0]!r} is no SDK key (letters, digits, '-' and '_')")
+        raise InvalidOptionError(option, f"{keys[0]!r} is not an SDK key (letters, digits, '-' and '_')")
     return keys[0]
 
 
 def check_seconds(option: str, value: float | None) -> float | None:
-    """Return a positive number of seconds, or None.
+    """Return the value if it is None or a number of seconds above 0.
 
     Raises:
         InvalidOptionError: it is neither.
     """
     if value is not None and not _is_seconds(value):
-        raise InvalidOptionError(option, f"must be a positive and bearable number of seconds, not {value!r}")
+        raise InvalidOptionError(option, f"must be a positive number of seconds, at most 9e9, not {value!r}")
     return value

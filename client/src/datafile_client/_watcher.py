@@ -1,7 +1,8 @@
-"""The public class: start, wait, swap, tell, fork, stop."""
+"""The public class `OptimizelyWatcher`: it starts, waits, swaps instances, calls listeners, and stops."""
 
 import asyncio
 import datetime
+import functools
 import logging
 import os
 import time
@@ -10,20 +11,22 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
+from optimizely.helpers.enums import NotificationTypes
 from optimizely.optimizely import Optimizely
 
-from datafile_client._engine import NEVER, Engine
-from datafile_client._instance import Builder, Loaded
+from datafile_client._datafile_reader import DatafileReader, FileContent, is_mount_point, read_file
+from datafile_client._exit_hooks import stop_at_exit
+from datafile_client._instance_builder import BuiltInstance, InstanceBuilder
 from datafile_client._options import check_options, check_seconds, choose_sdk_key
-from datafile_client._process import PerProcess, is_about_to_fork_in_c, lock_per_process, stop_at_exit
-from datafile_client._source import Found, Source, is_mount_of_its_own, read_file
+from datafile_client._per_process import PerProcess, is_about_to_fork_in_c, lock_per_process
+from datafile_client._process_state import NEVER, ProcessState
 from datafile_client._status import WatcherStatus
 from datafile_client.errors import DatafileUnavailableError, InvalidDatafileError
 
 _TICK_MAX_S = 2.0
-_LATE_S = 4.0
-_BUSY_MAX_S = 60.0
-_POLL_S = 0.05
+_HEARTBEAT_TIMEOUT_S = 4.0
+_BUILD_MAX_S = 60.0
+_WAIT_STEP_S = 0.05
 
 _log = logging.getLogger("datafile_client")
 
@@ -31,22 +34,25 @@ _log = logging.getLogger("datafile_client")
 @dataclass(eq=False, slots=True)
 class _Listener:
     callback: Callable[[Optimizely], object]
-    told: Optimizely | None = None
+    called_with: Optimizely | None = None
 
 
 class OptimizelyWatcher:
-    """Keeps an `Optimizely` instance in step with the datafile that the sidecar publishes.
+    """Keep an `Optimizely` instance up to date with the datafile that the sidecar publishes.
 
-    Take `optimizely` once per request: the whole request then decides by one revision. Safe to use from any thread, from
-    asyncio, and in forked children, where the first use starts what a fork cannot carry over.
+    Every new datafile gets a new instance. Read `optimizely` once per request, so that the whole request uses one revision.
+
+    All methods are safe to call from any thread, from asyncio, and in forked child processes. A child starts its own watcher
+    thread the first time it uses the watcher.
 
     Args:
-        sdk_key: may be left out where the environment variable DATAFILE_SDK_KEYS holds exactly one.
-        directory: the shared directory; else DATAFILE_DIR, else /var/run/datafile. It need not exist yet.
-        fallback: a datafile to decide by when none appears in time.
-        optimizely_options: what the SDK's constructor takes, kept across rebuilds.
-        stale_after_s: how long a datafile may go unconfirmed before `status().stale`; None means never.
-        rescan_interval_s: seconds between two looks at the file where no event comes.
+        sdk_key: the SDK key. If None, DATAFILE_SDK_KEYS must contain exactly one.
+        directory: the directory that the sidecar publishes into. If None, DATAFILE_DIR, or else /var/run/datafile. It may
+            appear later.
+        fallback: a file with a datafile to use when none appears in time. It is used until one appears.
+        optimizely_options: keyword arguments for the SDK's constructor. They apply to every instance.
+        stale_after_s: the age in seconds after which `status().stale` is True. None means never.
+        rescan_interval_s: how often to check the file when the file system reports no events, in seconds.
 
     Raises:
         InvalidOptionError: an argument or environment variable is wrong.
@@ -69,11 +75,11 @@ class OptimizelyWatcher:
         self._stale_after_s = check_seconds("stale_after_s", stale_after_s)
         self._rescan_interval_s = check_seconds("rescan_interval_s", rescan_interval_s) or 1.0
         check_options(optimizely_options or {})
-        self._builder = Builder(self._sdk_key, dict(optimizely_options or {}))
-        self._engine: PerProcess[Engine] = PerProcess(self._make_engine)
-        self._turn = lock_per_process()
+        self._builder = InstanceBuilder(self._sdk_key, dict(optimizely_options or {}))
+        self._process_state: PerProcess[ProcessState] = PerProcess(self._make_process_state)
+        self._start_stop_lock = lock_per_process()
         self._started = False
-        self._current: Loaded | None = None
+        self._current: BuiltInstance | None = None
         self._checked_at: datetime.datetime | None = None
         self._last_error: str | None = None
         self._listeners: dict[_Listener, None] = {}
@@ -83,60 +89,61 @@ class OptimizelyWatcher:
         return f"<OptimizelyWatcher {self._path} {f'revision {current.revision}' if current else 'without a datafile'}>"
 
     def start(self, timeout: float = 30) -> None:
-        """Load the datafile and begin to watch; wait for it if it is not there yet.
+        """Start watching, and wait until a datafile is loaded.
 
-        Harmless when it runs already; a stopped watcher may be started again.
+        Does nothing when the watcher is running and a datafile is loaded. A stopped watcher can be started again.
 
         Args:
-            timeout: seconds to wait for a valid datafile. 0 never waits.
+            timeout: how long to wait for a valid datafile, in seconds. 0 loads a file that is there and does not wait.
 
         Raises:
-            DatafileUnavailableError: none came in time, and there is no usable fallback. The watcher goes on watching: who
-                catches this can carry on, and `optimizely` works as soon as a datafile is there.
+            DatafileUnavailableError: no valid datafile came in time, and there is no usable fallback. The watcher keeps
+                watching: an app may catch this error and go on, and `optimizely` works as soon as a datafile is there.
         """
-        self._begin()
-        self._await_first(timeout)
+        self._mark_started()
+        self._wait_for_first(timeout)
 
     def stop(self) -> None:
-        """Stop watching and send the events that are queued; the last instance decides on.
+        """Stop watching, and send the events that are queued. The last instance stays usable, but drops new events.
 
-        Takes at most the event processor's `timeout_interval` (5 s unless set) and a second; may be called again and at any
-        time. Runs by itself when the process exits, also in children of multiprocessing and Celery.
+        May be called more than once, and from any thread or callback. Takes at most one second plus the event processor's
+        `timeout_interval` (5 s by default). Runs by itself when the process exits normally, and in children of multiprocessing
+        and Celery.
         """
-        with self._turn.get():
+        with self._start_stop_lock.get():
             if not self._started:
                 return
             self._started = False
-            if (engine := self._engine.peek()) is not None:
-                engine.stop()
-                self._engine.drop()
-            self._builder.parts.end()
+            if (state := self._process_state.peek()) is not None:
+                state.stop()
+                self._process_state.discard()
+            self._builder.shared.shut_down()
 
     @property
     def optimizely(self) -> Optimizely:
-        """The instance that decides now. Take it once per request.
+        """The current instance. Read it once per request.
 
         Raises:
-            DatafileUnavailableError: there is none yet.
+            DatafileUnavailableError: no datafile has been loaded.
         """
-        return self._loaded().optimizely
+        return self._get_current().optimizely
 
     @property
     def revision(self) -> int:
-        """The revision of the datafile that decides now.
+        """The revision of the current instance.
 
         Raises:
-            DatafileUnavailableError: there is none yet.
+            DatafileUnavailableError: no datafile has been loaded.
         """
-        return self._loaded().revision
+        return self._get_current().revision
 
     def status(self) -> WatcherStatus:
-        """Say what decides now, how fresh it is, and what is wrong. Never raises, and reads one small file."""
-        self._attend()
+        """Return which datafile is in use, how fresh it is, and the last error. Never raises; reads one small file."""
+        self._ensure_running()
         current, limit_s, now = self._current, self._stale_after_s, datetime.datetime.now(datetime.UTC)
         if current is not None:
-            is_vouched, checked_at = Source(self._directory, self._sdk_key).vouched(current.sha256)
-            self._checked_at = checked_at if is_vouched else self._checked_at
+            is_prevalidated, checked_at = DatafileReader(self._directory, self._sdk_key).prevalidated(current.sha256)
+            self._checked_at = checked_at if is_prevalidated else self._checked_at
         confirmed_at = self._checked_at or (current and current.loaded_at)
         return WatcherStatus(
             sdk_key=self._sdk_key,
@@ -151,32 +158,31 @@ class OptimizelyWatcher:
         )
 
     def on_update(self, callback: Callable[[Optimizely], object]) -> Callable[[], None]:
-        """Have `callback(optimizely)` called after each swap, and once for the present instance if there is one.
+        """Call `callback(optimizely)` after each swap, and once for the current instance if there is one.
 
-        It runs on the watcher's thread, which does not watch meanwhile; an exception is logged and disturbs nobody.
+        The call happens on the watcher thread, so a slow callback delays the next swap. An exception is logged.
+
+        Args:
+            callback: the function to call with the new instance.
 
         Returns:
-            A function that removes the callback, though a call may just be under way. Harmless when called again.
+            A function that removes the callback. It may be called more than once. It does not wait for a call in progress.
         """
         listener = _Listener(callback)
         self._listeners[listener] = None
-        if (engine := self._attend()) is not None:
-            engine.wake.set()
-
-        def remove() -> None:
-            self._listeners.pop(listener, None)
-
-        return remove
+        if (state := self._ensure_running()) is not None:
+            state.wake.set()
+        return functools.partial(self._listeners.pop, listener, None)
 
     def wait_for_revision(self, revision: int, timeout: float = 30) -> bool:
-        """Wait until this revision or a newer one decides here.
+        """Wait until this revision or a newer one is in use in this process.
 
         Args:
-            revision: the number to wait for.
-            timeout: seconds to wait.
+            revision: the revision to wait for.
+            timeout: how long to wait, in seconds.
 
         Returns:
-            Whether it came in time.
+            True when it is in use, False when the timeout has passed or the watcher is stopped.
         """
 
         return self._wait(lambda: self._current is not None and self._current.revision >= revision, timeout)
@@ -194,8 +200,8 @@ class OptimizelyWatcher:
 
     async def __aenter__(self) -> Self:
         try:
-            self._begin()  # not in the thread: who gives up waiting must find something to stop
-            await asyncio.to_thread(self._await_first)
+            self._mark_started()  # here and not in the thread, so that a cancelled start always has something to stop
+            await asyncio.to_thread(self._wait_for_first)
         except BaseException:
             await asyncio.to_thread(self.stop)
             raise
@@ -204,129 +210,130 @@ class OptimizelyWatcher:
     async def __aexit__(self, *_: object) -> None:
         await asyncio.to_thread(self.stop)
 
-    # In each process: an engine, made and started at its first use there.
-
-    def _make_engine(self, inherited: Engine | None) -> Engine:
+    def _make_process_state(self, inherited: ProcessState | None) -> ProcessState:
         if inherited is not None:
-            inherited.report.close()  # as long as a copy is open, the parent would count as alive
+            inherited.reporter.close()  # the sidecar counts a dead parent as alive while a copy is open
         stop_at_exit(self)
-        return Engine(self._directory, self._sdk_key)
+        return ProcessState(self._directory, self._sdk_key)
 
-    def _begin(self) -> None:
-        with self._turn.get():
+    def _mark_started(self) -> None:
+        with self._start_stop_lock.get():
             if not self._started:
-                self._builder.parts.reopen()
+                self._builder.shared.reopen()
                 self._started = True
 
-    def _await_first(self, timeout: float = 30) -> None:
-        if is_mount_of_its_own(self._path):
+    def _wait_for_first(self, timeout: float = 30) -> None:
+        if is_mount_point(self._path):
             _log.warning("%s is a mount (subPath?) and never changes. Mount its directory instead", self._path)
         if not self._wait(lambda: self._current is not None, timeout) and self._fallback is not None:
-            self._fall_back(self._fallback, self._engine.get())
+            self._load_fallback(self._fallback, self._process_state.get())
         if self._current is None:
-            raise self._unavailable(f"nothing valid within {timeout:g} s")
+            raise self._unavailable_error(f"no valid datafile within {timeout:g} s")
 
-    def _attend(self) -> Engine | None:
-        """Make sure that somebody looks; runs at every use and costs a microsecond."""
+    def _ensure_running(self) -> ProcessState | None:
+        """Start the watcher thread if need be, and stand in for it when it hangs. Costs a microsecond on each use."""
         if not self._started:
             return None
-        engine = self._engine.get()
-        ran_at = engine.ran_at
-        if time.monotonic() - ran_at > _LATE_S and self._started:  # a stop() may have come before the engine
-            self._look(engine)
+        state = self._process_state.get()
+        heartbeat_at = state.heartbeat_at
+        # stop() may have been called since the first check, and then get() has made a state that nothing would stop.
+        if time.monotonic() - heartbeat_at > _HEARTBEAT_TIMEOUT_S and self._started:
+            self._check_file(state)
             if is_about_to_fork_in_c():
-                return engine
-            engine.ran_at = max(engine.ran_at, time.monotonic())  # the thread may be at it by now
-            is_launched = ran_at == NEVER and engine.launch(self._run, f"datafile {self._sdk_key}")
-            if not is_launched and not engine.warned:
-                engine.warned = True
-                _log.warning("The watching thread is held up (slow callback? uWSGI without threads?); looking at use")
-        return engine
+                return state
+            state.heartbeat_at = max(state.heartbeat_at, time.monotonic())  # the thread may have set a later time
+            has_thread = heartbeat_at == NEVER and state.start_thread(self._run, f"datafile {self._sdk_key}")
+            if not has_thread and not state.has_warned:
+                state.has_warned = True
+                _log.warning("Watcher thread stuck or missing (slow callback? uWSGI without threads?); checking on use")
+        return state
 
-    def _wait(self, done: Callable[[], bool], timeout: float) -> bool:
-        """Wait until it is done, the time is over or the watcher is stopped; look meanwhile if the thread does not."""
+    def _wait(self, condition: Callable[[], bool], timeout: float) -> bool:
+        """Wait until the condition holds, the time is over or the watcher is stopped. Return whether the condition holds."""
         deadline = time.monotonic() + timeout
-        while (engine := self._attend()) is not None and not done() and (left := deadline - time.monotonic()) > 0:
-            with engine.changed:
-                engine.changed.wait_for(done, min(left, _POLL_S))
-        return done()
+        while (state := self._ensure_running()) and not condition() and (left := deadline - time.monotonic()) > 0:
+            with state.changed:
+                state.changed.wait_for(condition, min(left, _WAIT_STEP_S))
+        return condition()
 
-    def _run(self, engine: Engine) -> None:
-        look_at = 0.0
-        for hinted in engine.source.hints(engine.wake, min(self._rescan_interval_s, _TICK_MAX_S)):
-            if engine.stopping:
+    def _run(self, state: ProcessState) -> None:
+        rescan_at = 0.0
+        for is_event in state.reader.events(state.wake, min(self._rescan_interval_s, _TICK_MAX_S)):
+            if state.stopping:
                 return
             now = time.monotonic()
-            if hinted or now >= look_at:
-                look_at = now + self._rescan_interval_s
-                engine.ran_at = now + _BUSY_MAX_S  # no request shall wait for a slow build
-                self._look(engine)
-            engine.ran_at = time.monotonic()
-            self._tell(engine)
-            if self._current is not None and not engine.stopping:
-                engine.report.keep_up(self._current.revision, engine.ran_at)
+            if is_event or now >= rescan_at:
+                rescan_at = now + self._rescan_interval_s
+                # A time in the future, so that during a slow build no request checks the file and waits for the build.
+                state.heartbeat_at = now + _BUILD_MAX_S
+                self._check_file(state)
+            state.heartbeat_at = time.monotonic()
+            self._call_listeners(state)
+            if self._current is not None and not state.stopping:
+                state.reporter.update(self._current.revision, state.heartbeat_at)
 
-    def _look(self, engine: Engine) -> None:
-        is_new, complaint, trace = False, None, None
-        with engine.lock:
+    def _check_file(self, state: ProcessState) -> None:
+        is_swapped, message, unexpected = False, None, None
+        with state.lock:
             try:
-                if (found := engine.source.look()) is not None:
-                    is_new = self._take(found, "file")
+                if (file := state.reader.read_if_changed()) is not None:
+                    is_swapped = self._load(file, "file")
                     self._last_error = None
-            except Exception as error:  # a request must not fail for it, and the thread must live
-                if str(error) != self._last_error:  # once, not at every look
-                    complaint, trace = str(error), None if isinstance(error, InvalidDatafileError) else error
+            except Exception as error:  # neither a request nor the thread may fail because of a bad file
+                if str(error) != self._last_error:  # once, not at every check
+                    message, unexpected = str(error), None if isinstance(error, InvalidDatafileError) else error
                 self._last_error = str(error)
-        # Only now: who holds a log handler's lock may ask for the revision at this moment, and wait for ours.
-        if complaint is not None:
-            _log.warning("%s", complaint, exc_info=trace)
-        elif is_new:
-            self._announce(engine)
+        # Log without our lock: a thread that holds a log handler's lock may be waiting for ours, to add the revision to its line.
+        if message is not None:
+            _log.warning("%s", message, exc_info=unexpected)
+        elif is_swapped:
+            self._announce_swap(state)
 
-    def _take(self, found: Found, source: str) -> bool:
-        """Decide by what was found; tell whether that is news."""
+    def _load(self, file: FileContent, source: str) -> bool:
+        """Build an instance and make it the current one. Return False if the current one has the same bytes."""
         current = self._current
-        if current is not None and current.sha256 == found.sha256:
+        if current is not None and current.sha256 == file.sha256:
             self._current = replace(current, source=source)
             return False
-        self._current = self._builder.build(found.data, found.sha256, found.path, vouched=found.vouched, source=source)
+        self._current = self._builder.build(file.data, file.sha256, file.path, source, prevalidated=file.prevalidated)
         self._checked_at = None
         return True
 
-    def _announce(self, engine: Engine) -> None:
+    def _announce_swap(self, state: ProcessState) -> None:
         if (current := self._current) is not None:
-            _log.info("Deciding by revision %d of %s (%s)", current.revision, self._sdk_key, current.source)
-        self._builder.announce()
-        engine.announce()
+            _log.info("Using revision %d of %s (%s)", current.revision, self._sdk_key, current.source)
+        # For listeners of the SDK. Its constructor would notify them before the swap, when they still see the old instance.
+        self._builder.shared.notification_center.send_notifications(NotificationTypes.OPTIMIZELY_CONFIG_UPDATE)
+        state.notify()
 
-    def _tell(self, engine: Engine) -> None:
+    def _call_listeners(self, state: ProcessState) -> None:
         for listener in list(self._listeners):
-            current, is_wanted = self._current, listener in self._listeners and not engine.stopping
-            if current is None or not is_wanted or listener.told is current.optimizely:
+            current, is_active = self._current, listener in self._listeners and not state.stopping
+            if current is None or not is_active or listener.called_with is current.optimizely:
                 continue
-            listener.told = current.optimizely
+            listener.called_with = current.optimizely
             try:
                 listener.callback(current.optimizely)
-            except BaseException:  # sys.exit() would end the thread, and nothing else
+            except BaseException:  # sys.exit() would end only this thread
                 _log.exception("An on_update callback failed at revision %d", current.revision)
 
-    def _fall_back(self, path: Path, engine: Engine) -> None:
+    def _load_fallback(self, path: Path, state: ProcessState) -> None:
         try:
-            with engine.lock:
+            with state.lock:
                 if self._current is None:
-                    self._take(read_file(path), "fallback")
+                    self._load(read_file(path), "fallback")
         except InvalidDatafileError as error:
             _log.error("The fallback cannot be used: %s", error)
         else:
-            self._announce(engine)
+            self._announce_swap(state)
 
-    def _loaded(self) -> Loaded:
-        self._attend()
+    def _get_current(self) -> BuiltInstance:
+        self._ensure_running()
         if self._current is None:
-            raise self._unavailable("none has come yet")
+            raise self._unavailable_error("none has been loaded yet")
         return self._current
 
-    def _unavailable(self, reason: str) -> DatafileUnavailableError:
+    def _unavailable_error(self, reason: str) -> DatafileUnavailableError:
         if not self._started:
             reason = "the watcher is not running, call start()"
         if self._last_error is not None:

@@ -1,9 +1,9 @@
-"""What can go wrong, as one tree.
+"""The errors that this package raises, as one tree.
 
 DatafileClientError
-├── DatafileUnavailableError   nothing to decide by (yet)
-├── InvalidDatafileError       a file is there, and cannot be used
-└── InvalidOptionError         the watcher was asked for something that cannot be (also a ValueError)
+├── DatafileUnavailableError   no datafile is loaded (yet)
+├── InvalidDatafileError       a file is there but cannot be used
+└── InvalidOptionError         an argument or setting is wrong (also a ValueError)
 """
 
 import os
@@ -19,9 +19,14 @@ class DatafileClientError(Exception):
 
 
 class DatafileUnavailableError(DatafileClientError):
-    """There is nothing to decide by: no valid datafile came in time, and no fallback helped.
+    """No datafile is loaded: no valid one came in time, and there is no usable fallback.
 
-    Raised by `OptimizelyWatcher.start`, and by `optimizely` and `revision` as long as nothing has been loaded.
+    Raised by `OptimizelyWatcher.start`, and by `optimizely` and `revision` until a datafile has been loaded.
+
+    Attributes:
+        sdk_key: the watcher's SDK key.
+        path: the file that the watcher looks for.
+        reason: why it is not loaded.
     """
 
     def __init__(self, sdk_key: str, path: _Path, reason: str) -> None:
@@ -30,13 +35,18 @@ class DatafileUnavailableError(DatafileClientError):
 
     def __str__(self) -> str:
         return (
-            f"No datafile for SDK key {self.sdk_key!r}: {self.reason}. Looked at {self.path}; check that the sidecar runs, "
-            "has this SDK key, and that this process sees the directory which it publishes into."
+            f"No datafile for SDK key {self.sdk_key!r}: {self.reason}. Looked at {self.path}; check that the sidecar is running, "
+            "that it has this SDK key, and that this process sees the directory into which it publishes."
         )
 
 
 class InvalidDatafileError(DatafileClientError):
-    """A datafile could not be read or cannot be decided by. What was loaded before it stays in use."""
+    """A datafile could not be read or cannot be used. The one that was loaded before stays in use.
+
+    Attributes:
+        path: the file.
+        reason: what is wrong with it.
+    """
 
     def __init__(self, path: _Path, reason: str) -> None:
         super().__init__(os.fspath(path), reason)
@@ -44,7 +54,12 @@ class InvalidDatafileError(DatafileClientError):
 
 
 class InvalidOptionError(DatafileClientError, ValueError):
-    """An argument or environment variable of the watcher is wrong; raised by its constructor, before anything starts."""
+    """An argument or environment variable of the watcher is wrong. The constructor raises it, before anything starts.
+
+    Attributes:
+        option: the name of the argument or environment variable.
+        reason: what is wrong with it.
+    """
 
     def __init__(self, option: str, reason: str) -> None:
         super().__init__(option, reason)

@@ -1,4 +1,4 @@
-"""Datafiles for an app's own tests: made from a plain mapping, and put where a watcher finds them."""
+"""Make datafiles for an app's own tests, and write them where a watcher finds them."""
 
 import json
 import os
@@ -19,20 +19,22 @@ def make_datafile(
     sdk_key: str | None = None,
     events: Iterable[str] = (),
 ) -> bytes:
-    """Make a small datafile that the SDK takes, with flags that are on or off for everybody.
+    """Make a small datafile for the SDK, with flags that are on or off for every user.
 
     Args:
-        flags: for each flag True or False, or `{"on": True, "variables": {"text": "hi"}}`. A variable's type follows from its
-            value: str, bool, int, float, and JSON for a list or mapping. A flag that is off gives its variables' values, too.
+        flags: for each flag key True, False, or a mapping such as `{"on": True, "variables": {"text": "hi"}}`. The type of a
+            variable follows from its value: str, bool, int or float, and JSON for a list or mapping. A flag that is off has the
+            same variables.
         revision: the datafile's revision.
-        sdk_key: the SDK key to name in it; a datafile without one suits every watcher.
-        events: keys of events that `track` is to know. Tracking one makes the SDK send it, unless you bring a dispatcher.
+        sdk_key: the SDK key in the datafile. A watcher of any SDK key accepts a datafile without one.
+        events: keys of the events that `track` accepts. The SDK sends tracked events to Optimizely, unless the test passes an
+            event dispatcher of its own.
 
     Returns:
         The datafile's bytes.
 
     Raises:
-        ValueError: a flag is given in another form; the words name it.
+        ValueError: a flag's value has another form. The message names the flag.
     """
     features = [_feature(number, key, flag) for number, (key, flag) in enumerate(flags.items(), 1)]
     empty = ("attributes", "audiences", "experiments", "groups", "typedAudiences", "variables")
@@ -53,15 +55,15 @@ def make_datafile(
 
 
 def write_datafile(directory: str | os.PathLike[str], sdk_key: str, datafile: bytes | str) -> Path:
-    """Put a datafile where a watcher of this SDK key finds it, the way the sidecar does: complete, by a rename.
+    """Write a datafile where a watcher of this SDK key finds it. Like the sidecar, replace the file in one step, by a rename.
 
     Args:
-        directory: the watcher's directory; made if it is missing.
+        directory: the watcher's directory. It is created if it is missing.
         sdk_key: the watcher's SDK key.
-        datafile: from `make_datafile`, or one of your own.
+        datafile: the result of `make_datafile`, or any other datafile.
 
     Returns:
-        The path written.
+        The path of the file.
     """
     path = Path(directory) / f"{sdk_key}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,10 +74,10 @@ def write_datafile(directory: str | os.PathLike[str], sdk_key: str, datafile: by
 
 
 def _feature(number: int, key: str, flag: bool | Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    wanted: Any = {"on": flag} if isinstance(flag, bool) else flag
-    if not isinstance(wanted, Mapping) or wanted.keys() - {"on", "variables"}:
+    options: Any = {"on": flag} if isinstance(flag, bool) else flag
+    if not isinstance(options, Mapping) or options.keys() - {"on", "variables"}:
         raise ValueError(f"flag {key!r} must be True, False, or a mapping with 'on' and 'variables', not {flag!r}")
-    on, values = bool(wanted.get("on", True)), wanted.get("variables", {})
+    on, values = bool(options.get("on", True)), options.get("variables", {})
     variables = [{"id": f"{number}-{name}", "key": name} | _typed(value) for name, value in values.items()]
     rule = {
         "id": f"r{number}",

@@ -1,33 +1,33 @@
-"""What lives and dies with one process: the watching thread, its locks and its connection to the sidecar."""
+"""What one process needs to watch: a thread, its locks, and its connection to the sidecar."""
 
 import contextlib
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from datafile_client._report import Report
-from datafile_client._source import Source
+from datafile_client._datafile_reader import DatafileReader
+from datafile_client._revision_reporter import RevisionReporter
 
 NEVER = float("-inf")
 _JOIN_S = 1.0
 
 
-class Engine:
-    """Everything that a fork does not carry over; a child makes another."""
+class ProcessState:
+    """Everything that does not survive a fork. Each process makes its own."""
 
     def __init__(self, directory: Path, sdk_key: str) -> None:
-        self.source = Source(directory, sdk_key)
-        self.report = Report(directory, sdk_key)
-        self.lock = threading.RLock()  # a log filter may ask the watcher for its revision while we load
+        self.reader = DatafileReader(directory, sdk_key)
+        self.reporter = RevisionReporter(directory, sdk_key)
+        self.lock = threading.RLock()  # reentrant: a log filter may ask the watcher for its revision during a load
         self.changed = threading.Condition()
         self.wake = threading.Event()
         self.stopping = False
         self.thread: threading.Thread | None = None
-        self.ran_at = NEVER
-        self.warned = False
+        self.heartbeat_at = NEVER
+        self.has_warned = False
 
-    def launch(self, run: Callable[["Engine"], None], name: str) -> bool:
-        """Start the thread, once; False where the system gives none."""
+    def start_thread(self, run: Callable[["ProcessState"], None], name: str) -> bool:
+        """Start the thread unless it was started before. Return False when the system allows no more threads."""
         with self.lock, contextlib.suppress(RuntimeError):
             if self.thread is None and not self.stopping:
                 thread = threading.Thread(target=run, args=(self,), name=name, daemon=True)
@@ -35,8 +35,8 @@ class Engine:
                 self.thread = thread
         return self.stopping or self.thread is not None
 
-    def announce(self) -> None:
-        """Wake who waits for a swap, and the thread, which is the one to tell the listeners."""
+    def notify(self) -> None:
+        """Wake all threads that wait for a new instance, and the watcher thread, which calls the listeners."""
         with self.changed:
             self.changed.notify_all()
         if self.thread is not threading.current_thread():
@@ -45,7 +45,7 @@ class Engine:
     def stop(self) -> None:
         """End the thread and the connection, within a second."""
         self.stopping = True
-        self.announce()
+        self.notify()
         if self.thread is not None and self.thread is not threading.current_thread():
             self.thread.join(_JOIN_S)
-        self.report.close()
+        self.reporter.close()
