@@ -15,7 +15,10 @@ from typing import Any
 from optimizely.decision.optimizely_decision import OptimizelyDecision
 from optimizely.optimizely import Optimizely
 
+from datafile_client import OptimizelyWatcher
 from datafile_client.testing import make_datafile, write_datafile
+
+ROOT = Path(__file__).parents[2]
 
 
 class Receiver:
@@ -67,7 +70,7 @@ class LocalDispatcher:
             connection.getresponse().read()
 
 
-def vouch(directory: Path, sdk_key: str, datafile: bytes, **fields: Any) -> None:
+def write_status(directory: Path, sdk_key: str, datafile: bytes, **fields: Any) -> None:
     """Write the status file by which the sidecar vouches for this datafile."""
     status = {"schema": 1, "sdk_key": sdk_key, "sha256": hashlib.sha256(datafile).hexdigest()} | fields
     path = directory / f"{sdk_key}.status.json"
@@ -115,3 +118,35 @@ def running(threads: list[threading.Thread]) -> Iterator[None]:
     for thread in threads:
         thread.join(30)
         assert not thread.is_alive()
+
+
+def publish_flags_with_revision(directory: Path, revision: int, count: int = 8) -> None:
+    """Publish KEY1's datafile with flags that have the revision as a variable, and that send an event for each decision."""
+    flags = {f"flag-{number}": {"on": True, "variables": {"revision": revision}} for number in range(count)}
+    datafile = json.loads(make_datafile(flags, revision=revision)) | {"sendFlagDecisions": True}
+    write_datafile(directory, "KEY1", json.dumps(datafile))
+
+
+def watching() -> list[threading.Thread]:
+    """Return the threads that watch KEY1 in this process."""
+    return [thread for thread in threading.enumerate() if thread.name == "datafile KEY1"]
+
+
+ODP = {
+    "integrations": [{"key": "odp", "publicKey": "key", "host": "http://127.0.0.1:9"}],
+    "typedAudiences": [
+        {
+            "id": "1",
+            "name": "segment",
+            "conditions": [
+                "or",
+                {"match": "qualified", "name": "odp", "type": "third_party_dimension", "value": "seg"},
+            ],
+        }
+    ],
+}
+
+
+def is_on(watcher: OptimizelyWatcher, flag: str = "checkout") -> bool:
+    """Ask the watcher's present instance for a decision."""
+    return bool(decide(watcher.optimizely, flag).enabled)

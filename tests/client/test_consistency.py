@@ -1,7 +1,6 @@
 """Ten thousand decisions over fifty swaps: each event once, and no request of two revisions."""
 
 import asyncio
-import json
 import subprocess
 import sys
 import threading
@@ -12,20 +11,10 @@ from pathlib import Path
 import pytest
 
 from datafile_client import OptimizelyWatcher
-from datafile_client.testing import make_datafile, write_datafile
 from tests.client.conftest import MakeWatcher
-from tests.client.helpers import Receiver, running
+from tests.client.helpers import ROOT, Receiver, publish_flags_with_revision, running
 
-ROOT = Path(__file__).parents[2]
-FLAGS = 8
 SWAPS = 50
-
-
-def publish(directory: Path, revision: int) -> None:
-    """Publish a datafile whose flags all tell the revision in a variable, and whose decisions are all events."""
-    flags = {f"flag-{number}": {"on": True, "variables": {"revision": revision}} for number in range(FLAGS)}
-    datafile = json.loads(make_datafile(flags, revision=revision)) | {"sendFlagDecisions": True}
-    write_datafile(directory, "KEY1", json.dumps(datafile))
 
 
 def revisions_of_one_request(watcher: OptimizelyWatcher) -> set[int]:
@@ -39,7 +28,7 @@ def revisions_of_one_request(watcher: OptimizelyWatcher) -> set[int]:
 
 def test_no_thread_mixes_revisions(directory: Path, make_watcher: MakeWatcher) -> None:
     """A user's request in a thread is decided by one revision from its first flag to its last."""
-    publish(directory, 1)
+    publish_flags_with_revision(directory, 1)
     watcher = make_watcher()
     watcher.start()
     seen: Counter[int] = Counter()
@@ -52,7 +41,7 @@ def test_no_thread_mixes_revisions(directory: Path, make_watcher: MakeWatcher) -
 
     with running([threading.Thread(target=serve) for _ in range(2)]):
         for revision in range(2, SWAPS + 2):
-            publish(directory, revision)
+            publish_flags_with_revision(directory, revision)
             assert watcher.wait_for_revision(revision)
         busy.set()
     assert len(seen) > SWAPS / 2
@@ -60,7 +49,7 @@ def test_no_thread_mixes_revisions(directory: Path, make_watcher: MakeWatcher) -
 
 async def test_no_task_mixes_revisions(directory: Path) -> None:
     """A user's request in asyncio, which waits between two decisions, is decided by one revision all the same."""
-    publish(directory, 1)
+    publish_flags_with_revision(directory, 1)
     seen: Counter[int] = Counter()
     done = asyncio.Event()
     async with OptimizelyWatcher(sdk_key="KEY1", directory=directory) as watcher:
@@ -81,7 +70,7 @@ async def test_no_task_mixes_revisions(directory: Path) -> None:
             for _ in range(5):
                 tasks.create_task(serve())
             for revision in range(2, SWAPS + 2):
-                publish(directory, revision)
+                publish_flags_with_revision(directory, revision)
                 assert await asyncio.to_thread(watcher.wait_for_revision, revision)
             done.set()
     assert len(seen) > SWAPS / 2
@@ -91,10 +80,9 @@ SCRIPT = f"""
 import queue, sys, threading
 from pathlib import Path
 from datafile_client import OptimizelyWatcher
-from tests.client.helpers import LocalDispatcher, decide
-from tests.client.test_consistency import publish
+from tests.client.helpers import LocalDispatcher, decide, publish_flags_with_revision
 directory = Path(sys.argv[1])
-publish(directory, 1)
+publish_flags_with_revision(directory, 1)
 watcher = OptimizelyWatcher(
     sdk_key="KEY1",
     directory=directory,
@@ -107,7 +95,7 @@ watcher.start()
 swapped = threading.Event()
 def swap():
     for revision in range(2, {SWAPS} + 2):
-        publish(directory, revision)
+        publish_flags_with_revision(directory, revision)
         assert watcher.wait_for_revision(revision)
         swapped.wait(0.05)
 swapper = threading.Thread(target=swap)

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.client.helpers import publish
+from tests.client.helpers import ROOT, publish
 
-ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.system
 
 APP = """

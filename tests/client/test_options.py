@@ -1,13 +1,15 @@
 """Wrong options are refused at once, in words."""
 
 import multiprocessing
+from pathlib import Path
 from typing import Any
 
 import pytest
 from optimizely.helpers.sdk_settings import OptimizelySdkSettings
 
-from datafile_client import DatafileClientError, InvalidOptionError
+from datafile_client import DatafileClientError, InvalidOptionError, OptimizelyWatcher
 from tests.client.conftest import MakeWatcher
+from tests.client.helpers import publish
 
 
 def _settings(**attributes: Any) -> OptimizelySdkSettings:
@@ -64,3 +66,30 @@ def test_a_wrong_option_is_refused_by_the_constructor(
 def test_none_means_the_sdks_default(make_watcher: MakeWatcher) -> None:
     """A user may pass None for an option, as to the SDK."""
     make_watcher(optimizely_options={"logger": None, "settings": None, "event_processor_options": None})
+
+
+def test_the_settings_come_from_the_environment(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user in a pod passes no argument at all."""
+    publish(directory, 1)
+    monkeypatch.setenv("DATAFILE_SDK_KEYS", " KEY1,KEY1 \n")
+    monkeypatch.setenv("DATAFILE_DIR", str(directory))
+    with OptimizelyWatcher() as watcher:
+        assert watcher.revision == 1
+
+
+@pytest.mark.parametrize("keys", ["", "  ", "KEY1,KEY2", "../../etc", "KEY 1", "KEY1?x="])
+def test_a_wrong_sdk_key_is_refused_at_once(keys: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user with no, several or impossible SDK keys is told which setting to mend."""
+    monkeypatch.setenv("DATAFILE_SDK_KEYS", keys)
+    with pytest.raises(InvalidOptionError, match="DATAFILE_SDK_KEYS"):
+        OptimizelyWatcher()
+    with pytest.raises(InvalidOptionError, match="sdk_key"):
+        OptimizelyWatcher(sdk_key=keys)
+
+
+@pytest.mark.parametrize("option", ["stale_after_s", "rescan_interval_s"])
+@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
+def test_a_wrong_time_is_refused_at_once(option: str, value: float, make_watcher: MakeWatcher) -> None:
+    """A user cannot set an interval that would spin or never end."""
+    with pytest.raises(InvalidOptionError, match=option):
+        make_watcher(**{option: value})

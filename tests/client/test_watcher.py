@@ -1,10 +1,7 @@
 """The watcher as an app sees it: files in, decisions out."""
 
 import asyncio
-import contextlib
-import datetime
 import logging
-import os
 import sys
 import threading
 import time
@@ -12,22 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from optimizely.helpers import validator
 
-from datafile_client import DatafileUnavailableError, InvalidOptionError, OptimizelyWatcher
+from datafile_client import DatafileUnavailableError, OptimizelyWatcher
 from datafile_client.testing import make_datafile, write_datafile
 from tests.client.conftest import MakeWatcher
-from tests.client.helpers import LocalDispatcher, Receiver, decide, publish, running, vouch, wait_until
-
-
-def is_on(watcher: OptimizelyWatcher, flag: str = "checkout") -> bool:
-    """Ask the watcher's present instance for a decision."""
-    return bool(decide(watcher.optimizely, flag).enabled)
-
-
-def watching() -> list[threading.Thread]:
-    """Return the threads that watch KEY1 in this process."""
-    return [thread for thread in threading.enumerate() if thread.name == "datafile KEY1"]
+from tests.client.helpers import is_on, publish, wait_until, watching
 
 
 def test_each_replacement_is_decided_by(directory: Path, make_watcher: MakeWatcher) -> None:
@@ -73,7 +59,7 @@ def test_start_fails_when_nothing_comes_and_goes_on_watching(directory: Path, ma
     assert 0.3 <= time.monotonic() - started < 2
     assert caught.value.sdk_key == "KEY1"
     for use in (lambda: watcher.optimizely, lambda: watcher.revision):
-        with pytest.raises(DatafileUnavailableError, match="none has come yet"):
+        with pytest.raises(DatafileUnavailableError, match="none has been loaded yet"):
             use()
     publish(directory, 1)
     assert watcher.wait_for_revision(1, timeout=5)
@@ -196,73 +182,6 @@ def test_after_stop_the_last_instance_decides_on_and_start_works_again(
     assert watcher.revision == 2
 
 
-def test_threads_that_start_it_at_once_start_one(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user whose threads all start a stopped watcher has one that watches, and none after stop()."""
-    publish(directory, 1)
-    watcher = make_watcher()
-    interval = sys.getswitchinterval()
-    sys.setswitchinterval(1e-6)
-    try:
-        for _ in range(150):
-            barrier = threading.Barrier(4)
-
-            def start(barrier: threading.Barrier = barrier) -> None:
-                barrier.wait()
-                watcher.start()
-
-            with running([threading.Thread(target=start) for _ in range(4)]):
-                pass
-            assert len(watching()) == 1
-            watcher.stop()
-            assert not watching()
-    finally:
-        sys.setswitchinterval(interval)
-
-
-def test_a_start_amid_a_stop_is_a_start(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user who starts the watcher while another thread is still stopping it follows, and sends events."""
-    publish(directory, 1)
-    with Receiver() as receiver:
-        watcher = make_watcher(optimizely_options={"event_dispatcher": LocalDispatcher(receiver.port)})
-        watcher.start()
-        entered = threading.Event()
-
-        def hold(_: object) -> None:
-            entered.set()
-            time.sleep(0.5)
-
-        watcher.on_update(hold)()
-        watcher.on_update(hold)
-        assert entered.wait(5)
-        with running([threading.Thread(target=watcher.stop)]):
-            time.sleep(0.1)
-            watcher.start()
-        publish(directory, 2)
-        assert watcher.wait_for_revision(2, timeout=5)
-        watcher.optimizely.track("bought", "user")
-        wait_until(lambda: receiver.users == {"user": 1})
-
-
-def test_thirty_restarts_leave_nothing_behind(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user may start and stop as often as they like: threads and descriptors are flat."""
-    publish(directory, 1)
-
-    class Nowhere:
-        def dispatch_event(self, event: Any) -> None:
-            """Let it vanish."""
-
-    watcher = make_watcher(optimizely_options={"event_dispatcher": Nowhere()})
-    watcher.start()
-    watcher.stop()
-    threads, descriptors = threading.active_count(), len(os.listdir("/proc/self/fd"))
-    for _ in range(30):
-        watcher.start()
-        watcher.optimizely.track("bought", "user")
-        watcher.stop()
-    assert threading.active_count() == threads
-    wait_until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
-
-
 def test_listeners_are_told_on_the_watchers_thread(
     directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -329,100 +248,6 @@ def test_a_listener_may_stop_the_watcher(directory: Path, make_watcher: MakeWatc
     assert done.wait(3)
 
 
-def test_a_thread_that_is_held_up_is_stood_in_for(
-    directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A user whose watching thread gets no time still decides by the newest flags, and reads one warning (trap 43)."""
-    publish(directory, 1)
-    watcher = make_watcher()
-    watcher.start()
-    entered, release = threading.Event(), threading.Event()
-
-    def hold(_: object) -> None:
-        entered.set()
-        release.wait(20)
-
-    watcher.on_update(hold)
-    assert entered.wait(5)
-    publish(directory, 2)
-    assert watcher.wait_for_revision(2, timeout=6)
-    assert is_on(watcher) is False
-    release.set()
-    assert caplog.text.count("The watching thread is held up") == 1
-
-
-def test_a_slow_build_holds_no_request(
-    directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A user on a starved node, where a build takes seconds, decides by the last flags meanwhile, without an alarm."""
-    monkeypatch.setattr("datafile_client._watcher._LATE_S", 0.3)
-    check, building, built = validator.is_datafile_valid, threading.Event(), threading.Event()
-    publish(directory, 1)
-    watcher = make_watcher()
-    watcher.start()
-
-    def slow(data: bytes) -> bool:
-        building.set()
-        built.wait(20)
-        return check(data)
-
-    monkeypatch.setattr(validator, "is_datafile_valid", slow)
-    publish(directory, 2)
-    assert building.wait(5)
-    time.sleep(0.5)
-    started = time.monotonic()
-    assert watcher.revision == 1
-    assert time.monotonic() - started < 0.2
-    built.set()
-    assert watcher.wait_for_revision(2)
-    assert "held up" not in caplog.text
-
-
-def test_a_process_that_gets_no_thread_decides_all_the_same(
-    directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A user whose container is out of threads gets the newest flags at each use, and reads one warning."""
-    monkeypatch.setattr("datafile_client._watcher._LATE_S", 0.1)
-    publish(directory, 1)
-    watcher = make_watcher()
-    size = threading.stack_size(1 << 47)  # more than a process can have
-    try:
-        watcher.start()
-    finally:
-        threading.stack_size(size)
-    assert not watching()
-    publish(directory, 2)
-    assert watcher.wait_for_revision(2, timeout=2)
-    watcher.stop()
-    assert caplog.text.count("held up") == 1
-
-
-def test_a_log_filter_may_ask_for_the_revision(
-    directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A user who stamps each log line with the revision gets no deadlock from our own lines."""
-    watcher = make_watcher()
-    stamps = []
-
-    def stamp(_: logging.LogRecord) -> bool:
-        with contextlib.suppress(DatafileUnavailableError):
-            stamps.append(watcher.revision)
-        return True
-
-    logger = logging.getLogger("datafile_client")
-    caplog.set_level(logging.INFO, logger.name)
-    logger.addFilter(stamp)
-    try:
-        for content in (b"broken", publish(directory, 1)):
-            write_datafile(directory, "KEY1", content)
-            with contextlib.suppress(DatafileUnavailableError):
-                watcher.start(timeout=0)
-            watcher.stop()
-    finally:
-        logger.removeFilter(stamp)
-    assert 1 in stamps
-
-
 def test_wait_for_revision_gives_up(directory: Path, make_watcher: MakeWatcher) -> None:
     """A user who waits for a revision that does not come is told False in time."""
     publish(directory, 1)
@@ -432,64 +257,6 @@ def test_wait_for_revision_gives_up(directory: Path, make_watcher: MakeWatcher) 
     assert watcher.wait_for_revision(2, timeout=0.2) is False
     assert time.monotonic() - started < 1
     assert watcher.wait_for_revision(1, timeout=0) is True
-
-
-def test_status_tells_what_decides(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user sees what decides, since when, and when the sidecar last confirmed it."""
-    watcher = make_watcher(stale_after_s=60)
-    assert watcher.status().revision is None
-    assert watcher.status().stale
-    datafile = publish(directory, 1)
-    vouch(directory, "KEY1", datafile, checked="2026-01-02T03:04:05.678Z")
-    watcher.start()
-    status = watcher.status()
-    assert (status.sdk_key, status.path) == ("KEY1", str(directory / "KEY1.json"))
-    assert (status.revision, status.source, status.last_error) == (1, "file", None)
-    assert status.sha256 is not None
-    assert len(status.sha256) == 64
-    assert status.checked_at == datetime.datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=datetime.UTC)
-    assert status.stale
-    vouch(directory, "KEY1", datafile, checked="2026-01-02T05:04:05.678+02:00")
-    assert str(watcher.status().checked_at) == "2026-01-02 03:04:05.678000+00:00"
-    vouch(directory, "KEY1", datafile, checked=datetime.datetime.now(datetime.UTC).isoformat())
-    assert not watcher.status().stale
-    vouch(directory, "KEY1", b"another datafile", checked="2026-01-02T03:04:05.678Z")
-    assert not watcher.status().stale
-
-
-def test_without_a_limit_nothing_is_stale(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user who asked for no limit is never told of staleness."""
-    vouch(directory, "KEY1", publish(directory, 1), checked="2001-01-01T00:00:00Z")
-    watcher = make_watcher()
-    watcher.start()
-    assert not watcher.status().stale
-
-
-def test_the_settings_come_from_the_environment(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user in a pod passes no argument at all."""
-    publish(directory, 1)
-    monkeypatch.setenv("DATAFILE_SDK_KEYS", " KEY1,KEY1 \n")
-    monkeypatch.setenv("DATAFILE_DIR", str(directory))
-    with OptimizelyWatcher() as watcher:
-        assert watcher.revision == 1
-
-
-@pytest.mark.parametrize("keys", ["", "  ", "KEY1,KEY2", "../../etc", "KEY 1", "KEY1?x="])
-def test_a_wrong_sdk_key_is_refused_at_once(keys: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user with no, several or impossible SDK keys is told which setting to mend."""
-    monkeypatch.setenv("DATAFILE_SDK_KEYS", keys)
-    with pytest.raises(InvalidOptionError, match="DATAFILE_SDK_KEYS"):
-        OptimizelyWatcher()
-    with pytest.raises(InvalidOptionError, match="sdk_key"):
-        OptimizelyWatcher(sdk_key=keys)
-
-
-@pytest.mark.parametrize("option", ["stale_after_s", "rescan_interval_s"])
-@pytest.mark.parametrize("value", [0, -1, float("inf"), float("nan")])
-def test_a_wrong_time_is_refused_at_once(option: str, value: float, make_watcher: MakeWatcher) -> None:
-    """A user cannot set an interval that would spin or never end."""
-    with pytest.raises(InvalidOptionError, match=option):
-        make_watcher(**{option: value})
 
 
 def test_repr_and_log_say_what_happens(
@@ -502,7 +269,7 @@ def test_repr_and_log_say_what_happens(
     publish(directory, 1)
     watcher.start()
     assert repr(watcher) == f"<OptimizelyWatcher {directory / 'KEY1.json'} revision 1>"
-    assert "Deciding by revision 1 of KEY1 (file)" in caplog.text
+    assert "Using revision 1 of KEY1 (file)" in caplog.text
 
 
 def test_two_keys_do_not_mix(directory: Path, make_watcher: MakeWatcher) -> None:

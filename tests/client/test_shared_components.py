@@ -1,75 +1,25 @@
-"""What lives on when the instance is replaced, and what a rebuild leaves behind: nothing."""
+"""The components that outlive an instance keep events, listeners and settings over swaps, forks and stop()."""
 
-import gc
 import json
 import logging
 import logging.config
 import queue
-import subprocess
-import sys
 import threading
 import time
-import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
-from optimizely.config_manager import BaseConfigManager
 from optimizely.event.event_processor import BatchEventProcessor
-from optimizely.helpers import validator
 from optimizely.helpers.enums import NotificationTypes
 from optimizely.notification_center import NotificationCenter
 from optimizely.optimizely import Optimizely
 from optimizely.user_profile import UserProfileService
 
-from datafile_client._instance import collection_paused
 from datafile_client.testing import make_datafile
 from tests.client.conftest import MakeWatcher
-from tests.client.helpers import LocalDispatcher, Receiver, decide, publish, running, vouch, wait_until
-
-ROOT = Path(__file__).parents[2]
-
-
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize(
-    ("count", "odp"),
-    [
-        ("300", "odp"),
-        pytest.param("300", "no", marks=pytest.mark.system),
-        pytest.param("1000", "odp", marks=pytest.mark.system),
-    ],
-)
-def test_rebuilds_leave_nothing_behind(count: str, odp: str) -> None:
-    """A user's app can run for months: memory, threads and descriptors are flat, and one instance is alive."""
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.client.flat", count, "230000", odp],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=170,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout)
-    before, after = figures["before"], figures["after"]
-    assert after["rss_kib"] - before["rss_kib"] < 8 * 1024
-    assert (after["threads"], after["descriptors"], after["live"]) == (before["threads"], before["descriptors"], 1)
-
-
-def test_an_old_instance_goes_with_its_last_reference(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user's memory is free as soon as the last request lets go, without waiting for the garbage collector."""
-    publish(directory, 1)
-    watcher = make_watcher()
-    watcher.start()
-    old = weakref.ref(watcher.optimizely)
-    gc.disable()
-    try:
-        publish(directory, 2)
-        assert watcher.wait_for_revision(2)
-        decide(watcher.optimizely)
-        wait_until(lambda: old() is None, 1)
-    finally:
-        gc.enable()
+from tests.client.forking import in_child, reap
+from tests.client.helpers import LocalDispatcher, Receiver, decide, publish, running, wait_until
 
 
 def test_listeners_of_the_sdk_live_on(directory: Path, make_watcher: MakeWatcher) -> None:
@@ -262,27 +212,6 @@ def test_the_sdks_defaults_stay(directory: Path, make_watcher: MakeWatcher) -> N
         plain.close()
 
 
-def test_an_apps_logging_config_brings_no_lines_about_odp(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user whose logging is configured after the import, as Django does, is not told at each swap that ODP is disabled."""
-    publish(directory, 1)
-    watcher = make_watcher()
-    watcher.start()
-    lines: list[str] = []
-    root = logging.getLogger()
-    kept = root.level, root.handlers[:]
-    logging.config.dictConfig({"version": 1, "disable_existing_loggers": False, "root": {"level": "DEBUG"}})
-    root.addHandler(collector := logging.Handler())
-    collector.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    try:
-        publish(directory, 2)
-        assert watcher.wait_for_revision(2)
-    finally:
-        root.setLevel(kept[0])
-        root.handlers[:] = kept[1]
-    assert [line for line in lines if "Deciding by revision 2" in line]
-    assert not [line for line in lines if "ODP" in line]
-
-
 def test_options_reach_every_instance(directory: Path, make_watcher: MakeWatcher) -> None:
     """A user's own parts are in use before and after a swap."""
 
@@ -314,67 +243,44 @@ def test_options_reach_every_instance(directory: Path, make_watcher: MakeWatcher
         assert decide(optimizely).reasons
 
 
-def test_the_schema_check_is_left_to_the_sidecar_that_vouches(
-    directory: Path, make_watcher: MakeWatcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A user pays for the schema check only where nobody has made it."""
-    checks: list[bytes] = []
-    check = validator.is_datafile_valid
-
-    def counted(data: bytes) -> bool:
-        checks.append(data)
-        return check(data)
-
-    monkeypatch.setattr(validator, "is_datafile_valid", counted)
-    watcher = make_watcher()
-    datafile = make_datafile({}, revision=1)
-    vouch(directory, "KEY1", datafile)
-    (directory / "KEY1.json").write_bytes(datafile)
-    watcher.start()
-    assert not checks
-    publish(directory, 2)
-    assert watcher.wait_for_revision(2)
-    assert len(checks) == 1
-
-
-def test_the_optimizely_config_is_built_when_asked_for(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user who asks for the OptimizelyConfig gets the right one, once built; who does not ask does not pay."""
-    datafile = publish(directory, 1)
-    watcher = make_watcher()
-    watcher.start()
-    manager = watcher.optimizely.config_manager
-    assert isinstance(manager, BaseConfigManager)
-    assert "optimizely_config" not in vars(manager)
-    ours = watcher.optimizely.get_optimizely_config()
-    assert ours is watcher.optimizely.get_optimizely_config()
-    plain = Optimizely(datafile.decode())
-    expected = plain.get_optimizely_config()
-    plain.close()
-    assert ours is not None
-    assert expected is not None
-    assert ours.get_datafile() == expected.get_datafile()
-    assert ours.features_map.keys() == expected.features_map.keys()
-
-
-def test_collection_is_paused_for_one_build_and_on_again() -> None:
-    """A user's garbage collector runs again whatever happened in the build, and stays off where the app wants it off."""
-    with collection_paused():
-        assert not gc.isenabled()
-    assert gc.isenabled()
-    with pytest.raises(KeyboardInterrupt), collection_paused():
-        raise KeyboardInterrupt
-    assert gc.isenabled()
-    gc.disable()
-    try:
-        with collection_paused():
-            pass
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
-
-
-def test_no_poller_is_started(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user's workers never ask Optimizely's CDN themselves (trap 46)."""
+def test_a_child_does_not_send_what_its_parent_has_queued(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user's queued events are sent by the process that made them, although a fork copies the queue."""
     publish(directory, 1)
-    make_watcher().start()
-    assert "PollThread" not in {thread.name for thread in threading.enumerate()}
+    with Receiver() as receiver:
+        options = {
+            "event_dispatcher": LocalDispatcher(receiver.port),
+            "event_processor_options": {"batch_size": 50, "flush_interval": 60},
+        }
+        watcher = make_watcher(optimizely_options=options)
+        watcher.start()
+        watcher.optimizely.track("bought", "parent")
+        instance = watcher.optimizely  # a child may also have kept the instance and never ask the watcher
+        assert reap([in_child(lambda: instance.track("bought", "child"))]) == [0]
+        assert list(receiver.users) == ["child"]
+        watcher.stop()
+        assert receiver.users == {"child": 1, "parent": 1}
+
+
+class Processor(BatchEventProcessor):
+    """An app's own kind of it."""
+
+
+@pytest.mark.parametrize("kind", [BatchEventProcessor, Processor])
+@pytest.mark.parametrize("is_used_before", [False, True])
+def test_an_apps_own_event_processor_works_in_children_and_after_a_restart(
+    kind: type[BatchEventProcessor], is_used_before: bool, directory: Path, make_watcher: MakeWatcher
+) -> None:
+    """A user who brings an event processor loses no event of a child, nor one after stop() and start()."""
+    publish(directory, 1)
+    with Receiver() as receiver:
+        own = kind(LocalDispatcher(receiver.port), start_on_init=True, batch_size=1)
+        watcher = make_watcher(optimizely_options={"event_processor": own})
+        watcher.start()
+        if is_used_before:
+            watcher.optimizely.track("bought", "parent")
+        assert reap([in_child(lambda: watcher.optimizely.track("bought", "child"))]) == [0]
+        watcher.stop()
+        watcher.start()
+        watcher.optimizely.track("bought", "again")
+        watcher.stop()
+        assert receiver.users == {"child": 1, "again": 1} | ({"parent": 1} if is_used_before else {})

@@ -11,13 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from datafile_client._source import MAX_BYTES, Source
+from datafile_client._datafile_reader import MAX_BYTES, DatafileReader
 from datafile_client.errors import InvalidDatafileError
 from datafile_client.testing import make_datafile, write_datafile
 from tests.client.conftest import MakeWatcher
-from tests.client.helpers import decide, publish, vouch, wait_until
-
-ROOT = Path(__file__).parents[2]
+from tests.client.helpers import ROOT, decide, publish, wait_until, write_status
 
 
 def test_a_directory_that_comes_late_is_found(tmp_path: Path, make_watcher: MakeWatcher) -> None:
@@ -82,38 +80,38 @@ def test_a_config_map_swap_is_seen(directory: Path, make_watcher: MakeWatcher) -
 def test_what_comes_before_the_watch_begins_is_seen(directory: Path) -> None:
     """A user gets a change that falls between the first look and the first event, however rare the looks are."""
     publish(directory, 1)
-    source = Source(directory, "KEY1")
-    hints = source.hints(threading.Event(), 0.1)
+    source = DatafileReader(directory, "KEY1")
+    hints = source.events(threading.Event(), 0.1)
     assert next(hints)
-    assert source.look() is not None
+    assert source.read_if_changed() is not None
     publish(directory, 2)
     assert next(hints)
-    assert source.look() is not None
+    assert source.read_if_changed() is not None
     assert not next(hints)
 
 
 def test_what_cannot_be_read_costs_no_descriptor(directory: Path) -> None:
     """A user who has a directory in the file's place, as a wrong mount leaves one, does not run out of descriptors."""
     (directory / "KEY1.json").mkdir()
-    source = Source(directory, "KEY1")
+    source = DatafileReader(directory, "KEY1")
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         with pytest.raises(InvalidDatafileError, match="Is a directory"):
-            source.look()
+            source.read_if_changed()
     assert len(os.listdir("/proc/self/fd")) == before
 
 
 def test_an_event_is_not_needed(directory: Path) -> None:
     """A user on a mount without events gets the change with the next tick."""
-    source = Source(directory, "KEY1")
+    source = DatafileReader(directory, "KEY1")
     publish(directory, 1)
-    found = source.look()
-    assert found is not None
-    assert source.look() is None
-    assert found.data == publish(directory, 1)
-    assert source.look() == found
+    content = source.read_if_changed()
+    assert content is not None
+    assert source.read_if_changed() is None
+    assert content.data == publish(directory, 1)
+    assert source.read_if_changed() == content
     publish(directory, 2)
-    assert source.look() is not None
+    assert source.read_if_changed() is not None
 
 
 def test_without_a_watcher_it_polls(directory: Path) -> None:
@@ -190,7 +188,7 @@ def test_a_bad_file_changes_no_decision(
     watcher = make_watcher(rescan_interval_s=0.05)
     watcher.start()
     if vouched:
-        vouch(directory, "KEY1", bad)
+        write_status(directory, "KEY1", bad)
     write_datafile(directory, "KEY1", bad)
     wait_until(lambda: watcher.status().last_error is not None)
     time.sleep(0.15)
@@ -248,20 +246,12 @@ def test_a_missing_file_is_one_line(
 
 def test_the_size_is_capped(directory: Path) -> None:
     """A user's app never takes in more than the contract allows."""
-    source = Source(directory, "KEY1")
+    source = DatafileReader(directory, "KEY1")
     write_datafile(directory, "KEY1", b"x" * MAX_BYTES)
-    assert source.look() is not None
+    assert source.read_if_changed() is not None
     write_datafile(directory, "KEY1", b"x" * (MAX_BYTES + 1))
     with pytest.raises(InvalidDatafileError, match="more than the 8388608 allowed"):
-        source.look()
-
-
-def test_a_byte_order_mark_does_no_harm(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user whose file was edited by hand, and got a BOM, decides by it (trap 30)."""
-    write_datafile(directory, "KEY1", b"\xef\xbb\xbf" + make_datafile({}, revision=43))
-    watcher = make_watcher()
-    watcher.start()
-    assert watcher.revision == 43
+        source.read_if_changed()
 
 
 @pytest.mark.parametrize(
@@ -271,14 +261,14 @@ def test_a_byte_order_mark_does_no_harm(directory: Path, make_watcher: MakeWatch
 def test_only_a_status_file_that_we_understand_vouches(fields: dict[str, object], directory: Path) -> None:
     """A user's app checks for itself whenever the sidecar's word is not clear."""
     datafile = publish(directory, 1)
-    vouch(directory, "KEY1", datafile, **fields)
-    found = Source(directory, "KEY1").look()
-    assert found is not None
-    assert found.vouched == (fields == {"checked": 5})
-    vouch(directory, "KEY1", datafile, unknown="field")
-    found = Source(directory, "KEY1").look()
-    assert found is not None
-    assert found.vouched
+    write_status(directory, "KEY1", datafile, **fields)
+    content = DatafileReader(directory, "KEY1").read_if_changed()
+    assert content is not None
+    assert content.prevalidated == (fields == {"checked": 5})
+    write_status(directory, "KEY1", datafile, unknown="field")
+    content = DatafileReader(directory, "KEY1").read_if_changed()
+    assert content is not None
+    assert content.prevalidated
 
 
 AGES_AGO = '{"schema":1,"sha256":"","checked":"0001-01-01T00:00:00+23:59"}'
@@ -288,7 +278,7 @@ AGES_AGO = '{"schema":1,"sha256":"","checked":"0001-01-01T00:00:00+23:59"}'
 def test_a_broken_status_file_is_none(text: str, directory: Path) -> None:
     """A user's app survives whatever the status file holds."""
     (directory / "KEY1.status.json").write_text(text)
-    assert Source(directory, "KEY1").vouched("") == (False, None)
+    assert DatafileReader(directory, "KEY1").prevalidated("") == (False, None)
 
 
 def _fallback(tmp_path: Path) -> Path:

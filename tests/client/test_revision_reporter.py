@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from datafile_client import OptimizelyWatcher
-from datafile_client._report import Report
+from datafile_client._revision_reporter import RevisionReporter
 from tests.client.conftest import MakeWatcher
 from tests.client.helpers import publish, wait_until
 
@@ -63,11 +63,11 @@ def test_a_stop_from_a_callback_is_for_good(directory: Path, make_watcher: MakeW
         connection, _ = server.accept()
         with connection:
             hear(connection)
-            report = watcher._engine.get().report
+            reporter = watcher._process_state.get().reporter
 
             def stop(_: object) -> None:
                 watcher.stop()
-                report._retry_at = 0.0  # as if it had taken longer than the pause between two tries
+                reporter._retry_at = 0.0  # as if it had taken longer than the pause between two tries
 
             watcher.on_update(stop)
             assert connection.recv(1) == b""
@@ -94,14 +94,14 @@ def test_a_long_path_is_no_hindrance(tmp_path: Path) -> None:
     """A user whose directory's name is longer than a socket's address is counted all the same."""
     directory = tmp_path / ("x" * 100) / ("y" * 100)
     directory.mkdir(parents=True)
-    report = Report(directory, "KEY1")
+    reporter = RevisionReporter(directory, "KEY1")
     with listening(directory) as server:
-        report.keep_up(5, now=0.0)
+        reporter.update(5, now=0.0)
         connection, _ = server.accept()
         with connection:
             assert hear(connection)["revision"] == 5
             descriptors = len(os.listdir("/proc/self/fd"))
-            report.close()
+            reporter.close()
             assert len(os.listdir("/proc/self/fd")) == descriptors - 1
 
 
@@ -109,13 +109,13 @@ def test_a_sidecar_that_accepts_nobody_blocks_nobody(directory: Path) -> None:
     """A user's app does not wait for a sidecar that is stopped with a full backlog."""
     with listening(directory) as server:
         server.listen(0)
-        reports = [Report(directory, "KEY1") for _ in range(10)]
+        reporters = [RevisionReporter(directory, "KEY1") for _ in range(10)]
         started = time.monotonic()
-        for report in reports:
-            report.keep_up(1, now=0.0)
+        for reporter in reporters:
+            reporter.update(1, now=0.0)
         assert time.monotonic() - started < 0.5
-        for report in reports:
-            report.close()
+        for reporter in reporters:
+            reporter.close()
 
 
 def test_a_forked_child_counts_from_its_first_use(directory: Path, make_watcher: MakeWatcher) -> None:

@@ -1,4 +1,4 @@
-"""Rebuild many times in a process of its own and print what grew, as JSON: `python -m tests.client.flat COUNT SIZE ODP`."""
+"""Rebuild many times in a process of its own and print what grew, as JSON: `python -m tests.client.rebuild_many COUNT SIZE ODP`."""
 
 import gc
 import json
@@ -14,21 +14,7 @@ from optimizely.optimizely import Optimizely
 
 from datafile_client import OptimizelyWatcher
 from datafile_client.testing import write_datafile
-from tests.client.helpers import decide, sized_datafile, vouch
-
-ODP = {
-    "integrations": [{"key": "odp", "publicKey": "key", "host": "http://127.0.0.1:9"}],
-    "typedAudiences": [
-        {
-            "id": "1",
-            "name": "segment",
-            "conditions": [
-                "or",
-                {"match": "qualified", "name": "odp", "type": "third_party_dimension", "value": "seg"},
-            ],
-        }
-    ],
-}
+from tests.client.helpers import ODP, decide, sized_datafile, write_status
 
 
 def figures() -> dict[str, Any]:
@@ -52,7 +38,7 @@ def main(count: int, size: int, *, odp: bool) -> None:
 
         def publish(revision: int) -> None:
             datafile = datafiles[0].replace(b'"revision": "1000"', b'"revision": "%d"' % (1000 + revision))
-            vouch(directory, "KEY1", datafile)
+            write_status(directory, "KEY1", datafile)
             write_datafile(directory, "KEY1", datafile)
 
         publish(0)

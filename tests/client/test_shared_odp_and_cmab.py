@@ -16,9 +16,8 @@ from optimizely.odp.odp_event_manager import OdpEventManager
 
 from datafile_client.testing import make_datafile, write_datafile
 from tests.client.conftest import MakeWatcher
-from tests.client.flat import ODP
-from tests.client.helpers import decide, wait_until
-from tests.client.test_process import in_child, reap
+from tests.client.forking import in_child, reap
+from tests.client.helpers import ODP, decide, wait_until
 
 
 class Odp:

@@ -1,0 +1,41 @@
+"""Fork this process for a test, and wait for the children."""
+
+import os
+import signal
+import time
+import traceback
+from collections.abc import Callable
+
+
+def in_child(work: Callable[[], None]) -> int:
+    """Fork; do the work in the child and leave as a server's worker does, through the exit handlers."""
+    child = os.fork()
+    if child:
+        return child
+    status = 1
+    try:
+        work()
+        status = 0
+        import atexit
+
+        atexit._run_exitfuncs()
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(status)
+
+
+def reap(children: list[int], timeout: float = 20) -> list[int]:
+    """Wait for all; kill what hangs. Return the exit codes."""
+    codes = []
+    deadline = time.monotonic() + timeout
+    for child in children:
+        while True:
+            done, status = os.waitpid(child, os.WNOHANG)
+            if done:
+                codes.append(os.waitstatus_to_exitcode(status))
+                break
+            if time.monotonic() > deadline:
+                os.kill(child, signal.SIGKILL)
+            time.sleep(0.01)
+    return codes

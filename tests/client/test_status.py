@@ -1,0 +1,38 @@
+"""`OptimizelyWatcher.status()` says which datafile is in use and how fresh it is."""
+
+import datetime
+from pathlib import Path
+
+from tests.client.conftest import MakeWatcher
+from tests.client.helpers import publish, write_status
+
+
+def test_status_tells_what_decides(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user sees what decides, since when, and when the sidecar last confirmed it."""
+    watcher = make_watcher(stale_after_s=60)
+    assert watcher.status().revision is None
+    assert watcher.status().stale
+    datafile = publish(directory, 1)
+    write_status(directory, "KEY1", datafile, checked="2026-01-02T03:04:05.678Z")
+    watcher.start()
+    status = watcher.status()
+    assert (status.sdk_key, status.path) == ("KEY1", str(directory / "KEY1.json"))
+    assert (status.revision, status.source, status.last_error) == (1, "file", None)
+    assert status.sha256 is not None
+    assert len(status.sha256) == 64
+    assert status.checked_at == datetime.datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=datetime.UTC)
+    assert status.stale
+    write_status(directory, "KEY1", datafile, checked="2026-01-02T05:04:05.678+02:00")
+    assert str(watcher.status().checked_at) == "2026-01-02 03:04:05.678000+00:00"
+    write_status(directory, "KEY1", datafile, checked=datetime.datetime.now(datetime.UTC).isoformat())
+    assert not watcher.status().stale
+    write_status(directory, "KEY1", b"another datafile", checked="2026-01-02T03:04:05.678Z")
+    assert not watcher.status().stale
+
+
+def test_without_a_limit_nothing_is_stale(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user who asked for no limit is never told of staleness."""
+    write_status(directory, "KEY1", publish(directory, 1), checked="2001-01-01T00:00:00Z")
+    watcher = make_watcher()
+    watcher.start()
+    assert not watcher.status().stale
