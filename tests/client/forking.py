@@ -5,6 +5,10 @@ import signal
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
+
+from datafile_client import OptimizelyWatcher
+from tests.client.helpers import LocalDispatcher
 
 
 def in_child(work: Callable[[], None]) -> int:
@@ -39,3 +43,13 @@ def reap(children: list[int], timeout: float = 20) -> list[int]:
                 os.kill(child, signal.SIGKILL)
             time.sleep(0.01)
     return codes
+
+
+def track_ten_events(directory: Path, port: int, name: str) -> None:
+    """Track ten events in this process and leave without stop()."""
+    watcher = OptimizelyWatcher(
+        sdk_key="KEY1", directory=directory, optimizely_options={"event_dispatcher": LocalDispatcher(port)}
+    )
+    watcher.start()
+    for number in range(10):
+        watcher.optimizely.track("bought", f"{name}-{number}")

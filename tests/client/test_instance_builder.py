@@ -26,7 +26,7 @@ from tests.client.helpers import ROOT, decide, publish, wait_until, write_status
 @pytest.mark.parametrize(
     ("count", "odp"),
     [
-        ("300", "odp"),
+        ("100", "odp"),
         pytest.param("300", "no", marks=pytest.mark.system),
         pytest.param("1000", "odp", marks=pytest.mark.system),
     ],
@@ -44,7 +44,7 @@ def test_rebuilds_leave_nothing_behind(count: str, odp: str) -> None:
     assert done.returncode == 0, done.stderr
     figures = json.loads(done.stdout)
     before, after = figures["before"], figures["after"]
-    assert after["rss_kib"] - before["rss_kib"] < 8 * 1024
+    assert after["rss_kib"] - before["rss_kib"] < min(8 * 1024, int(count) * 27)
     assert (after["threads"], after["descriptors"], after["live"]) == (before["threads"], before["descriptors"], 1)
 
 
@@ -59,7 +59,7 @@ def test_an_old_instance_goes_with_its_last_reference(directory: Path, make_watc
         publish(directory, 2)
         assert watcher.wait_for_revision(2)
         decide(watcher.optimizely)
-        wait_until(lambda: old() is None, 1)
+        wait_until(lambda: old() is None)
     finally:
         gc.enable()
 

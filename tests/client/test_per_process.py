@@ -31,7 +31,7 @@ def test_forked_children_follow_and_send_their_own_events(directory: Path, make_
         def work() -> None:
             name = os.getpid()
             watcher.optimizely.track("bought", f"{name}-first")
-            assert watcher.wait_for_revision(10_000, timeout=10)
+            assert watcher.wait_for_revision(10_000, timeout=20)
             for number in range(9):
                 watcher.optimizely.track("bought", f"{name}-{number}")
 
@@ -70,7 +70,7 @@ def test_an_inherited_lock_holds_no_child() -> None:
     def make(_: int | None) -> int:
         if os.getpid() == parent:
             entered.set()
-            leave.wait(10)
+            leave.wait(40)
         return os.getpid()
 
     parent = os.getpid()
@@ -81,7 +81,7 @@ def test_an_inherited_lock_holds_no_child() -> None:
         def work() -> None:
             assert value.get() == os.getpid()
 
-        assert reap([in_child(work)], timeout=5) == [0]
+        assert reap([in_child(work)], timeout=20) == [0]
         leave.set()
     assert value.get() == parent
 

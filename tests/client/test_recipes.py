@@ -99,6 +99,10 @@ def test_an_apps_own_test(recipes: Path, directory: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_checkout.py"],
         cwd=recipes,
+        env={
+            **os.environ,
+            "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        },  # the recipe needs none, and they take long to import
         capture_output=True,
         text=True,
         timeout=50,

@@ -14,7 +14,7 @@ import pytest
 from datafile_client import OptimizelyWatcher
 from datafile_client._revision_reporter import RevisionReporter
 from tests.client.conftest import MakeWatcher
-from tests.client.helpers import publish, wait_until
+from tests.client.helpers import publish, wait_until, watching
 
 
 @contextmanager
@@ -25,14 +25,14 @@ def listening(directory: Path) -> Iterator[socket.socket]:
         server.bind(f"/proc/self/fd/{here}/sidecar.sock")
         os.close(here)
         server.listen()
-        server.settimeout(5)
+        server.settimeout(20)
         yield server
     (directory / "sidecar.sock").unlink()
 
 
 def hear(connection: socket.socket) -> dict[str, Any]:
     """Read one line."""
-    connection.settimeout(5)
+    connection.settimeout(20)
     with connection.makefile("rb", buffering=0) as lines:
         return dict(json.loads(lines.readline(512)))
 
@@ -71,17 +71,31 @@ def test_a_stop_from_a_callback_is_for_good(directory: Path, make_watcher: MakeW
 
             watcher.on_update(stop)
             assert connection.recv(1) == b""
-            server.settimeout(0.5)
-            with pytest.raises(TimeoutError):
+            wait_until(lambda: not watching())
+            server.setblocking(False)
+            with pytest.raises(
+                BlockingIOError
+            ):  # a connection would be waiting by now, for connect() is done in one step
                 server.accept()
 
 
-def test_a_restarted_sidecar_hears_of_everybody(directory: Path, make_watcher: MakeWatcher) -> None:
+def test_a_restarted_sidecar_hears_of_everybody(
+    directory: Path, make_watcher: MakeWatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A user's workers are counted by the next sidecar, too, and nobody minds that there was none."""
+    monkeypatch.setattr("datafile_client._revision_reporter._RETRY_S", 0.1)
+    attempts: list[object] = []
+    connect = RevisionReporter._connect
+
+    def count(reporter: RevisionReporter) -> socket.socket:
+        attempts.append(reporter)
+        return connect(reporter)
+
+    monkeypatch.setattr(RevisionReporter, "_connect", count)
     publish(directory, 1)
     watcher = make_watcher(rescan_interval_s=0.1)
     watcher.start()
-    time.sleep(0.2)
+    wait_until(lambda: len(attempts) > 1)
     for _ in range(2):
         with listening(directory) as server:
             connection, _ = server.accept()
@@ -113,7 +127,7 @@ def test_a_sidecar_that_accepts_nobody_blocks_nobody(directory: Path) -> None:
         started = time.monotonic()
         for reporter in reporters:
             reporter.update(1, now=0.0)
-        assert time.monotonic() - started < 0.5
+        assert time.monotonic() - started < 5  # a blocking connect() would never return
         for reporter in reporters:
             reporter.close()
 

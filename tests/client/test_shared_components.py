@@ -148,7 +148,7 @@ def test_a_hanging_dispatcher_holds_nobody(
         watcher.optimizely.track("bought", f"user-{number}")
     started = time.monotonic()
     watcher.stop()
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 4  # 0.5 s and one for the thread; the SDK's default alone is 5 s
     assert "events are lost" in caplog.text
     dispatcher.released.set()
 
