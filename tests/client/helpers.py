@@ -12,12 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-import pytest
 from optimizely.decision.optimizely_decision import OptimizelyDecision
 from optimizely.optimizely import Optimizely
 
 from datafile_client import OptimizelyWatcher
-from datafile_client._datafile_reader import DatafileReader, FileContent
 from datafile_client.testing import make_datafile, write_datafile
 
 ROOT = Path(__file__).parents[2]
@@ -152,26 +150,3 @@ ODP = {
 def is_on(watcher: OptimizelyWatcher, flag: str = "checkout") -> bool:
     """Ask the watcher's present instance for a decision."""
     return bool(decide(watcher.optimizely, flag).enabled)
-
-
-def record_reads(monkeypatch: pytest.MonkeyPatch) -> list[FileContent | None]:
-    """Return a list that grows with each look at a datafile: by its content, or by None for one that is unchanged or bad."""
-    reads: list[FileContent | None] = []
-    read_if_changed = DatafileReader.read_if_changed
-
-    def record(reader: DatafileReader) -> FileContent | None:
-        content = None
-        try:
-            content = read_if_changed(reader)
-        finally:
-            reads.append(content)
-        return content
-
-    monkeypatch.setattr(DatafileReader, "read_if_changed", record)
-    return reads
-
-
-def wait_for_reads(reads: list[FileContent | None], count: int) -> None:
-    """Wait until the watcher thread has dealt with this many more looks at the datafile."""
-    seen = len(reads)
-    wait_until(lambda: len(reads) > seen + count)

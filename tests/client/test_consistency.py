@@ -39,11 +39,16 @@ def test_no_thread_mixes_revisions(directory: Path, make_watcher: MakeWatcher) -
             (revision,) = revisions_of_one_request(watcher)
             seen[revision] += 1
 
-    with running([threading.Thread(target=serve) for _ in range(2)]):
-        for revision in range(2, SWAPS + 2):
-            publish_flags_with_revision(directory, revision)
-            assert watcher.wait_for_revision(revision)
-        busy.set()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(interval / 10)  # more requests are interrupted by a swap, and swaps wait less for the requests
+    try:
+        with running([threading.Thread(target=serve) for _ in range(2)]):
+            for revision in range(2, SWAPS + 2):
+                publish_flags_with_revision(directory, revision)
+                assert watcher.wait_for_revision(revision)
+            busy.set()
+    finally:
+        sys.setswitchinterval(interval)
     assert len(seen) > SWAPS / 2
 
 

@@ -15,7 +15,8 @@ from datafile_client._datafile_reader import MAX_BYTES, DatafileReader
 from datafile_client.errors import InvalidDatafileError
 from datafile_client.testing import make_datafile, write_datafile
 from tests.client.conftest import MakeWatcher
-from tests.client.helpers import ROOT, decide, publish, record_reads, wait_for_reads, wait_until, write_status
+from tests.client.helpers import ROOT, decide, publish, wait_until, write_status
+from tests.client.reads import record_reads, wait_for_reads
 
 
 def follow_by_events(watcher: OptimizelyWatcher, directory: Path, revision: int) -> None:
@@ -29,7 +30,7 @@ def follow_by_events(watcher: OptimizelyWatcher, directory: Path, revision: int)
 
 
 def test_a_directory_that_comes_late_is_found(tmp_path: Path, make_watcher: MakeWatcher) -> None:
-    """A user whose app is up before the directory gets the datafile when both are there (trap 40)."""
+    """A user whose app is up before the directory gets the datafile when both are there."""
     late = tmp_path / "late" / "deep"
     watcher = make_watcher(directory=late, fallback=_fallback(tmp_path))
     watcher.start(timeout=0)
@@ -43,7 +44,7 @@ def test_a_directory_that_comes_late_is_found(tmp_path: Path, make_watcher: Make
 def test_a_replaced_directory_is_watched_again(
     how: str, directory: Path, make_watcher: MakeWatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user keeps deciding while the directory is gone, and follows the new one (trap 40)."""
+    """A user keeps deciding while the directory is gone, and follows the new one."""
     monkeypatch.setattr("datafile_client._watcher._TICK_MAX_S", 0.2)  # how often it looks for the new directory
     publish(directory, 1)
     watcher = make_watcher(rescan_interval_s=300)
@@ -64,7 +65,7 @@ def test_a_replaced_directory_is_watched_again(
 
 @pytest.mark.parametrize("name", [".venv", "node_modules", "__pycache__", "x~"])
 def test_no_name_of_a_directory_is_ignored(name: str, tmp_path: Path, make_watcher: MakeWatcher) -> None:
-    """A user may keep the datafile in a directory that watchfiles' own filter would pass over (trap 42)."""
+    """A user may keep the datafile in a directory that watchfiles' own filter would pass over."""
     directory = tmp_path / name / "data"
     write_datafile(directory, "KEY1", make_datafile({}, revision=1))
     watcher = make_watcher(directory=directory, rescan_interval_s=300)
@@ -124,7 +125,7 @@ def test_an_event_is_not_needed(directory: Path) -> None:
 
 
 def test_without_a_watcher_it_polls(directory: Path) -> None:
-    """A user on a node that is out of descriptors still gets new flags, and reads one warning (trap 41)."""
+    """A user on a node that is out of descriptors still gets new flags, and reads one warning."""
     publish(directory, 1)
     code = """
 import logging, os, resource, sys
@@ -199,7 +200,7 @@ def test_a_bad_file_changes_no_decision(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A user keeps the last good flags, reads one line that says why, and gets the next good ones (trap 45)."""
+    """A user keeps the last good flags, reads one line that says why, and gets the next good ones."""
     publish(directory, 3)
     reads = record_reads(monkeypatch)
     watcher = make_watcher(rescan_interval_s=0.01)

@@ -48,7 +48,7 @@ def test_events_are_sent_at_exit_without_stop(ending: str, directory: Path) -> N
 
 
 def test_signals_are_the_apps(directory: Path) -> None:
-    """A user's own handlers run exactly once, and nothing of ours delays the exit (trap 49)."""
+    """A user's own handlers run exactly once, and nothing of ours delays the exit."""
     publish(directory, 1)
     code = (
         SCRIPT

@@ -85,7 +85,7 @@ def test_a_mount_without_events_is_looked_at(directory: Path, tmp_path: Path) ->
 
 @pytest.mark.parametrize("way", ["itself", "link"])
 def test_a_file_that_is_a_mount_of_its_own_is_warned_of(way: str, directory: Path, tmp_path: Path) -> None:
-    """A user who mounted the file by subPath, which never changes, reads what to do (trap 38)."""
+    """A user who mounted the file by subPath, which never changes, reads what to do."""
     publish(directory, 1)
     need("unshare")
     elsewhere = tmp_path / "with space" / "KEY1.json"

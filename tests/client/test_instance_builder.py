@@ -145,7 +145,7 @@ def test_collection_is_paused_for_one_build_and_on_again() -> None:
 
 
 def test_no_poller_is_started(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user's workers never ask Optimizely's CDN themselves (trap 46)."""
+    """A user's workers never ask Optimizely's CDN themselves."""
     publish(directory, 1)
     make_watcher().start()
     assert "PollThread" not in {thread.name for thread in threading.enumerate()}
@@ -164,7 +164,7 @@ def test_a_child_of_a_paused_parent_collects_garbage() -> None:
 
 
 def test_a_byte_order_mark_does_no_harm(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user whose file was edited by hand, and got a BOM, decides by it (trap 30)."""
+    """A user whose file was edited by hand, and got a BOM, decides by it."""
     write_datafile(directory, "KEY1", b"\xef\xbb\xbf" + make_datafile({}, revision=43))
     watcher = make_watcher()
     watcher.start()

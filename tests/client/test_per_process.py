@@ -12,7 +12,7 @@ from tests.client.helpers import LocalDispatcher, Receiver, publish, running, wa
 
 
 def test_forked_children_follow_and_send_their_own_events(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user of a preloading server gets new flags and every event once from each child, forked amid swaps (trap 43)."""
+    """A user of a preloading server gets new flags and every event once from each child, forked amid swaps."""
     publish(directory, 1)
     with Receiver() as receiver:
         watcher = make_watcher(optimizely_options={"event_dispatcher": LocalDispatcher(receiver.port)})

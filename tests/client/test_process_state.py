@@ -182,7 +182,7 @@ def test_thirty_restarts_leave_nothing_behind(directory: Path, make_watcher: Mak
 def test_a_thread_that_is_held_up_is_stood_in_for(
     directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user whose watching thread gets no time still decides by the newest flags, and reads one warning (trap 43)."""
+    """A user whose watching thread gets no time still decides by the newest flags, and reads one warning."""
     publish(directory, 1)
     watcher = make_watcher()
     watcher.start()

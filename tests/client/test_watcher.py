@@ -13,11 +13,12 @@ import pytest
 from datafile_client import DatafileUnavailableError, OptimizelyWatcher
 from datafile_client.testing import make_datafile, write_datafile
 from tests.client.conftest import MakeWatcher
-from tests.client.helpers import is_on, publish, record_reads, wait_for_reads, wait_until, watching
+from tests.client.helpers import is_on, publish, wait_until, watching
+from tests.client.reads import record_reads, wait_for_reads
 
 
 def test_each_replacement_is_decided_by(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user gets the newest flags after every rename, not only after the first (trap 39)."""
+    """A user gets the newest flags after every rename, not only after the first."""
     publish(directory, 1)
     watcher = make_watcher()
     watcher.start(timeout=20)
