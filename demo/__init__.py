@@ -1,1 +1,1 @@
-"""`make demo`: a flag flips at Optimizely, and the workers of a running app decide by it a moment later."""
+"""`make demo`: a flag flips at Optimizely, and a moment later the workers of a running app use its new value."""

@@ -1,4 +1,4 @@
-"""A flag flips at Optimizely, and the workers of a running app decide by it a moment later. Real processes, ends by itself."""
+"""Flip a flag in a stand-in for Optimizely, and show when the workers of a running app use it. All processes are real."""
 
 import asyncio
 import functools
@@ -28,14 +28,14 @@ say = functools.partial(print, flush=True)
 
 
 class DemoError(Exception):
-    """Something went otherwise than a user may expect; its text says what."""
+    """Something did not happen as it should. The message says what."""
 
 
 FAILURES = (DemoError, RuntimeError, ClientError, TimeoutError)
 
 
 class Stage:
-    """Optimizely (in this process), the sidecar, the app, and the next flip of its flag."""
+    """The stand-in for Optimizely (in this process), the sidecar and the app; and the flips of the flag."""
 
     def __init__(self, optimizely: Simulator, sidecar: RunningSidecar, app: RunningApp) -> None:
         self.optimizely = optimizely
@@ -44,16 +44,22 @@ class Stage:
         self._revision = 1
 
     async def begin(self) -> None:
-        """Wait until every worker decides, and say who they are."""
+        """Wait until every worker decides, and print the processes."""
         workers = sorted(made.worker for made in await self._app.decided_by(1, WORKERS))
         say(f"Optimizely's stand-in at {self.optimizely.url}, sidecar (process {self._sidecar.pid}),")
-        say(f"an app with the workers {' and '.join(map(str, workers))}, which decide all the time. The flag is off.\n")
+        say(
+            f"an app with the workers {' and '.join(map(str, workers))}, which decide once a millisecond. The flag is off.\n"
+        )
         columns = ["webhook answered", "file published", *(f"worker {worker} decides" for worker in workers)]
         say("Milliseconds after the webhook was sent:")
         say(_coloured(DIM, f"{'flag':>6}" + "".join(f"{column:>24}" for column in columns)))
 
     async def flip(self) -> list[float]:
-        """Flip the flag and print when what happened; for each worker, the ms from the webhook to its decision."""
+        """Flip the flag and print the time of each step.
+
+        Returns:
+            For each worker, the milliseconds from the webhook to its first decision by the new revision.
+        """
         self._revision += 1
         on = self._revision % 2 == 0
         self.optimizely.put(KEY, datafile(self._revision))
@@ -64,7 +70,7 @@ class Stage:
             raise DemoError(f"the webhook of revision {self._revision} was answered {status}, not 202")
         made = sorted(await self._app.decided_by(self._revision, WORKERS), key=lambda made: made.worker)
         if [decision.on for decision in made] != [on] * WORKERS:
-            raise DemoError(f"a worker decided wrongly by revision {self._revision}: {made}")
+            raise DemoError(f"a worker made a wrong decision by revision {self._revision}: {made}")
         line = await self._sidecar.logged("datafile.published", revision=self._revision)
         published = datetime.fromisoformat(line["time"]).timestamp()
         decided = [1000 * (decision.decided - sent) for decision in made]
@@ -78,38 +84,38 @@ class Stage:
         for worker in {made.worker for made in self._app.decisions}:
             seen = [made.revision for made in self._app.decisions if made.worker == worker]
             if seen != list(range(1, self._revision + 1)):
-                raise DemoError(f"worker {worker} decided by the revisions {seen}, one after the other")
+                raise DemoError(f"worker {worker} used the revisions {seen}, in this order")
         for name, process in (("app", self._app), ("sidecar", self._sidecar)):
             if status := await process.stop():
                 raise DemoError(f"the {name} ended with status {status}")
 
 
 def datafile(revision: int) -> bytes:
-    """The flag is off at first, and then flips with each revision."""
+    """Make a datafile. The flag is off in the first revision and flips with each one."""
     return make_datafile(
         {FLAG: {"on": revision % 2 == 0, "variables": {"revision": str(revision)}}}, revision=revision, sdk_key=KEY
     )
 
 
 async def play(stage: Stage) -> None:
-    """The whole play, in some six seconds."""
+    """Flip the flag seven times, in some six seconds."""
     await stage.begin()
     decided: list[float] = []
     for _ in range(FLIPS):
         decided += await stage.flip()
         await asyncio.sleep(0.5)
     say(f"\nFrom the webhook to decide(): p50 {statistics.median(decided):.0f} ms, slowest {max(decided):.0f} ms.")
-    say(f"\nOnce more, with a CDN that gets the new datafile {LATE_S:g} s after the webhook:")
+    say(f"\nOnce more, with a CDN that has the new datafile {LATE_S:g} s after the webhook:")
     stage.optimizely.cdn_lag_s = stage.optimizely.origin_lag_s = LATE_S
     late = await stage.flip()
     await stage.end()
     after = max(late) - 1000 * LATE_S
-    say(f"\nThe sidecar asked until it was there; both workers decided within {after:.0f} ms of it.")
+    say(f"\nThe sidecar fetched until it was there. Both workers used it within {after:.0f} ms.")
     say(f"All {WORKERS * (FLIPS + 1)} decisions were right, and every process ended cleanly.")
 
 
 async def main() -> int:
-    """Exit status 0 only when every decision was right and every process ended cleanly."""
+    """Run the demo. Return 0 only when every decision was right and every process ended cleanly."""
     with tempfile.TemporaryDirectory() as directory:
         volume = Path(directory) / "volume"
         try:
@@ -142,10 +148,12 @@ def _coloured(code: int, text: str) -> str:
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what this process started ends with it
+    signal.signal(
+        signal.SIGTERM, signal.default_int_handler
+    )  # so that the processes that this one started are ended, too
     try:
         sys.exit(asyncio.run(main()))
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # whoever watched has seen enough; all that was started has ended
+    except BrokenPipeError:  # the reader of the output has gone; every process that was started has ended
         os._exit(1)

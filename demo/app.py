@@ -1,7 +1,7 @@
-"""An app like any other: a parent process and its workers, each of which decides by an `OptimizelyWatcher` of its own.
+"""An app for tests and the demo: a parent process and its workers. Each worker has an `OptimizelyWatcher`.
 
-A real app decides when a request comes in. This one asks once a millisecond and prints each change of the answer, as a line of
-JSON, so that somebody outside can see when it decided by what.
+A real app decides when a request comes in. This one decides once a millisecond and prints each change as a line of JSON, so
+that a test can see when each worker used which revision.
 """
 
 import argparse
@@ -20,16 +20,16 @@ from optimizely.optimizely import Optimizely
 from datafile_client import OptimizelyWatcher
 
 FLAG = "checkout"
-"""Its variable `revision` names the revision of its datafile, so that one decision tells all."""
+"""Its variable `revision` is the revision of its datafile, so that one decision shows both."""
 
 NO_EVENTS = [OptimizelyDecideOption.DISABLE_DECISION_EVENT]
-"""Decide options: this app has nothing to tell Optimizely."""
+"""Decide options: this app sends no events to Optimizely."""
 
 
 def work() -> None:
-    """One worker: decide until told to stop, or until the parent is gone."""
+    """Run one worker: decide until SIGTERM, or until the parent is gone."""
     stop = _stop_on(signal.SIGTERM)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the parent, too, which ends its workers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C also reaches the parent, which ends its workers
     parent = multiprocessing.parent_process()
     answer = None
     with OptimizelyWatcher(optimizely_options={"default_decide_options": NO_EVENTS}) as watcher:
@@ -43,21 +43,28 @@ def work() -> None:
 
 
 def decide(optimizely: Optimizely) -> OptimizelyDecision:
-    """What a request does. Neither instance nor user outlives it."""
+    """Decide as a request would. Neither the instance nor the user context is kept."""
     user = optimizely.create_user_context("user-1")
-    assert user  # it is None only for a user id that is no string
+    assert user  # None only if the user id is not a string
     return user.decide(FLAG)
 
 
 def report(on: bool, variables: dict[str, str], loaded: float, decided: float) -> None:
-    """Print what was decided, by a datafile that was loaded when; both times are Unix seconds."""
+    """Print one decision.
+
+    Args:
+        on: whether the flag is on.
+        variables: the flag's variables.
+        loaded: when the datafile was loaded, in Unix seconds.
+        decided: when the decision was made, in Unix seconds.
+    """
     worker = multiprocessing.current_process().pid
     fields = {"worker": worker, "revision": int(variables["revision"]), "on": on, "loaded": loaded, "decided": decided}
     print(json.dumps(fields), flush=True)
 
 
 def main() -> int:
-    """Run the workers until SIGTERM or SIGINT. Exit status: 1 when a worker ended by itself or not cleanly."""
+    """Run the workers until SIGTERM or SIGINT. Return 1 when a worker ended by itself or with an error."""
     parser = argparse.ArgumentParser(description="An app that decides all the time.")
     parser.add_argument("--workers", type=int, default=2)
     count = parser.parse_args().workers

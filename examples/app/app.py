@@ -7,7 +7,7 @@ from flask import Flask, abort
 
 from datafile_client import OptimizelyWatcher
 
-# Read from DATAFILE_DIR, for the SDK key in DATAFILE_SDK_KEYS. Without any datafile, the shop decides by the one that it ships.
+# Reads the datafile from DATAFILE_DIR, for the SDK key in DATAFILE_SDK_KEYS. Until one is there, the shop uses the fallback.
 watcher = OptimizelyWatcher(fallback=Path(__file__).with_name("fallback.json"))
 watcher.start(timeout=2)
 
@@ -16,7 +16,7 @@ app = Flask(__name__)
 
 @app.get("/checkout/<user_id>")
 def checkout(user_id: str) -> dict[str, Any]:
-    """What this user gets. The instance is taken once: the whole request decides by one revision, also in the middle of a flip."""
+    """Return what this user sees. `optimizely` is read once, so that the whole request uses one revision."""
     user = watcher.optimizely.create_user_context(user_id)
     if user is None:
         abort(400)
@@ -26,6 +26,6 @@ def checkout(user_id: str) -> dict[str, Any]:
 
 @app.get("/healthz")
 def healthz() -> dict[str, Any]:
-    """For probes and people: which datafile this worker decides by. Old flags are no reason to be unhealthy."""
+    """Return which datafile this worker uses. Old flags do not make it unhealthy."""
     status = watcher.status()
     return {"revision": status.revision, "source": status.source, "last_error": status.last_error}

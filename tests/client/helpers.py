@@ -1,4 +1,4 @@
-"""A stand-in for Optimizely's event endpoint, and datafiles and files as the sidecar would leave them."""
+"""A stand-in for Optimizely's event endpoint, and files as the sidecar would write them."""
 
 import contextlib
 import hashlib
@@ -71,7 +71,7 @@ class LocalDispatcher:
 
 
 def write_status(directory: Path, sdk_key: str, datafile: bytes, **fields: Any) -> None:
-    """Write the status file by which the sidecar vouches for this datafile."""
+    """Write the status file that says that the sidecar has validated this datafile."""
     status = {"schema": 1, "sdk_key": sdk_key, "sha256": hashlib.sha256(datafile).hexdigest()} | fields
     path = directory / f"{sdk_key}.status.json"
     temporary = directory / f".{sdk_key}.status.tmp"
@@ -128,7 +128,7 @@ def publish_flags_with_revision(directory: Path, revision: int, count: int = 8) 
 
 
 def watching() -> list[threading.Thread]:
-    """Return the threads that watch KEY1 in this process."""
+    """Return the watcher threads of KEY1 in this process."""
     return [thread for thread in threading.enumerate() if thread.name == "datafile KEY1"]
 
 

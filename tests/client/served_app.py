@@ -1,4 +1,4 @@
-"""The apps that the server tests serve: each request or task tracks one event and tells who decided by what.
+"""The apps that the server tests serve: each request or task tracks one event and answers with its process and revision.
 
 Started at import, in whatever process imports it: that is what preloading servers do.
 """
@@ -20,7 +20,7 @@ watcher.optimizely.get_optimizely_config()  # an app may well ask for something 
 
 
 def serve(user: str) -> dict[str, int]:
-    """Track one event, if there is a user, and tell the process and its revision."""
+    """Track one event, if there is a user, and return the process id and the revision."""
     optimizely = watcher.optimizely
     if user:
         optimizely.track("bought", user)

@@ -22,7 +22,7 @@ def need(module: str) -> None:
 
 
 def free_port() -> int:
-    """Return a port that nobody listens on."""
+    """Return a free port."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -32,7 +32,7 @@ def free_port() -> int:
 def served(
     arguments: list[str], directory: Path, receiver: Receiver, log: Path, **environment: str
 ) -> Iterator["subprocess.Popen[bytes]"]:
-    """Run a Python program with the watcher's settings in its environment; end it with SIGTERM, and whom it leaves behind."""
+    """Run a Python program with the watcher's settings in its environment; end it with SIGTERM, and kill what is left of it."""
     environment |= {"DATAFILE_SDK_KEYS": "KEY1", "DATAFILE_DIR": str(directory), "RECEIVER_PORT": str(receiver.port)}
     with (
         log.open("wb") as out,

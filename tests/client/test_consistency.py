@@ -40,7 +40,9 @@ def test_no_thread_mixes_revisions(directory: Path, make_watcher: MakeWatcher) -
             seen[revision] += 1
 
     interval = sys.getswitchinterval()
-    sys.setswitchinterval(interval / 10)  # more requests are interrupted by a swap, and swaps wait less for the requests
+    sys.setswitchinterval(
+        interval / 10
+    )  # more requests are interrupted by a swap, and swaps wait less for the requests
     try:
         with running([threading.Thread(target=serve) for _ in range(2)]):
             for revision in range(2, SWAPS + 2):

@@ -1,4 +1,4 @@
-"""The directory under all the conditions that it is met in."""
+"""Reading and watching the datafile: in every state of the directory, and whatever is in the file's place."""
 
 import logging
 import os
@@ -64,7 +64,7 @@ def test_a_replaced_directory_is_watched_again(
 
 
 @pytest.mark.parametrize("name", [".venv", "node_modules", "__pycache__", "x~"])
-def test_no_name_of_a_directory_is_ignored(name: str, tmp_path: Path, make_watcher: MakeWatcher) -> None:
+def test_a_directory_of_any_name_is_watched(name: str, tmp_path: Path, make_watcher: MakeWatcher) -> None:
     """A user may keep the datafile in a directory that watchfiles' own filter would pass over."""
     directory = tmp_path / name / "data"
     write_datafile(directory, "KEY1", make_datafile({}, revision=1))
@@ -223,7 +223,7 @@ def test_a_bad_file_changes_no_decision(
 
 
 @pytest.mark.parametrize("kind", ["directory", "dangling link", "FIFO", "sparse", "none"])
-def test_what_is_no_readable_file_changes_no_decision(kind: str, directory: Path, make_watcher: MakeWatcher) -> None:
+def test_what_is_not_a_readable_file_changes_no_decision(kind: str, directory: Path, make_watcher: MakeWatcher) -> None:
     """A user keeps the last good flags whatever takes the file's place, without a hang and without reading a gigabyte."""
     publish(directory, 1)
     watcher = make_watcher()
@@ -278,7 +278,7 @@ def test_the_size_is_capped(directory: Path) -> None:
     [{"schema": 2}, {"schema": True}, {"schema": "1"}, {"sha256": "other"}, {"checked": "soon"}, {"checked": 5}],
 )
 def test_only_a_status_file_that_we_understand_is_believed(fields: dict[str, object], directory: Path) -> None:
-    """A user's app checks for itself whenever the sidecar's word is not clear."""
+    """A user's app validates for itself whenever the status file is not clear."""
     datafile = publish(directory, 1)
     write_status(directory, "KEY1", datafile, **fields)
     content = DatafileReader(directory, "KEY1").read_if_changed()
@@ -294,7 +294,7 @@ AGES_AGO = '{"schema":1,"sha256":"","checked":"0001-01-01T00:00:00+23:59"}'
 
 
 @pytest.mark.parametrize("text", ["", "[]", "null", "{", '{"schema":1}', "[" * 20_000, "x" * 100_000, AGES_AGO])
-def test_a_broken_status_file_is_none(text: str, directory: Path) -> None:
+def test_a_broken_status_file_is_ignored(text: str, directory: Path) -> None:
     """A user's app survives whatever the status file holds."""
     (directory / "KEY1.status.json").write_text(text)
     assert DatafileReader(directory, "KEY1").prevalidated("") == (False, None)

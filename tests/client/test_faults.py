@@ -1,4 +1,4 @@
-"""Mounts and kernels that give no events: tried with the real thing, which needs root and Debian's strace and bindfs."""
+"""Mounts and kernels that report no events: the real ones, which need root and Debian's strace and bindfs."""
 
 import contextlib
 import os

@@ -65,7 +65,7 @@ def test_an_old_instance_goes_with_its_last_reference(directory: Path, make_watc
 
 
 def test_an_apps_logging_config_brings_no_lines_about_odp(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user whose logging is configured after the import, as Django does, is not told at each swap that ODP is disabled."""
+    """A user whose logging is configured after the import, as Django does, gets no log line at each swap that ODP is disabled."""
     publish(directory, 1)
     watcher = make_watcher()
     watcher.start()
@@ -85,10 +85,10 @@ def test_an_apps_logging_config_brings_no_lines_about_odp(directory: Path, make_
     assert not [line for line in lines if "ODP" in line]
 
 
-def test_the_schema_check_is_left_to_the_sidecar_that_vouches(
+def test_the_schema_check_is_left_to_the_sidecar(
     directory: Path, make_watcher: MakeWatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user pays for the schema check only where nobody has made it."""
+    """A user pays for the schema check only where the sidecar has not made it."""
     checks: list[bytes] = []
     check = validator.is_datafile_valid
 
@@ -109,7 +109,7 @@ def test_the_schema_check_is_left_to_the_sidecar_that_vouches(
 
 
 def test_the_optimizely_config_is_built_when_asked_for(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user who asks for the OptimizelyConfig gets the right one, once built; who does not ask does not pay."""
+    """A user who asks for the OptimizelyConfig gets the right one, built once; other users do not pay for it."""
     datafile = publish(directory, 1)
     watcher = make_watcher()
     watcher.start()

@@ -1,4 +1,4 @@
-"""Wrong options are refused at once, in words."""
+"""Wrong arguments, options and settings are refused at once, with a reason."""
 
 import multiprocessing
 from pathlib import Path
@@ -79,7 +79,7 @@ def test_the_settings_come_from_the_environment(directory: Path, monkeypatch: py
 
 @pytest.mark.parametrize("keys", ["", "  ", "KEY1,KEY2", "../../etc", "KEY 1", "KEY1?x="])
 def test_a_wrong_sdk_key_is_refused_at_once(keys: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A user with no, several or impossible SDK keys is told which setting to mend."""
+    """A user with no, several or impossible SDK keys reads which setting to fix."""
     monkeypatch.setenv("DATAFILE_SDK_KEYS", keys)
     with pytest.raises(InvalidOptionError, match="DATAFILE_SDK_KEYS"):
         OptimizelyWatcher()

@@ -38,6 +38,12 @@ def test_the_whole_client_can_be_read_in_an_hour() -> None:
     assert 500 < sum(code_lines(module.read_text()) for module in modules) < 900
 
 
+def test_every_module_has_its_tests() -> None:
+    """A user who changes a module finds its tests by its name."""
+    modules = {path.stem.lstrip("_") for path in (CLIENT / "src" / "datafile_client").glob("*.py")} - {"init__"}
+    assert modules <= {path.stem.removeprefix("test_") for path in Path(__file__).parent.glob("test_*.py")}
+
+
 def test_the_wheel_holds_the_types_and_the_licence_and_nothing_strange(tmp_path: Path) -> None:
     """A user who installs the wheel gets the package's modules, its types for their own checker, and the licence."""
     command = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(tmp_path)]

@@ -1,4 +1,4 @@
-"""Forks and endings: no process loses an event, sends another's, or hangs."""
+"""Forks: each process makes its own values, follows the datafile, and never waits for a parent's lock."""
 
 import os
 import threading

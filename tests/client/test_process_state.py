@@ -31,7 +31,7 @@ from tests.client.helpers import (
 )
 
 
-def test_threads_that_come_at_once_in_a_child_are_told_of_no_trouble(
+def test_threads_that_come_at_once_in_a_child_log_no_warning(
     directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A user of a threaded server reads no warning when a new worker's first requests come together."""
@@ -101,8 +101,8 @@ print(sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in childr
 
 
 @pytest.mark.system
-def test_a_fork_right_after_start_leaves_no_child_deaf(directory: Path) -> None:
-    """A user's master may fork while its watching thread is only just beginning; chance decides, so it is done often."""
+def test_a_fork_right_after_start_lets_every_child_follow(directory: Path) -> None:
+    """A user's master may fork while its watcher thread is starting. The test repeats it, as chance decides."""
     run = [sys.executable, "-W", "ignore", "-c", FORKING, str(directory)]
     for _ in range(30):
         done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
@@ -132,7 +132,7 @@ def test_threads_that_start_it_at_once_start_one(directory: Path, make_watcher: 
         sys.setswitchinterval(interval)
 
 
-def test_a_start_amid_a_stop_is_a_start(directory: Path, make_watcher: MakeWatcher) -> None:
+def test_a_start_during_a_stop_starts_the_watcher(directory: Path, make_watcher: MakeWatcher) -> None:
     """A user who starts the watcher while another thread is still stopping it follows, and sends events."""
     publish(directory, 1)
     with Receiver() as receiver:
@@ -179,10 +179,10 @@ def test_thirty_restarts_leave_nothing_behind(directory: Path, make_watcher: Mak
     wait_until(lambda: len(os.listdir("/proc/self/fd")) <= descriptors)
 
 
-def test_a_thread_that_is_held_up_is_stood_in_for(
+def test_a_blocked_watcher_thread_is_replaced_by_checks_on_use(
     directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user whose watching thread gets no time still decides by the newest flags, and reads one warning."""
+    """A user whose watcher thread is blocked still gets the newest flags, and reads one warning."""
     publish(directory, 1)
     watcher = make_watcher()
     watcher.start()
@@ -202,7 +202,7 @@ def test_a_thread_that_is_held_up_is_stood_in_for(
     assert caplog.text.count("Watcher thread stuck or missing") == 1
 
 
-def test_a_slow_build_holds_no_request(
+def test_a_slow_build_blocks_no_request(
     directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A user on a starved node, where a build takes seconds, decides by the last flags meanwhile, without an alarm."""
@@ -229,7 +229,7 @@ def test_a_slow_build_holds_no_request(
     assert "stuck or missing" not in caplog.text
 
 
-def test_a_process_that_gets_no_thread_decides_all_the_same(
+def test_a_process_without_the_thread_checks_on_use(
     directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A user whose container is out of threads gets the newest flags at each use, and reads one warning."""

@@ -1,4 +1,4 @@
-"""What the sidecar hears from each process."""
+"""What each process reports to the sidecar."""
 
 import json
 import os
@@ -37,8 +37,8 @@ def hear(connection: socket.socket) -> dict[str, Any]:
         return dict(json.loads(lines.readline(512)))
 
 
-def test_the_sidecar_hears_of_each_swap_and_of_the_end(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user can ask the sidecar who decides by what: a line on connecting, one after each swap, an end at stop()."""
+def test_the_sidecar_receives_each_revision_and_the_end(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user can ask the sidecar which process uses which revision: a line on connecting, one after each swap, an end at stop()."""
     publish(directory, 1)
     with listening(directory) as server:
         watcher = make_watcher()
@@ -54,8 +54,8 @@ def test_the_sidecar_hears_of_each_swap_and_of_the_end(directory: Path, make_wat
             assert connection.recv(1) == b""
 
 
-def test_a_stop_from_a_callback_is_for_good(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user who stops the watcher from its own callback is no worker any more, however late the callback ends."""
+def test_a_stop_from_a_callback_closes_the_connection_for_good(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user who stops the watcher from its own callback is no longer counted as a worker, however late the callback ends."""
     publish(directory, 1)
     with listening(directory) as server:
         watcher = make_watcher()
@@ -79,10 +79,10 @@ def test_a_stop_from_a_callback_is_for_good(directory: Path, make_watcher: MakeW
                 server.accept()
 
 
-def test_a_restarted_sidecar_hears_of_everybody(
+def test_a_restarted_sidecar_receives_every_revision(
     directory: Path, make_watcher: MakeWatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user's workers are counted by the next sidecar, too, and nobody minds that there was none."""
+    """A user's workers are counted by the next sidecar, too, and work as well while there is none."""
     monkeypatch.setattr("datafile_client._revision_reporter._RETRY_S", 0.1)
     attempts: list[object] = []
     connect = RevisionReporter._connect
@@ -104,7 +104,7 @@ def test_a_restarted_sidecar_hears_of_everybody(
     assert watcher.revision == 1
 
 
-def test_a_long_path_is_no_hindrance(tmp_path: Path) -> None:
+def test_a_path_longer_than_a_socket_address_works(tmp_path: Path) -> None:
     """A user whose directory's name is longer than a socket's address is counted all the same."""
     directory = tmp_path / ("x" * 100) / ("y" * 100)
     directory.mkdir(parents=True)
@@ -119,7 +119,7 @@ def test_a_long_path_is_no_hindrance(tmp_path: Path) -> None:
             assert len(os.listdir("/proc/self/fd")) == descriptors - 1
 
 
-def test_a_sidecar_that_accepts_nobody_blocks_nobody(directory: Path) -> None:
+def test_a_sidecar_that_accepts_no_connection_blocks_no_process(directory: Path) -> None:
     """A user's app does not wait for a sidecar that is stopped with a full backlog."""
     with listening(directory) as server:
         server.listen(0)

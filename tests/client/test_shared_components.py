@@ -102,7 +102,7 @@ def test_every_event_is_sent_once_over_swaps(directory: Path, make_watcher: Make
         assert len(receiver.users) == 400
 
 
-def test_an_event_after_stop_is_dropped_with_a_word(
+def test_an_event_after_stop_is_dropped_with_a_warning(
     directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A user who tracks after stop() reads that the event is lost, and the app goes on."""
@@ -131,7 +131,7 @@ class Hanging:
 
 
 @pytest.mark.parametrize("queued", [1, 50])
-def test_a_hanging_dispatcher_holds_nobody(
+def test_a_hanging_dispatcher_does_not_block_stop(
     queued: int, directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A user's app ends in a bounded time, queue full or not, and reads how many events are lost."""
@@ -173,7 +173,7 @@ def test_a_slow_dispatcher_is_waited_for(directory: Path, make_watcher: MakeWatc
         assert len(receiver.users) == 12
 
 
-def test_an_event_that_comes_amid_the_end_is_told_of(
+def test_an_event_that_comes_during_stop_is_logged_as_lost(
     directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A user whose event is queued just behind the last that is sent reads that it is lost."""

@@ -1,4 +1,4 @@
-"""ODP and CMAB talk to servers on 127.0.0.1 and live on over swaps and forks."""
+"""ODP and CMAB keep working over swaps, forks and restarts, against servers on 127.0.0.1."""
 
 import json
 import os
@@ -167,7 +167,7 @@ def test_odp_can_be_off(odp: Odp, directory: Path, make_watcher: MakeWatcher) ->
     assert not odp.events
 
 
-def test_an_odp_that_hangs_holds_nobody(odp: Odp, directory: Path, make_watcher: MakeWatcher) -> None:
+def test_an_odp_that_hangs_does_not_block_stop(odp: Odp, directory: Path, make_watcher: MakeWatcher) -> None:
     """A user's app ends in a bounded time although ODP does not answer."""
     odp.answering.clear()
     write(directory, odp, 1)

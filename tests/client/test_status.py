@@ -7,8 +7,8 @@ from tests.client.conftest import MakeWatcher
 from tests.client.helpers import publish, write_status
 
 
-def test_status_tells_what_decides(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user sees what decides, since when, and when the sidecar last confirmed it."""
+def test_status_says_which_datafile_is_in_use(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user sees which datafile is in use, since when, and when the sidecar last confirmed it."""
     watcher = make_watcher(stale_after_s=60)
     assert watcher.status().revision is None
     assert watcher.status().stale
@@ -31,7 +31,7 @@ def test_status_tells_what_decides(directory: Path, make_watcher: MakeWatcher) -
 
 
 def test_without_a_limit_nothing_is_stale(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user who asked for no limit is never told of staleness."""
+    """A user who asked for no limit never sees a stale status."""
     write_status(directory, "KEY1", publish(directory, 1), checked="2001-01-01T00:00:00Z")
     watcher = make_watcher()
     watcher.start()

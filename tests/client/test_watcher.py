@@ -17,7 +17,7 @@ from tests.client.helpers import is_on, publish, wait_until, watching
 from tests.client.reads import record_reads, wait_for_reads
 
 
-def test_each_replacement_is_decided_by(directory: Path, make_watcher: MakeWatcher) -> None:
+def test_each_replacement_is_used(directory: Path, make_watcher: MakeWatcher) -> None:
     """A user gets the newest flags after every rename, not only after the first."""
     publish(directory, 1)
     watcher = make_watcher()
@@ -30,7 +30,7 @@ def test_each_replacement_is_decided_by(directory: Path, make_watcher: MakeWatch
         assert watcher.revision == revision
 
 
-def test_other_bytes_under_the_same_revision_are_decided_by(directory: Path, make_watcher: MakeWatcher) -> None:
+def test_other_bytes_with_the_same_revision_are_used(directory: Path, make_watcher: MakeWatcher) -> None:
     """A user gets the new flags even where the revision has not moved."""
     publish(directory, 1)
     watcher = make_watcher()
@@ -40,7 +40,7 @@ def test_other_bytes_under_the_same_revision_are_decided_by(directory: Path, mak
     assert watcher.revision == 1
 
 
-def test_the_same_bytes_are_no_news(
+def test_the_same_bytes_make_no_new_instance(
     directory: Path, make_watcher: MakeWatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A user keeps the very same instance when a file is replaced by its equal."""
@@ -56,7 +56,7 @@ def test_the_same_bytes_are_no_news(
 
 
 def test_start_fails_when_nothing_comes_and_goes_on_watching(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user is told at once what is missing and where, and can carry on until the datafile comes."""
+    """A user reads at once what is missing and where, and can carry on until the datafile comes."""
     watcher = make_watcher()
     started = time.monotonic()
     with pytest.raises(DatafileUnavailableError, match=r"KEY1.*No such file.*KEY1\.json.*sidecar") as caught:
@@ -96,7 +96,7 @@ def test_a_timeout_of_zero_never_waits(directory: Path, make_watcher: MakeWatche
 
 
 def test_before_start_there_is_nothing(make_watcher: MakeWatcher, directory: Path) -> None:
-    """A user who forgot start() is told so."""
+    """A user who forgot start() reads so in the error."""
     publish(directory, 1)
     with pytest.raises(DatafileUnavailableError, match=r"is not running, call start\(\)"):
         make_watcher().optimizely  # noqa: B018 - the property is what is asked
@@ -117,7 +117,7 @@ def test_the_fallback_decides_until_a_datafile_comes(
     assert watcher.status().source == "file"
 
 
-def test_a_broken_fallback_is_no_help(
+def test_a_broken_fallback_is_not_used(
     tmp_path: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A user with an unusable fallback gets the same error as without, and reads why."""
@@ -171,7 +171,7 @@ async def test_a_cancelled_start_leaves_nothing_behind(directory: Path) -> None:
     wait_until(lambda: not watching())
 
 
-def test_after_stop_the_last_instance_decides_on_and_start_works_again(
+def test_after_stop_the_last_instance_stays_usable_and_start_works_again(
     directory: Path, make_watcher: MakeWatcher
 ) -> None:
     """A user can decide to the very end, may stop twice, and may start again."""
@@ -188,10 +188,10 @@ def test_after_stop_the_last_instance_decides_on_and_start_works_again(
     assert watcher.revision == 2
 
 
-def test_listeners_are_told_on_the_watchers_thread(
+def test_listeners_are_called_on_the_watcher_thread(
     directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A user is told of the present instance and of each later one, after the swap; a failing listener hurts nobody."""
+    """A user's listener gets the current instance and each later one, after the swap; a failing listener disturbs no other."""
     publish(directory, 1)
     monkeypatch.setattr("datafile_client._watcher._TICK_MAX_S", 300)
     watcher = make_watcher(rescan_interval_s=300)  # so that only on_update itself can wake the thread
@@ -219,8 +219,8 @@ def test_listeners_are_told_on_the_watchers_thread(
     assert caplog.text.count("callback failed at revision") == 3
 
 
-def test_a_removed_listener_is_not_told_any_more(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user who removes a listener, even while others are being told, does not hear from it again."""
+def test_a_removed_listener_is_not_called_any_more(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user who removes a listener, even during calls of others, gets no more calls of it."""
     publish(directory, 1)
     watcher = make_watcher()
     calls: list[str] = []
@@ -257,7 +257,7 @@ def test_a_listener_may_stop_the_watcher(directory: Path, make_watcher: MakeWatc
 
 
 def test_wait_for_revision_gives_up(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user who waits for a revision that does not come is told False in time."""
+    """A user who waits for a revision that does not come gets False in time."""
     publish(directory, 1)
     watcher = make_watcher()
     watcher.start()

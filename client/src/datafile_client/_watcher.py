@@ -41,6 +41,7 @@ class OptimizelyWatcher:
     """Keep an `Optimizely` instance up to date with the datafile that the sidecar publishes.
 
     Every new datafile gets a new instance. Read `optimizely` once per request, so that the whole request uses one revision.
+    `with` and `async with` start the watcher and stop it; otherwise call `start` and `stop`.
 
     All methods are safe to call from any thread, from asyncio, and in forked child processes. A child starts its own watcher
     thread the first time it uses the watcher.
@@ -52,7 +53,7 @@ class OptimizelyWatcher:
         fallback: a file with a datafile to use when none appears in time. It is used until one appears.
         optimizely_options: keyword arguments for the SDK's constructor. They apply to every instance.
         stale_after_s: the age in seconds after which `status().stale` is True. None means never.
-        rescan_interval_s: how often to check the file when the file system reports no events, in seconds.
+        rescan_interval_s: how often to check the file even if the file system reports no change, in seconds.
 
     Raises:
         InvalidOptionError: an argument or environment variable is wrong.
@@ -158,9 +159,9 @@ class OptimizelyWatcher:
         )
 
     def on_update(self, callback: Callable[[Optimizely], object]) -> Callable[[], None]:
-        """Call `callback(optimizely)` after each swap, and once for the current instance if there is one.
+        """Call `callback(optimizely)` each time a new instance is in use, and once for the current one if there is one.
 
-        The call happens on the watcher thread, so a slow callback delays the next swap. An exception is logged.
+        The call happens on the watcher thread, so a slow callback delays the next datafile. An exception is logged.
 
         Args:
             callback: the function to call with the new instance.
