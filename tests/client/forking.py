@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from datafile_client import OptimizelyWatcher
-from tests.client.helpers import LocalDispatcher
+from tests.client.helpers import patient_options
 
 
 def in_child(work: Callable[[], None]) -> int:
@@ -29,7 +29,7 @@ def in_child(work: Callable[[], None]) -> int:
         os._exit(status)
 
 
-def reap(children: list[int], timeout: float = 20) -> list[int]:
+def reap(children: list[int], timeout: float = 40) -> list[int]:
     """Wait for all; kill what hangs. Return the exit codes."""
     codes = []
     deadline = time.monotonic() + timeout
@@ -47,9 +47,7 @@ def reap(children: list[int], timeout: float = 20) -> list[int]:
 
 def track_ten_events(directory: Path, port: int, name: str) -> None:
     """Track ten events in this process and leave without stop()."""
-    watcher = OptimizelyWatcher(
-        sdk_key="KEY1", directory=directory, optimizely_options={"event_dispatcher": LocalDispatcher(port)}
-    )
+    watcher = OptimizelyWatcher(sdk_key="KEY1", directory=directory, optimizely_options=patient_options(port))
     watcher.start()
     for number in range(10):
         watcher.optimizely.track("bought", f"{name}-{number}")

@@ -70,6 +70,11 @@ class LocalDispatcher:
             connection.getresponse().read()
 
 
+def patient_options(port: int) -> dict[str, Any]:
+    """Return options that send events to the receiver, and leave it enough time at the end on a machine under load."""
+    return {"event_dispatcher": LocalDispatcher(port), "event_processor_options": {"timeout_interval": 50}}
+
+
 def write_status(directory: Path, sdk_key: str, datafile: bytes, **fields: Any) -> None:
     """Write the status file that says that the sidecar has validated this datafile."""
     status = {"schema": 1, "sdk_key": sdk_key, "sha256": hashlib.sha256(datafile).hexdigest()} | fields

@@ -10,11 +10,9 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from datafile_client import OptimizelyWatcher
-from tests.client.helpers import LocalDispatcher
+from tests.client.helpers import patient_options
 
-watcher = OptimizelyWatcher(
-    optimizely_options={"event_dispatcher": LocalDispatcher(int(os.environ["RECEIVER_PORT"]))}, rescan_interval_s=0.5
-)
+watcher = OptimizelyWatcher(optimizely_options=patient_options(int(os.environ["RECEIVER_PORT"])), rescan_interval_s=0.5)
 watcher.start(timeout=10)
 watcher.optimizely.get_optimizely_config()  # an app may well ask for something at import
 

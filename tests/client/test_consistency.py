@@ -95,7 +95,7 @@ watcher = OptimizelyWatcher(
     directory=directory,
     optimizely_options={{
         "event_dispatcher": LocalDispatcher(int(sys.argv[2])),
-        "event_processor_options": {{"batch_size": 10, "event_queue": queue.Queue(20_000)}},
+        "event_processor_options": {{"batch_size": 10, "event_queue": queue.Queue(20_000), "timeout_interval": 40}},
     }},
 )
 watcher.start()

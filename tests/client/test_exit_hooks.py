@@ -17,9 +17,9 @@ from tests.client.helpers import ROOT, Receiver, publish
 SCRIPT = """
 import sys
 from datafile_client import OptimizelyWatcher
-from tests.client.helpers import LocalDispatcher
+from tests.client.helpers import patient_options
 watcher = OptimizelyWatcher(
-    sdk_key="KEY1", directory=sys.argv[1], optimizely_options={"event_dispatcher": LocalDispatcher(int(sys.argv[2]))}
+    sdk_key="KEY1", directory=sys.argv[1], optimizely_options=patient_options(int(sys.argv[2]))
 )
 watcher.start()
 for number in range(50):
@@ -37,7 +37,7 @@ def test_events_are_sent_at_exit_without_stop(ending: str, directory: Path) -> N
             cwd=ROOT,
             capture_output=True,
             text=True,
-            timeout=20,
+            timeout=50,
             check=False,
         )
         assert receiver.users == {str(number): 1 for number in range(50)}
@@ -72,7 +72,7 @@ def test_signals_are_the_apps(directory: Path) -> None:
         app.send_signal(signal.SIGTERM)
         assert app.stdout.read() == "handled 15\n"
         assert app.wait(20) == 7
-        assert time.monotonic() - started < 4  # an event processor that is waited for takes 5 s
+        assert time.monotonic() - started < 10  # an event processor that is waited for in vain takes 50 s
         assert len(receiver.users) == 50
 
 
@@ -89,7 +89,7 @@ def test_children_of_multiprocessing_send_their_events(method: str, directory: P
         for child in children:
             child.start()
         for child in children:
-            child.join(20)
+            child.join(50)
             assert child.exitcode == 0
         assert len(receiver.users) == 20
         assert set(receiver.users.values()) == {1}
@@ -98,8 +98,8 @@ def test_children_of_multiprocessing_send_their_events(method: str, directory: P
 MAIN = """
 import sys
 from datafile_client import OptimizelyWatcher
-from tests.client.helpers import LocalDispatcher
-options = {"event_dispatcher": LocalDispatcher(int(sys.argv[2]))}
+from tests.client.helpers import patient_options
+options = patient_options(int(sys.argv[2]))
 watcher = OptimizelyWatcher(sdk_key="KEY1", directory=sys.argv[1], optimizely_options=options)
 watcher.start()
 instance = watcher.optimizely
@@ -130,7 +130,7 @@ def test_children_that_know_only_the_main_modules_instance_send_their_events(
             env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
             capture_output=True,
             text=True,
-            timeout=30,
+            timeout=50,
             check=False,
         )
         assert done.returncode == 0, done.stderr

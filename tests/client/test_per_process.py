@@ -8,14 +8,14 @@ from pathlib import Path
 from datafile_client._per_process import PerProcess
 from tests.client.conftest import MakeWatcher
 from tests.client.forking import in_child, reap
-from tests.client.helpers import LocalDispatcher, Receiver, publish, running, wait_until
+from tests.client.helpers import Receiver, patient_options, publish, running, wait_until
 
 
 def test_forked_children_follow_and_send_their_own_events(directory: Path, make_watcher: MakeWatcher) -> None:
     """A user of a preloading server gets new flags and every event once from each child, forked amid swaps."""
     publish(directory, 1)
     with Receiver() as receiver:
-        watcher = make_watcher(optimizely_options={"event_dispatcher": LocalDispatcher(receiver.port)})
+        watcher = make_watcher(optimizely_options=patient_options(receiver.port))
         watcher.start()
         watcher.optimizely.track("bought", "parent")
         busy = threading.Event()

@@ -20,9 +20,9 @@ from tests.client.conftest import MakeWatcher
 from tests.client.forking import in_child, reap
 from tests.client.helpers import (
     ROOT,
-    LocalDispatcher,
     Receiver,
     is_on,
+    patient_options,
     publish,
     running,
     sized_datafile,
@@ -78,9 +78,10 @@ def test_a_formatter_may_ask_for_the_revision_at_a_childs_first_use(directory: P
 
 FORKING = """
 import os, sys, time
-from datafile_client import OptimizelyWatcher
+from datafile_client import OptimizelyWatcher, _watcher
 from tests.client.helpers import publish
 from pathlib import Path
+_watcher._HEARTBEAT_TIMEOUT_S = 300  # no check on use stands in for the thread
 directory = Path(sys.argv[1])
 publish(directory, 1)
 watcher = OptimizelyWatcher(sdk_key="KEY1", directory=directory, rescan_interval_s=0.2)
@@ -93,7 +94,7 @@ for _ in range(10):
     child = os.fork()
     if not child:
         watcher.optimizely
-        os._exit(0 if watcher.wait_for_revision(2, timeout=2) else 1)
+        os._exit(0 if watcher.wait_for_revision(2, timeout=20) else 1)
     children.append(child)
 publish(directory, 2)
 print(sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children))
@@ -101,11 +102,12 @@ print(sum(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in childr
 
 
 @pytest.mark.system
+@pytest.mark.timeout(300)
 def test_a_fork_right_after_start_lets_every_child_follow(directory: Path) -> None:
     """A user's master may fork while its watcher thread is starting. The test repeats it, as chance decides."""
     run = [sys.executable, "-W", "ignore", "-c", FORKING, str(directory)]
     for _ in range(30):
-        done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(run, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
         assert (done.stdout, done.stderr) == ("0\n", "")
 
 
@@ -136,7 +138,7 @@ def test_a_start_during_a_stop_starts_the_watcher(directory: Path, make_watcher:
     """A user who starts the watcher while another thread is still stopping it follows, and sends events."""
     publish(directory, 1)
     with Receiver() as receiver:
-        watcher = make_watcher(optimizely_options={"event_dispatcher": LocalDispatcher(receiver.port)})
+        watcher = make_watcher(optimizely_options=patient_options(receiver.port))
         watcher.start()
         entered, release = threading.Event(), threading.Event()
 

@@ -77,7 +77,7 @@ def run(name: str, recipes: Path, directory: Path) -> str:
         env=environment(directory),
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=50,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ from optimizely.user_profile import UserProfileService
 from datafile_client.testing import make_datafile
 from tests.client.conftest import MakeWatcher
 from tests.client.forking import in_child, reap
-from tests.client.helpers import LocalDispatcher, Receiver, decide, publish, running, wait_until
+from tests.client.helpers import LocalDispatcher, Receiver, decide, patient_options, publish, running, wait_until
 
 
 def test_listeners_of_the_sdk_live_on(directory: Path, make_watcher: MakeWatcher) -> None:
@@ -84,7 +84,7 @@ def test_every_event_is_sent_once_over_swaps(directory: Path, make_watcher: Make
     """A user's events are neither lost nor doubled while datafiles are replaced, and stop() sends the rest."""
     publish(directory, 1)
     with Receiver() as receiver:
-        watcher = make_watcher(optimizely_options={"event_dispatcher": LocalDispatcher(receiver.port)})
+        watcher = make_watcher(optimizely_options=patient_options(receiver.port))
         watcher.start()
 
         def track(name: str) -> None:
@@ -108,7 +108,7 @@ def test_an_event_after_stop_is_dropped_with_a_warning(
     """A user who tracks after stop() reads that the event is lost, and the app goes on."""
     publish(directory, 1)
     with Receiver() as receiver:
-        watcher = make_watcher(optimizely_options={"event_dispatcher": LocalDispatcher(receiver.port)})
+        watcher = make_watcher(optimizely_options=patient_options(receiver.port))
         watcher.start()
         watcher.stop()
         watcher.optimizely.track("bought", "late")
@@ -161,7 +161,7 @@ def test_a_slow_dispatcher_is_waited_for(directory: Path, make_watcher: MakeWatc
         waiting: queue.Queue[Any] = queue.Queue(5)
         options = {
             "event_dispatcher": LocalDispatcher(receiver.port),
-            "event_processor_options": {"event_queue": waiting},
+            "event_processor_options": {"event_queue": waiting, "timeout_interval": 50},
         }
         watcher = make_watcher(optimizely_options=options)
         watcher.start()
@@ -249,7 +249,7 @@ def test_a_child_does_not_send_what_its_parent_has_queued(directory: Path, make_
     with Receiver() as receiver:
         options = {
             "event_dispatcher": LocalDispatcher(receiver.port),
-            "event_processor_options": {"batch_size": 50, "flush_interval": 60},
+            "event_processor_options": {"batch_size": 50, "flush_interval": 60, "timeout_interval": 50},
         }
         watcher = make_watcher(optimizely_options=options)
         watcher.start()
