@@ -48,7 +48,7 @@ def served(
         try:
             yield server
             server.send_signal(signal.SIGTERM)
-            server.wait(15)
+            server.wait(60)
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(server.pid, signal.SIGKILL)
