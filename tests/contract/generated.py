@@ -73,9 +73,21 @@ def decisions() -> str:
     return "\n".join(f"- [{title.removeprefix('# ')}]({name})" for name, title in titles)
 
 
+def modules() -> str:
+    """Each module of both distributions, and the first sentence of its docstring."""
+    rows = []
+    for source in (ROOT / "sidecar/src/datafile_sidecar", ROOT / "client/src/datafile_client"):
+        for path in sorted(source.rglob("*.py"), key=lambda path: (path.parent, path.name)):
+            says = (ast.get_docstring(ast.parse(path.read_text())) or "").partition("\n")[0]
+            folder = path.parent.relative_to(source.parent)
+            rows.append((f"`{folder}/`" if path.name == "__init__.py" else f"`{path.name}`", says))
+    return _table(("module", "what it says of itself"), rows)
+
+
 PARTS: tuple[tuple[Path, str, Callable[[], str]], ...] = (
     (ROOT / "README.md", "variables", variables),
     (ROOT / "docs/configuration.md", "variables", variables),
+    (ROOT / "docs/architecture.md", "modules", modules),
     (ROOT / "docs/contract.md", "metrics", metrics),
     (ROOT / "docs/contract.md", "labels", labels),
     (ROOT / "docs/events.md", "events", events),

@@ -70,13 +70,23 @@ class Code:
             if isinstance(cls, ast.ClassDef) and function in ast.walk(cls)
             for one in cls.body
         ]
-        nodes = [node for node in ast.walk(function) if isinstance(node, ast.Attribute | ast.Name)]
-        for node in sorted(nodes, key=lambda node: (node.end_lineno or 0, node.end_col_offset or 0)):
+        for node in _evaluated(function):
             name = node.attr if isinstance(node, ast.Attribute) else node.id
             yield name
             helper = _named(owner, name) if _is_own(node) else _named(self.tree.body, name)
             if helper is not None and name not in inside:
                 yield from self.calls(helper, inside | {name})
+
+
+def _evaluated(node: ast.AST) -> Iterator[ast.Attribute | ast.Name]:
+    """The names under a node in the order in which they are used: the arguments of a call before its function."""
+    children = list(ast.iter_child_nodes(node))
+    if isinstance(node, ast.Call):
+        children = [*node.args, *node.keywords, node.func]
+    for child in children:
+        yield from _evaluated(child)
+    if isinstance(node, ast.Attribute | ast.Name):
+        yield node
 
 
 def _is_own(node: ast.Attribute | ast.Name) -> bool:
@@ -147,7 +157,9 @@ def test_the_owner_of_the_state_is_small_and_the_only_one() -> None:
     for path in package.rglob("*.py"):
         for cls in ast.walk(ast.parse(path.read_text())):
             if isinstance(cls, ast.ClassDef) and "core" not in path.relative_to(package).parts:
-                fields = [one for one in ast.walk(cls) if isinstance(one, ast.Attribute) and isinstance(one.ctx, ast.Store)]
+                fields = [
+                    one for one in ast.walk(cls) if isinstance(one, ast.Attribute) and isinstance(one.ctx, ast.Store)
+                ]
                 if any(one.attr == "_state" for one in fields):
                     holders.append(cls)
     assert [cls.name for cls in holders] == ["KeySyncer"]
