@@ -5,10 +5,12 @@ Everything here blocks: callers on an event loop use a thread.
 
 import contextlib
 import fcntl
+import functools
 import os
 import re
 import stat
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -173,12 +175,12 @@ class Volume:
         path, status_path = self._path(status.sdk_key), self._status_path(status.sdk_key)
         with (
             _explained(path, "can't be written"),
-            _Temporary(path, body) as datafile,
-            _Temporary(status_path, status.encode()) as beside,
+            _written(path, body) as datafile,
+            _written(status_path, status.encode()) as beside,
         ):
-            beside.rename()
+            beside.rename(status_path)
             renamed_at = time.monotonic()  # before it, for a reader may be faster than this thread
-            datafile.rename()
+            datafile.rename(path)
             self._remember(status.sdk_key)
             # Readers have it already, and some mounts can't sync a directory.
             with contextlib.suppress(OSError):
@@ -192,8 +194,8 @@ class Volume:
             VolumeError: It could not be written.
         """
         path = self._status_path(status.sdk_key)
-        with _explained(path, "can't be written"), _Temporary(path, status.encode()) as temporary:
-            temporary.rename()
+        with _explained(path, "can't be written"), _written(path, status.encode()) as temporary:
+            temporary.rename(path)
 
     def _path(self, sdk_key: str) -> Path:
         return self._directory / f"{sdk_key}.json"
@@ -205,61 +207,29 @@ class Volume:
         self._known[sdk_key] = _identity(self._path(sdk_key))
 
 
-class _Temporary:
-    """A complete temporary file: renamed to its final name, or removed at the end."""
-
-    def __init__(self, path: Path, content: bytes) -> None:
-        self._path = path
-        self._temporary = path.with_name(f".datafile-sidecar.{path.name}.tmp")
-        self._content = content
-
-    def __enter__(self) -> "_Temporary":
-        try:
-            self._write()
-        except BaseException:
-            self._remove()
-            raise
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._remove()
-
-    def rename(self) -> None:
-        os.rename(self._temporary, self._path)
-
-    def _write(self) -> None:
-        self._remove()
-        descriptor = os.open(
-            self._temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600
-        )
-        try:
-            rest = memoryview(self._content)
-            while rest:
-                rest = rest[os.write(descriptor, rest) :]
-            os.fchmod(descriptor, _MODE)
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def _remove(self) -> None:
-        try:
-            os.unlink(self._temporary)
-        except FileNotFoundError:
-            return
+@contextlib.contextmanager
+def _written(path: Path, content: bytes) -> Iterator[Path]:
+    """Write a complete temporary file and give its name. It is to be renamed to `path`, or removed at the end."""
+    temporary = path.with_name(f".datafile-sidecar.{path.name}.tmp")
+    temporary.unlink(missing_ok=True)
+    try:
+        with open(temporary, "xb", opener=functools.partial(os.open, mode=0o600)) as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), _MODE)
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
-class _explained:  # noqa: N801
+@contextlib.contextmanager
+def _explained(path: Path, what: str) -> Iterator[None]:
     """Turn an OSError into a VolumeError that names the path."""
-
-    def __init__(self, path: Path, what: str) -> None:
-        self._path, self._what = path, what
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, problem: BaseException | None, trace: object) -> None:
-        if isinstance(problem, OSError):
-            raise VolumeError(f"{self._path} {self._what}: {problem.strerror or problem}") from problem
+    try:
+        yield
+    except OSError as problem:
+        raise VolumeError(f"{path} {what}: {problem.strerror or problem}") from problem
 
 
 def _read(path: Path, max_bytes: int) -> bytes:

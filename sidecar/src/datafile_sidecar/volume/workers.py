@@ -34,10 +34,10 @@ class Workers:
     def __init__(self, directory: Path, sdk_keys: Iterable[str], telemetry: Telemetry) -> None:
         """Build the list; `run` opens the socket in the directory."""
         self._path = directory / NAME
+        self._sdk_keys = frozenset(sdk_keys)
         self._telemetry = telemetry
         self._published: dict[str, tuple[int, float]] = {}
-        self._connections: dict[str, set[WorkerConnection]] = {key: set() for key in sdk_keys}
-        self._unidentified: set[WorkerConnection] = set()
+        self._connections: set[WorkerConnection] = set()
         self._server: asyncio.Server | None = None
         self._inode: int | None = None
         self._problem: str | None = None
@@ -54,11 +54,12 @@ class Workers:
 
     def of(self, sdk_key: str) -> list[dict[str, Any]]:
         """Return the workers of a key, as `/status` shows them."""
-        return sorted((one.view() for one in self._connections[sdk_key]), key=lambda view: (view["host"], view["pid"]))
+        workers = [one.view(message) for one, message in self._identified() if message.sdk_key == sdk_key]
+        return sorted(workers, key=lambda view: (view["host"], view["pid"]))
 
     def status(self) -> dict[str, Any]:
         """Tell whether the list can be relied on: there is a socket, and all workers had the time to connect."""
-        is_settled = _now() >= self._settles_at and not self._unidentified
+        is_settled = _now() >= self._settles_at and all(one.message for one in self._connections)
         return {
             "state": "off" if self._server is None else "on",
             "settled": self._server is not None and is_settled,
@@ -74,8 +75,8 @@ class Workers:
             renamed_at: Seconds of `time.monotonic`.
         """
         self._published[sdk_key] = revision, renamed_at
-        for connection in self._connections[sdk_key]:
-            self._measure(connection)
+        for connection, message in self._identified():
+            self._measure(connection, message)
 
     # The socket
 
@@ -96,7 +97,7 @@ class Workers:
         self._server = await asyncio.get_running_loop().create_unix_server(
             lambda: WorkerConnection(self), sock=listener, backlog=MAX_WORKERS
         )
-        self._unsettle()
+        self._settles_at = _now() + SETTLE_S
 
     async def _is_ours(self) -> bool:
         return await asyncio.to_thread(inode, self._path) == self._inode
@@ -106,30 +107,25 @@ class Workers:
             return
         self._server.close()
         self._server = None
-        connections = [*self._unidentified, *(one for some in self._connections.values() for one in some)]
-        for connection in connections:
+        for connection in self._connections:
             connection.close()
         if await self._is_ours():
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(self._path.unlink)
 
-    def _unsettle(self) -> None:
-        """Begin to wait: from now on a worker may be missing from the list."""
-        self._settles_at = _now() + SETTLE_S
-
     # What connections report
 
     def opened(self, connection: "WorkerConnection") -> bool:
         """Take a new connection; tell whether there was a place for it."""
-        if len(self._unidentified) + sum(map(len, self._connections.values())) >= MAX_WORKERS:
+        if len(self._connections) >= MAX_WORKERS:
             self.refuse("too_many")
             return False
-        self._unidentified.add(connection)
+        self._connections.add(connection)
         return True
 
     def received(self, connection: "WorkerConnection", message: WorkerMessage) -> bool:
         """Take a worker's message; tell whether the connection may stay."""
-        if message.sdk_key not in self._connections:
+        if message.sdk_key not in self._sdk_keys:
             self._telemetry.worker_refused("unknown_key")
             return False
         before = connection.message
@@ -138,38 +134,38 @@ class Workers:
             return False
         connection.message, connection.seen = message, time.time()
         if before is None:
-            self._identify(connection, message)
+            self._drop_earlier(connection, message)
         elif message.revision != before.revision:
             connection.swapped_at = time.monotonic()
-            self._measure(connection)
+            self._measure(connection, message)
         self._count(message.sdk_key)
         return True
 
     def closed(self, connection: "WorkerConnection") -> None:
         """Remove a connection, and with it its worker."""
-        self._unidentified.discard(connection)
-        for key, connections in self._connections.items():
-            if connection in connections:
-                connections.remove(connection)
-                self._count(key)
+        self._connections.discard(connection)
+        if connection.message:
+            self._count(connection.message.sdk_key)
 
     def refuse(self, reason: str) -> None:
         """Count a refused connection: it may be a worker's that is missing from the list now."""
         self._telemetry.worker_refused(reason)
-        self._unsettle()
+        self._settles_at = _now() + SETTLE_S
 
-    def _identify(self, connection: "WorkerConnection", message: WorkerMessage) -> None:
-        self._unidentified.discard(connection)
-        connections = self._connections[message.sdk_key]
-        for other in [one for one in connections if one.message and one.message.identity == message.identity]:
-            connections.remove(other)  # it has connected again before the end of its old connection was seen
-            other.close()
-        connections.add(connection)
+    def _identified(self) -> list[tuple["WorkerConnection", WorkerMessage]]:
+        return [(one, one.message) for one in self._connections if one.message]
 
-    def _measure(self, connection: "WorkerConnection") -> None:
+    def _drop_earlier(self, connection: "WorkerConnection", message: WorkerMessage) -> None:
+        """Hang up on the connection that the same worker had before, whose end was not seen yet."""
+        for other, earlier in self._identified():
+            if other is not connection and earlier.identity == message.identity:
+                self._connections.remove(other)
+                other.close()
+
+    def _measure(self, connection: "WorkerConnection", message: WorkerMessage) -> None:
         """Report how long a worker took to decide by what is published, once."""
-        message, swapped_at = connection.message, connection.swapped_at
-        if message is None or swapped_at is None or message.sdk_key not in self._published:
+        swapped_at = connection.swapped_at
+        if swapped_at is None or message.sdk_key not in self._published:
             return
         revision, renamed_at = self._published[message.sdk_key]
         if message.revision != revision or connection.measured == renamed_at or swapped_at < renamed_at:
@@ -179,9 +175,8 @@ class Workers:
         self._telemetry.datafile_applied(message.sdk_key, worker, swapped_at - renamed_at)
 
     def _count(self, sdk_key: str) -> None:
-        connections = self._connections[sdk_key]
-        revisions = [one.message.revision or 0 for one in connections if one.message]
-        self._telemetry.workers_counted(sdk_key, len(connections), min(revisions, default=None))
+        revisions = [message.revision or 0 for _, message in self._identified() if message.sdk_key == sdk_key]
+        self._telemetry.workers_counted(sdk_key, len(revisions), min(revisions, default=None))
 
 
 class WorkerConnection(asyncio.Protocol):
@@ -195,23 +190,16 @@ class WorkerConnection(asyncio.Protocol):
         self.measured: float | None = None
         self._workers = workers
         self._rest = b""
-        self._transport: asyncio.Transport | None = None
+        self._transport: asyncio.Transport
 
-    def view(self) -> dict[str, Any]:
+    def view(self, message: WorkerMessage) -> dict[str, Any]:
         """Return the worker, as `/status` shows it."""
-        assert self.message
-        return {
-            "id": self.message.id,
-            "pid": self.message.pid,
-            "host": self.message.host,
-            "revision": self.message.revision,
-            "seen": rfc3339(self.seen),
-        }
+        worker = {"id": message.id, "pid": message.pid, "host": message.host, "revision": message.revision}
+        return worker | {"seen": rfc3339(self.seen)}
 
     def close(self) -> None:
         """Hang up."""
-        if self._transport is not None:
-            self._transport.abort()
+        self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin: the first line has to come soon."""
@@ -224,7 +212,6 @@ class WorkerConnection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Take the newest whole line."""
-        assert self._transport
         self._transport.pause_reading()
         asyncio.get_running_loop().call_later(_READ_PAUSE_S, self._transport.resume_reading)
         try:
@@ -241,7 +228,7 @@ class WorkerConnection(asyncio.Protocol):
         self._workers.closed(self)
 
     def _check_identified(self) -> None:
-        if self.message is None and self._transport and not self._transport.is_closing():
+        if self.message is None and not self._transport.is_closing():
             self._workers.refuse("silent")
             self.close()
 
