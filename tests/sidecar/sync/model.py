@@ -107,11 +107,11 @@ class House:
             telemetry=telemetry,
         )
         self.syncer = KeySyncer(
-            KeyStore(KEY, self.volume, self.loop.time),
-            fetcher,
+            store=KeyStore(KEY, self.volume, self.loop.time),
+            fetcher=fetcher,
             bus=None,
-            bootstrap=Bootstrap(self.bootstrap_dir, telemetry),
-            pace=Pace(POLL_S, 5.0, 0.5),
+            bootstrap=Bootstrap(self.bootstrap_dir, 5.0, telemetry),
+            pace=Pace(POLL_S, 0.5),
             policy=AdmissionPolicy(RollbackPolicy.of(ROLLBACK_S, POLL_S)),
             random=Random(self.seed),
             telemetry=telemetry,

@@ -195,11 +195,11 @@ class Pod:
             telemetry=telemetry,
         )
         self.syncer = KeySyncer(
-            KeyStore(KEY, self.volume, fleet.loop.time),
-            fetcher,
+            store=KeyStore(KEY, self.volume, fleet.loop.time),
+            fetcher=fetcher,
             bus=self.bus,  # type: ignore[arg-type]
-            bootstrap=Bootstrap(None, telemetry),
-            pace=Pace(POLL_S, 5.0, self._number / PODS),
+            bootstrap=Bootstrap(None, 5.0, telemetry),
+            pace=Pace(POLL_S, self._number / PODS),
             policy=AdmissionPolicy(RollbackPolicy.of(ROLLBACK_S, POLL_S)),
             random=random,
             telemetry=telemetry,

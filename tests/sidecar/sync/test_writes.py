@@ -56,8 +56,8 @@ async def test_a_write_that_is_cancelled_while_it_waits_has_done_nothing(tmp_pat
     telemetry = Telemetry(logs.configure("info", "json"), time.monotonic)
     upstream = OneDatafile()
     syncer = KeySyncer(
-        KeyStore(KEY, volume),
-        Fetcher(
+        store=KeyStore(KEY, volume),
+        fetcher=Fetcher(
             KEY,
             source=lambda: (upstream, None),  # type: ignore[arg-type, return-value]
             poll_interval_s=60,
@@ -65,15 +65,15 @@ async def test_a_write_that_is_cancelled_while_it_waits_has_done_nothing(tmp_pat
             telemetry=telemetry,
         ),
         bus=None,
-        bootstrap=Bootstrap(tmp_path / "bootstrap", telemetry),
-        pace=Pace(60, bootstrap_after_s=0.05, offset=0.5),
+        bootstrap=Bootstrap(tmp_path / "bootstrap", 0.05, telemetry),
+        pace=Pace(60, offset=0.5),
         policy=AdmissionPolicy(RollbackPolicy.of(900, 60)),
         random=Random(1),
         telemetry=telemetry,
     )
     running = asyncio.create_task(syncer.run())
     assert await asyncio.to_thread(volume.begun.wait, 10)  # the fetched datafile is being written
-    while not syncer._store.write_lock._waiters:  # the bootstrap file waits for its turn
+    while not syncer.store.write_lock._waiters:  # the bootstrap file waits for its turn
         await asyncio.sleep(0.005)
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)

@@ -77,7 +77,7 @@ class Daemon:
         }
         self._bus = Bus(settings.bus_url, telemetry) if settings.bus_url else None
         self._workers = Workers(settings.directory, settings.sdk_keys, telemetry)
-        self._bootstrap = Bootstrap(settings.bootstrap_dir, telemetry)
+        self._bootstrap = Bootstrap(settings.bootstrap_dir, settings.bootstrap_after_s, telemetry)
         self._syncers = {key: self._syncer(key) for key in settings.sdk_keys}
         self._stats = WebhookStats(time.time)
         self._peers = Peers(settings.peers, self._webhook_socket.getsockname()[:2], telemetry)
@@ -167,11 +167,11 @@ class Daemon:
             telemetry=self._telemetry,
         )
         return KeySyncer(
-            KeyStore(sdk_key, self._volume),
-            fetcher,
+            store=KeyStore(sdk_key, self._volume),
+            fetcher=fetcher,
             bus=self._bus,
             bootstrap=self._bootstrap,
-            pace=Pace(settings.poll_interval_s, settings.bootstrap_after_s, backoff.place(self._pod, sdk_key)),
+            pace=Pace(settings.poll_interval_s, backoff.place(self._pod, sdk_key)),
             policy=AdmissionPolicy(RollbackPolicy.of(settings.rollback_after_s, settings.poll_interval_s)),
             random=jitter,
             telemetry=self._telemetry,

@@ -64,7 +64,8 @@ async def fetch_and_print(
     limits: FetchLimits,
 ) -> int:
     """Fetch, print a line for each key and return the exit status: 0 when each key has an accepted datafile."""
-    bootstrap = Bootstrap(settings.bootstrap_dir if limits.allow_stale else None, telemetry)
+    bootstrap_dir = settings.bootstrap_dir if limits.allow_stale else None
+    bootstrap = Bootstrap(bootstrap_dir, settings.bootstrap_after_s, telemetry)
     fetches = []
     async with AsyncExitStack() as stack:
         for key in settings.sdk_keys:
@@ -93,11 +94,11 @@ class _KeyFetch:
         jitter = random.Random()
         self._fetcher = Fetcher(sdk_key, source=lambda: source, poll_interval_s=0, random=jitter, telemetry=telemetry)
         self._syncer = KeySyncer(
-            store,
-            self._fetcher,
+            store=store,
+            fetcher=self._fetcher,
             bus=None,
             bootstrap=bootstrap,
-            pace=Pace(0, settings.bootstrap_after_s, 0),
+            pace=Pace(0, 0),
             policy=AdmissionPolicy(RollbackPolicy.of(settings.rollback_after_s, 0)),
             random=jitter,
             telemetry=telemetry,

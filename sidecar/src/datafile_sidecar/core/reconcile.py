@@ -23,7 +23,7 @@ from datafile_sidecar.core.state import (
     Version,
 )
 
-HOLD_AGAIN_S = 10.0
+_HOLD_AGAIN_S = 10.0
 """Upstream is asked about a pending rollback at most once in this time."""
 _PENDING_AT_LEAST_S = 60.0
 _MAX_ANNOUNCEMENTS = 64
@@ -180,8 +180,11 @@ def published(state: State, candidate: Candidate, now: float) -> State:
 def held(state: State, candidate: Candidate, now: float) -> State:
     """Note that the bus tells of a rollback: ask upstream now, unless that was done a moment ago; then in a while."""
     pending = state.pending_rollback
-    is_early = pending is not None and now - pending.since < HOLD_AGAIN_S
-    return replace(state, pending_rollback=PendingRollback(candidate, now), fetch_now=state.fetch_now or not is_early)
+    is_early = pending is not None and now - pending.since < _HOLD_AGAIN_S
+    fetch_now = state.fetch_now or not is_early
+    retry_at = state.timers.retry_at if fetch_now else min(state.timers.retry_at, now + _HOLD_AGAIN_S)
+    timers = replace(state.timers, retry_at=retry_at)
+    return replace(state, pending_rollback=PendingRollback(candidate, now), fetch_now=fetch_now, timers=timers)
 
 
 def joined(state: State, candidate: Candidate) -> State:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from enum import Enum, auto
 from typing import Final
 
-from datafile_sidecar.core import backoff, reconcile
+from datafile_sidecar.core import backoff
 from datafile_sidecar.core.state import State, Trigger
 
 BUS_GRACE_S: Final = 0.5
@@ -37,7 +37,6 @@ class Pace:
     """The intervals of one key, in seconds. `offset` is this pod's part of a poll interval, 0 to 1."""
 
     poll_interval_s: float
-    bootstrap_after_s: float
     offset: float
 
 
@@ -46,15 +45,17 @@ def started(state: State, now: float, *, has_bus: bool) -> State:
     return _timed(replace(state, confirmed_at=now), not_before=now + BUS_GRACE_S if has_bus else 0.0)
 
 
-def woken(state: State, now: float, trigger: Trigger, jitter: float, *, has_bus: bool) -> State:
+def woken(before: State, after: State, now: float, trigger: Trigger, jitter: float, *, has_bus: bool) -> State:
     """Hasten the fetch that a webhook asks for: at once where it came directly, since other pods wait for this one.
 
     Where another pod relayed it, that pod may bring the datafile by the bus. Without a bus the fetches of all pods are spread.
     """
     if trigger is not Trigger.PEER:
-        return _timed(state, not_before=0.0)
+        return _timed(after, not_before=0.0)
+    if before.fetch_now or not after.fetch_now:
+        return after
     wait_s = BUS_GRACE_S + jitter * _SPREAD_S if has_bus else jitter * _SPREAD_WITHOUT_BUS_S
-    return _timed(state, not_before=now + wait_s)
+    return _timed(after, not_before=now + wait_s)
 
 
 def bus_answered(state: State) -> State:
@@ -93,31 +94,23 @@ def look_again(state: State, pace: Pace, now: float, jitter: float) -> State:
     return _timed(state, poll_at=now + min(_LOOK_AGAIN_S, pace.poll_interval_s / 4) * (0.5 + jitter))
 
 
-def hold(state: State, now: float) -> State:
-    """Ask upstream about a pending rollback: in a while, where that is not urgent."""
-    retry_at = min(state.timers.retry_at, now + reconcile.HOLD_AGAIN_S)
-    return state if state.fetch_now else _timed(state, retry_at=retry_at)
-
-
 def planned(state: State, pace: Pace, now: float, jitter: Callable[[], float]) -> State:
     """Arrange for the next chase and the next poll, after something was done. `jitter` draws a random number in [0, 1)."""
-    chase_s = None if state.fetch_now else chase_in(state, now, jitter())
     poll_at = state.timers.poll_at
+    chase_at = math.inf if state.fetch_now else _chase_at(state, now, jitter())
     if pace.poll_interval_s and not now < poll_at < math.inf:
         poll_at = backoff.next_poll(now, pace.poll_interval_s, pace.offset, jitter())
-    return _timed(state, chase_at=math.inf if chase_s is None else now + chase_s, poll_at=poll_at)
+    return _timed(state, chase_at=chase_at, poll_at=poll_at)
 
 
-def chase_in(state: State, now: float, jitter: float) -> float | None:
-    """Return in how many seconds the next fetch is due for what webhooks set off; None where nothing is wanted."""
-    if state.fetch_now:
-        return 0.0
-    pauses = []
+def _chase_at(state: State, now: float, jitter: float) -> float:
+    """Return when the next fetch is due for what webhooks set off."""
+    pauses = [math.inf]
     if state.announced:
         pauses.append(backoff.chase_pause(now - max(a.at for a in state.announced), jitter))
     if state.hint:
         pauses.append(backoff.hint_pause(now - state.hint.at, jitter))
-    return min(pauses, default=None)
+    return now + min(pauses)
 
 
 def _timed(state: State, **times: float) -> State:

@@ -13,7 +13,6 @@ _MAX_SOURCES = 4
 
 @dataclass(slots=True)
 class _Source:
-    url: str
     failures: int = 0
     backs_off_until: float = 0.0
 
@@ -23,32 +22,29 @@ class SourceRotation:
 
     def __init__(self) -> None:
         """Begin with the CDN alone, which always stays."""
-        self._cdn = _Source(CDN)
-        self._sources = [self._cdn]
+        self._sources = {CDN: _Source()}
 
     def add(self, urls: Iterable[str]) -> None:
         """Let these URLs take turns with the CDN; new ones come first."""
-        known = {source.url for source in self._sources}
-        new = [_Source(url) for url in dict.fromkeys(urls) if url not in known]
-        queue = [*new, *self._sources]
-        kept = [source for source in queue if source is not self._cdn][: _MAX_SOURCES - 1]
-        self._sources = [source for source in queue if source is self._cdn or source in kept]
+        queue = {url: _Source() for url in urls if url not in self._sources} | self._sources
+        too_many = [url for url in queue if url != CDN][_MAX_SOURCES - 1 :]
+        self._sources = {url: source for url, source in queue.items() if url not in too_many}
 
     def only_cdn(self) -> None:
         """Forget the URLs that webhooks named."""
-        self._sources = [self._cdn]
+        self._sources = {CDN: self._sources[CDN]}
 
     def take(self, now: float) -> str | None:
         """Return the URL to ask now (or `CDN`), which then goes to the end of the queue; None while all back off."""
-        for index, source in enumerate(self._sources):
+        for url, source in self._sources.items():
             if source.backs_off_until <= now:
-                self._sources.append(self._sources.pop(index))
-                return source.url
+                self._sources[url] = self._sources.pop(url)
+                return url
         return None
 
     def available_at(self) -> float:
         """Return when the first of them may be asked."""
-        return min(source.backs_off_until for source in self._sources)
+        return min(source.backs_off_until for source in self._sources.values())
 
     def failed(self, url: str) -> int:
         """Count a failure; return how many there were in a row."""
@@ -66,9 +62,9 @@ class SourceRotation:
 
     def end_backoff(self) -> None:
         """Let all sources be asked again at once."""
-        for source in self._sources:
+        for source in self._sources.values():
             source.backs_off_until = 0.0
 
     def _find(self, url: str) -> _Source:
         """Return the source, or a new one where it is forgotten already."""
-        return next((source for source in self._sources if source.url == url), _Source(url))
+        return self._sources.get(url) or _Source()

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from datafile_sidecar.core import backoff, datafile
 from datafile_sidecar.core.datafile import Datafile, InvalidDatafileError
-from datafile_sidecar.core.schedule import Pace
 from datafile_sidecar.observe.telemetry import Telemetry
 
 
@@ -16,14 +15,15 @@ class Bootstrap:
     """`<sdk_key>.json` in a directory; without a directory, there are none."""
 
     directory: Path | None
+    after_s: float
     telemetry: Telemetry
 
     async def run(
-        self, sdk_key: str, pace: Pace, is_needed: Callable[[], bool], publish: Callable[[Datafile], Awaitable[bool]]
+        self, sdk_key: str, is_needed: Callable[[], bool], publish: Callable[[Datafile], Awaitable[bool]]
     ) -> None:
-        """Hand the file of a key to `publish` when its time has come, if it is still needed; again while that returns False."""
+        """Hand the file of a key to `publish` after `after_s`, if it is still needed; again while that returns False."""
         failures = 0
-        await asyncio.sleep(pace.bootstrap_after_s)
+        await asyncio.sleep(self.after_s)
         while is_needed() and (body := await asyncio.to_thread(self.read, sdk_key)) is not None:
             try:
                 parsed = await asyncio.to_thread(datafile.parse, body, sdk_key)

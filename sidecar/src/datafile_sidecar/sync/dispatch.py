@@ -10,7 +10,7 @@ from datafile_sidecar.sync.syncer import KeySyncer
 
 def notify(syncers: Mapping[str, KeySyncer], event: DatafileUpdated, trigger: Trigger) -> tuple[str, ...]:
     """Tell every key that an event concerns; return those whose loop is awake for it now."""
-    concerned = webhook.attribute(event, {key: syncer.project_id for key, syncer in syncers.items()})
+    concerned = webhook.attribute(event, {key: syncer.store.project_id for key, syncer in syncers.items()})
     for key in concerned.hinted:
         syncers[key].hint(trigger)
     awake = [

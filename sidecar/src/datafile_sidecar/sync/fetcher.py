@@ -5,16 +5,15 @@ Times are those of the event loop.
 
 import asyncio
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
 from datafile_sidecar.core import backoff, datafile
 from datafile_sidecar.core.conditional import Validators
 from datafile_sidecar.core.datafile import Datafile, InvalidDatafileError
 from datafile_sidecar.core.source_rotation import CDN, SourceRotation
-from datafile_sidecar.core.state import Version
 from datafile_sidecar.observe.telemetry import Telemetry
-from datafile_sidecar.upstream import Fetched, FetchError, Upstream
+from datafile_sidecar.upstream import Fetched, FetchError, NotModified, Upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,45 +25,30 @@ class FetchResult:
     url: str
     validators: Validators | None
 
-    @property
-    def version(self) -> Version | None:
-        """What was served, None for "not modified"."""
-        return Version(self.datafile.revision, self.datafile.sha256) if self.datafile else None
 
-
+@dataclass(eq=False, slots=True)
 class Fetcher:
-    """Fetches from the CDN and from the URLs that webhooks name, one at a time."""
+    """Fetches one key's datafile from the CDN and from the URLs that webhooks name, one at a time.
 
-    def __init__(
-        self,
-        sdk_key: str,
-        *,
-        source: Callable[[], tuple[Upstream, str | None]],
-        poll_interval_s: float,
-        random: Random,
-        telemetry: Telemetry,
-    ) -> None:
-        """Build the fetcher of one key.
+    Args:
+        source: Gives the upstream to ask now, and the access token.
+    """
 
-        Args:
-            source: Gives the upstream to ask now, and the access token.
-        """
-        self._sdk_key = sdk_key
-        self._source = source
-        self._poll_interval_s = poll_interval_s
-        self._random = random
-        self._telemetry = telemetry
-        self._rotation = SourceRotation()
-        self._backoff_ends = 0
-        self._validators: dict[str, Validators] = {}
+    sdk_key: str
+    source: Callable[[], tuple[Upstream, str | None]]
+    poll_interval_s: float
+    random: Random
+    telemetry: Telemetry
+    _rotation: SourceRotation = field(default_factory=SourceRotation, init=False)
+    _backoff_ends: int = field(default=0, init=False)
+    _validators: dict[str, Validators] = field(default_factory=dict, init=False)
 
     # Which source is asked
 
     def add_urls(self, urls: Iterable[str]) -> None:
         """Let those URLs of a webhook that are permitted take turns with the CDN."""
-        upstream, _ = self._source()
-        own = upstream.url(self._sdk_key)
-        self._rotation.add(url for url in urls if url != own and upstream.permitted(url, self._sdk_key))
+        upstream, _ = self.source()
+        self._rotation.add(url for url in urls if url != self._cdn_url and upstream.permitted(url, self.sdk_key))
 
     def only_cdn(self) -> None:
         """Forget the URLs that webhooks named."""
@@ -91,35 +75,33 @@ class Fetcher:
         place = self._rotation.take(_now())
         if place is None:
             return None
-        upstream, token = self._source()
-        url = upstream.url(self._sdk_key) if place == CDN else place
+        upstream, token = self.source()
+        url = upstream.url(self.sdk_key) if place == CDN else place
         started, ends = _now(), self._backoff_ends
         try:
-            answer = await upstream.fetch(url, sdk_key=self._sdk_key, validators=self._validators.get(url), token=token)
-            served = await parse(answer.body, self._sdk_key) if isinstance(answer, Fetched) else None
+            answer = await upstream.fetch(url, sdk_key=self.sdk_key, validators=self._validators.get(url), token=token)
+            served, validators = await self._parsed(url, answer)
         except FetchError as error:
             self._failed(place, error, ends)
             raise
-        except InvalidDatafileError as error:
-            invalid = FetchError("invalid", f"{url} served no valid datafile: {error}")
-            self._failed(place, invalid, ends)
-            raise invalid from error
         self._rotation.succeeded(place)
-        self._telemetry.fetch_succeeded(
-            self._sdk_key, _label(place), "ok" if served else "not_modified", _now() - started
-        )
-        return FetchResult(served, _label(place), url, answer.validators if isinstance(answer, Fetched) else None)
+        outcome = "ok" if served else "not_modified"
+        self.telemetry.fetch_succeeded(self.sdk_key, _label(place), outcome, _now() - started)
+        return FetchResult(served, _label(place), url, validators)
 
     # On what condition
 
-    def remember(self, result: FetchResult, *, replaced: bool) -> None:
-        """Keep the validators of what is published now. `replaced` tells that those known so far belong to other bytes."""
-        self._keep(result.url, result.validators, replaced=replaced)
+    def remember(self, validators: Validators | None, *, replaced: bool, url: str | None = None) -> None:
+        """Keep the validators of what is published now.
 
-    def adopt(self, validators: Validators | None, *, replaced: bool) -> None:
-        """Keep another pod's validators of what is published now."""
-        upstream, _ = self._source()
-        self._keep(upstream.url(self._sdk_key), validators, replaced=replaced)
+        Args:
+            replaced: Whether those known so far belong to other bytes.
+            url: Where the datafile came from; None means from the CDN to another pod.
+        """
+        if replaced:
+            self._validators.clear()
+        if validators:
+            self._validators[url or self._cdn_url] = validators
 
     def forget_validators(self) -> None:
         """Make the next request unconditional."""
@@ -128,29 +110,30 @@ class Fetcher:
     @property
     def validators(self) -> Validators | None:
         """The CDN's validators of what is published."""
-        upstream, _ = self._source()
-        return self._validators.get(upstream.url(self._sdk_key))
+        return self._validators.get(self._cdn_url)
 
-    def _keep(self, url: str, validators: Validators | None, *, replaced: bool) -> None:
-        if replaced:
-            self._validators.clear()
-        if validators:
-            self._validators[url] = validators
+    @property
+    def _cdn_url(self) -> str:
+        upstream, _ = self.source()
+        return upstream.url(self.sdk_key)
+
+    async def _parsed(self, url: str, answer: Fetched | NotModified) -> tuple[Datafile | None, Validators | None]:
+        if isinstance(answer, NotModified):
+            return None, None
+        try:
+            return await asyncio.to_thread(datafile.parse, answer.body, self.sdk_key), answer.validators
+        except InvalidDatafileError as error:
+            raise FetchError("invalid", f"{url} served no valid datafile: {error}") from error
 
     def _failed(self, place: str, error: FetchError, ends: int) -> None:
         failures = self._rotation.failed(place)
         if error.outcome in {"client_error", "throttled"}:
-            wait_s = backoff.refusal_pause(self._poll_interval_s, error.retry_after_s)
+            wait_s = backoff.refusal_pause(self.poll_interval_s, error.retry_after_s)
         else:
-            wait_s = backoff.failure_pause(failures, self._random.random())
+            wait_s = backoff.failure_pause(failures, self.random.random())
         if self._backoff_ends == ends:
             self._rotation.back_off(place, _now() + wait_s)
-        self._telemetry.fetch_failed(self._sdk_key, _label(place), error.outcome, error.reason, wait_s)
-
-
-async def parse(body: bytes, sdk_key: str) -> Datafile:
-    """Validate a datafile beside the event loop. Raises InvalidDatafileError."""
-    return await asyncio.to_thread(datafile.parse, body, sdk_key)
+        self.telemetry.fetch_failed(self.sdk_key, _label(place), error.outcome, error.reason, wait_s)
 
 
 def _now() -> float:
