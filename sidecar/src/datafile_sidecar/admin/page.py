@@ -10,7 +10,8 @@ _INLINE = re.compile(r"<(style|script)>(.*?)</\1>", re.DOTALL)
 
 
 def _headers(html: str) -> dict[str, str]:
-    hashes = {tag: f"'sha256-{_digest(content)}'" for tag, content in _INLINE.findall(html)}
+    digests = {tag: hashlib.sha256(content.encode()).digest() for tag, content in _INLINE.findall(html)}
+    hashes = {tag: f"'sha256-{base64.b64encode(digest).decode()}'" for tag, digest in digests.items()}
     policy = (
         f"default-src 'none'; script-src {hashes['script']}; style-src {hashes['style']}; connect-src 'self'; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -21,10 +22,6 @@ def _headers(html: str) -> dict[str, str]:
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
     }
-
-
-def _digest(content: str) -> str:
-    return base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
 
 
 # Read on import, because a request is served on the event loop, where nothing may read files.

@@ -9,8 +9,6 @@ from aiohttp import web
 
 from datafile_sidecar.admin import page
 
-_EXPOSITION = "text/plain; version=0.0.4; charset=utf-8"
-
 
 @dataclass(frozen=True, slots=True)
 class Admin:
@@ -40,17 +38,15 @@ class Admin:
 
     async def livez(self, _: web.Request) -> web.Response:
         """Answer 200 while every loop runs, whatever upstream does; else 503 and the loops that are stuck."""
-        stuck = self.stuck()
-        return _probe("".join(f"{name} is stuck\n" for name in stuck))
+        return _probe("".join(f"{name} is stuck\n" for name in self.stuck()))
 
     async def readyz(self, _: web.Request) -> web.Response:
         """Answer 200 when every key has a valid file; else 503 and what is missing, and why."""
-        unready = self.unready()
-        return _probe("".join(f"{name}: {reason}\n" for name, reason in unready.items()))
+        return _probe("".join(f"{name}: {reason}\n" for name, reason in self.unready().items()))
 
     async def get_metrics(self, _: web.Request) -> web.Response:
         """Answer with the metrics in Prometheus' text format."""
-        return web.Response(body=self.metrics(), headers={"Content-Type": _EXPOSITION})
+        return web.Response(body=self.metrics(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
 
     async def get_status(self, _: web.Request) -> web.Response:
         """Answer with the status as JSON, which `docs/contract.md` describes."""

@@ -16,9 +16,7 @@ class ConnectionLimiter:
     it is whole, and then its connection ends, so an old connection has not sent a whole one.
     """
 
-    def __init__(
-        self, protocol: Callable[[], asyncio.Protocol], limit: int, on_drop: Callable[[], None] = lambda: None
-    ) -> None:
+    def __init__(self, protocol: Callable[[], asyncio.Protocol], limit: int, on_drop: Callable[[], None]) -> None:
         """Start without connections.
 
         Args:
@@ -41,7 +39,7 @@ class ConnectionLimiter:
         while len(self._open) > self._limit:
             oldest = next(iter(self._open))
             self.closed(oldest)
-            oldest.abort()
+            oldest.transport.abort()
             self._on_drop()
 
     def closed(self, connection: "_LimitedConnection") -> None:
@@ -55,19 +53,16 @@ class _LimitedConnection(asyncio.Protocol):
     aiohttp limits each header line and their number, but together they could take a megabyte of memory.
     """
 
+    transport: asyncio.WriteTransport
+
     def __init__(self, http: asyncio.Protocol, limiter: ConnectionLimiter) -> None:
         self._http = http
         self._limiter = limiter
         self._head: bytearray | None = bytearray()
-        self._transport: asyncio.BaseTransport | None = None
-
-    def abort(self) -> None:
-        """Close the connection at once, whatever is still unsent."""
-        if isinstance(self._transport, asyncio.WriteTransport):
-            self._transport.abort()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = transport
+        assert isinstance(transport, asyncio.WriteTransport)
+        self.transport = transport
         self._http.connection_made(transport)
         self._limiter.opened(self)
 
@@ -76,10 +71,11 @@ class _LimitedConnection(asyncio.Protocol):
         self._http.connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._head is not None and self._is_oversized(self._head, data):
-            self._refuse()
-        else:
+        if self._head is None or not self._is_oversized(self._head, data):
             self._http.data_received(data)
+        elif not self.transport.is_closing():
+            self.transport.write(_TOO_LARGE)
+            self.transport.close()
 
     def _is_oversized(self, head: bytearray, data: bytes) -> bool:
         searched = max(0, len(head) - len(_END) + 1)
@@ -88,11 +84,6 @@ class _LimitedConnection(asyncio.Protocol):
             self._head = None
             return False
         return len(head) > MAX_HEAD_BYTES
-
-    def _refuse(self) -> None:
-        if isinstance(self._transport, asyncio.WriteTransport) and not self._transport.is_closing():
-            self._transport.write(_TOO_LARGE)
-            self._transport.close()
 
     def eof_received(self) -> bool | None:
         return self._http.eof_received()

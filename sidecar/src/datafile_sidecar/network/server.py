@@ -5,7 +5,7 @@ import logging
 import resource
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
 from aiohttp import web
@@ -84,24 +84,19 @@ async def serving(
         access_log=None,
         logger=_LOGGER,
         auto_decompress=False,
-        handle_signals=False,
         keepalive_timeout=5.0,
         lingering_time=1.0,
         shutdown_timeout=0.1,
     )
-    await runner.setup()
-    try:
+    async with AsyncExitStack() as stack:
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
         assert runner.server
         limiter = ConnectionLimiter(runner.server, _connection_limit(), on_drop)
-        loop = asyncio.get_running_loop()
-        server = await loop.create_server(limiter, sock=listener, backlog=_ACCEPTED_AT_ONCE)
+        server = await asyncio.get_running_loop().create_server(limiter, sock=listener, backlog=_ACCEPTED_AT_ONCE)
+        stack.callback(server.close)
         listener.listen(_BACKLOG)
-        try:
-            yield
-        finally:
-            server.close()
-    finally:
-        await runner.cleanup()
+        yield
 
 
 def _connection_limit() -> int:
