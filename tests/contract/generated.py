@@ -12,12 +12,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import structlog
+from prometheus_client import Counter
 from prometheus_client.parser import text_string_to_metric_families
 
-from datafile_sidecar import upstream
 from datafile_sidecar.config.settings import VARIABLES
-from datafile_sidecar.core.state import Trigger
-from datafile_sidecar.observe.metrics import Metrics
+from datafile_sidecar.observe.metrics import METRICS
 from datafile_sidecar.observe.telemetry import Telemetry
 
 ROOT = Path(__file__).parents[2]
@@ -148,12 +147,11 @@ def _is_line(called: ast.expr) -> bool:
 
 def _updated(method: ast.FunctionDef) -> list[str]:
     """Return the metrics that an event updates."""
-    known = Metrics()
     names = []
     for node in ast.walk(method):
-        if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "self._metrics":
-            [family] = getattr(known, node.attr).describe()
-            names.append(f"`{family.name}{'_total' if family.type == 'counter' else ''}`")
+        if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("self._metrics."):
+            name = ast.literal_eval(node.args[0])
+            names.append(f"`datafile_sidecar_{name}{'_total' if METRICS[name][0] is Counter else ''}`")
         if isinstance(node, ast.Attribute) and node.attr == "_set_revisions":
             names += ["`datafile_sidecar_revision`", "`datafile_sidecar_target_revision`"]
     return list(dict.fromkeys(names))
@@ -162,7 +160,7 @@ def _updated(method: ast.FunctionDef) -> list[str]:
 def _metrics() -> list[tuple[str, str, str, dict[str, list[str]], str]]:
     """Return each metric: its name, type, labels, the values of its fixed labels, and its help text."""
     telemetry = Telemetry(structlog.wrap_logger(structlog.ReturnLogger()), time.monotonic)
-    telemetry.prepare("0", ["key"], [str(trigger) for trigger in Trigger], upstream.OUTCOMES)
+    telemetry.prepare("0", ["key"])
     telemetry.datafile_checked("key")
     telemetry.datafile_published("key", revision=1, target=1, trigger="poll", size=1, propagation_s=None)
     rows = []

@@ -3,6 +3,7 @@
 import ast
 import re
 
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from datafile_sidecar.observe.metrics import Metrics
@@ -38,7 +39,7 @@ def test_metrics() -> None:
     """Every metric that can be scraped is in the catalogue, with an event there that updates it."""
     exported = {
         f"{family.name}{'_total' if family.type == 'counter' else ''}"
-        for family in text_string_to_metric_families(Metrics().exposition().decode())
+        for family in text_string_to_metric_families(generate_latest(Metrics().registry).decode())
         if family.name.startswith("datafile_sidecar_")
     }
     listed = set(re.findall(r"^\| `(datafile_sidecar_\w+)` ", part_of(_DOCUMENT, "metrics"), re.MULTILINE))

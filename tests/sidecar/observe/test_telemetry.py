@@ -12,7 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from datafile_sidecar.observe import logs
-from datafile_sidecar.observe.metrics import FETCH_OUTCOMES, SOURCES, WEBHOOK_OUTCOMES
+from datafile_sidecar.observe.metrics import LABELS, OUTCOMES
 from datafile_sidecar.observe.telemetry import Telemetry
 
 TRIGGERS = ("startup", "webhook", "poll", "peer", "bus", "bootstrap")
@@ -45,7 +45,7 @@ class Recorder:
             lambda: self.now,
             lambda: self.dropped.pop() if self.dropped else 0,
         )
-        self.telemetry.prepare("1.2.3", ["KEY1", "KEY2"], TRIGGERS, ("timeout",))
+        self.telemetry.prepare("1.2.3", ["KEY1", "KEY2"])
 
     @property
     def lines(self) -> list[dict[str, Any]]:
@@ -99,13 +99,13 @@ def test_names(recorder: Recorder) -> None:
 
 def test_zero(recorder: Recorder) -> None:
     """Counters are there at zero before anything happens, for each key and outcome, so that the first event makes a rate."""
-    assert all(recorder.value("webhooks_total", outcome=outcome) == 0 for outcome in WEBHOOK_OUTCOMES)
+    assert all(recorder.value("webhooks_total", outcome=outcome) == 0 for outcome in OUTCOMES["webhooks"])
     for key in ("KEY1", "KEY2"):
         assert all(recorder.value("publishes_total", sdk_key=key, trigger=trigger) == 0 for trigger in TRIGGERS)
         assert recorder.value("missed_webhooks_total", sdk_key=key) == 0
         assert recorder.value("propagation_seconds_count", sdk_key=key) == 0
-        for source in SOURCES:
-            for outcome in (*FETCH_OUTCOMES, "timeout"):
+        for source in LABELS["source"]:
+            for outcome in (*OUTCOMES["fetches"], "timeout"):
                 assert recorder.value("fetches_total", sdk_key=key, source=source, outcome=outcome) == 0
 
 

@@ -32,7 +32,7 @@ class Pod:
         self.events: list[dict[str, Any]] = []
         logger = structlog.wrap_logger(None, processors=[self._take])
         self.telemetry = Telemetry(logger, time.monotonic)
-        self.telemetry.prepare("0", [KEY], [], [])
+        self.telemetry.prepare("0", [KEY])
         self.workers = Workers(directory, [KEY], self.telemetry)
         self.workers.published(KEY, 43, time.monotonic())
 

@@ -20,7 +20,7 @@ from datafile_sidecar.cli.simulator import Simulator
 from datafile_sidecar.config import settings
 from datafile_sidecar.core.webhook import signature
 from datafile_sidecar.network.resolver import DaemonResolver
-from datafile_sidecar.observe.metrics import RELAY_OUTCOMES
+from datafile_sidecar.observe.metrics import OUTCOMES
 from datafile_sidecar.observe.telemetry import Telemetry
 from datafile_sidecar.webhooks.peers import Address, Peers
 from tests.datafiles import minimal
@@ -259,7 +259,7 @@ async def test_dead_pods_do_not_delay_the_others() -> None:
     assert len(moved.got) == 1
     expected = {"delivered": 1, "rejected": 1, "timeout": 1, "unreachable": 1, "unresolved": 3}
     assert relay.counts() == expected
-    assert set(expected) < set(RELAY_OUTCOMES)
+    assert set(expected) < set(OUTCOMES["relays"])
     assert "127.0.0.5:1: unreachable" in relay.peers.status()["failing"]
     (event,) = relay.events
     assert (event["event"], event["outcomes"]) == ("webhook.relayed", expected)

@@ -11,7 +11,6 @@ from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import Any, NoReturn
 
-from datafile_sidecar import upstream
 from datafile_sidecar.admin.server import Admin
 from datafile_sidecar.bus import Bus
 from datafile_sidecar.config.credential_reloader import CredentialReloader
@@ -20,7 +19,7 @@ from datafile_sidecar.config.settings import Settings
 from datafile_sidecar.core import backoff, url_policy
 from datafile_sidecar.core.gate import AdmissionPolicy
 from datafile_sidecar.core.schedule import Pace
-from datafile_sidecar.core.state import RollbackPolicy, Trigger
+from datafile_sidecar.core.state import RollbackPolicy
 from datafile_sidecar.core.times import rfc3339
 from datafile_sidecar.network.server import bind, serving
 from datafile_sidecar.observe.telemetry import Telemetry
@@ -131,8 +130,7 @@ class Daemon:
 
     def _announce_start(self) -> None:
         settings, telemetry = self._settings, self._telemetry
-        triggers = [str(trigger) for trigger in Trigger]
-        telemetry.prepare(self._version, settings.sdk_keys, triggers, upstream.OUTCOMES)
+        telemetry.prepare(self._version, settings.sdk_keys)
         self._clean()
         telemetry.sidecar_started(self._version, settings.sdk_keys, str(settings.directory))
         telemetry.admin_listening(*self._admin_socket.getsockname()[:2])

@@ -6,14 +6,16 @@ cause are logged once and then summarised. Each docstring says what the event me
 """
 
 import math
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import prometheus_client as prometheus
 import structlog
 
 from datafile_sidecar.core.display_text import shorten
 from datafile_sidecar.observe.log_throttle import LogThrottle
-from datafile_sidecar.observe.metrics import FETCH_OUTCOMES, Metrics
+from datafile_sidecar.observe.metrics import Metrics
 
 _REJECTED_EVERY_S = 10.0
 _REFUSED_EVERY_S = 60.0
@@ -45,20 +47,18 @@ class Telemetry:
         self._rejected_at = float("-inf")
         self._throttle = LogThrottle()
 
-    def prepare(self, version: str, sdk_keys: Iterable[str], triggers: Iterable[str], failures: Sequence[str]) -> None:
+    def prepare(self, version: str, sdk_keys: Iterable[str]) -> None:
         """Create every series at zero, so that a rate includes the first event.
 
         Args:
             version: Of the sidecar.
             sdk_keys: All SDK keys that are served.
-            triggers: What can cause a publish.
-            failures: Outcomes of fetches that failed.
         """
-        self._metrics.prepare(version, tuple(sdk_keys), tuple(triggers), (*FETCH_OUTCOMES, *failures))
+        self._metrics.prepare(version, tuple(sdk_keys))
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
-        return self._metrics.exposition()
+        return prometheus.generate_latest(self._metrics.registry)
 
     # The process
 
@@ -92,7 +92,7 @@ class Telemetry:
         """Log lines were dropped because the log was not read fast enough; `count` says how many.
         → Find out why: does the container runtime hang, or is the node's disk full?
         """
-        self._metrics.dropped_lines.inc(count)
+        self._metrics.count("dropped_lines", by=count)
         self._log.warning("lines.dropped", count=count, reason="the log is not read fast enough")
 
     def connection_dropped(self, port: str) -> None:
@@ -100,7 +100,7 @@ class Telemetry:
         logged at once and then at most twice a minute.
         → For `webhook`, limit the rate at the Ingress: a flood of connections can delay webhooks until the next poll.
         """
-        self._metrics.dropped_connections.labels(port).inc()
+        self._metrics.count("dropped_connections", port)
         self._warn_throttled("connection.dropped", port=port, reason="it was the oldest at the connection limit")
 
     def setting_ignored(self, name: str, nearest: str | None) -> None:
@@ -161,7 +161,7 @@ class Telemetry:
         self, sdk_keys: Sequence[str], trigger: str, revision: int | None, environment: str | None
     ) -> None:
         """A webhook was verified, and these keys are fetched because of it. → Nothing."""
-        self._metrics.webhooks.labels("accepted").inc()
+        self._metrics.count("webhooks", "accepted")
         self._log.info(
             "webhook.accepted",
             sdk_keys=list(sdk_keys),
@@ -174,7 +174,7 @@ class Telemetry:
         """A webhook was verified and changes nothing in this sidecar.
         → Nothing; it may be for another environment, or its revision may be here already.
         """
-        self._metrics.webhooks.labels("ignored").inc()
+        self._metrics.count("webhooks", "ignored")
         self._log.info("webhook.ignored", reason=reason)
 
     def webhook_rejected(self, outcome: str, reason: str) -> None:
@@ -182,7 +182,7 @@ class Telemetry:
         number in `more`.
         → For `unverified`, compare the secret with the one in Optimizely's settings.
         """
-        self._metrics.webhooks.labels(outcome).inc()
+        self._metrics.count("webhooks", outcome)
         if self._clock() - self._rejected_at < _REJECTED_EVERY_S:
             self._rejected[outcome] += 1
             return
@@ -203,7 +203,7 @@ class Telemetry:
         → If some were not reached, look at `peers` in `/status`; they will find the change by polling.
         """
         for outcome, count in outcomes.items():
-            self._metrics.relays.labels(outcome).inc(count)
+            self._metrics.count("relays", outcome, by=count)
         log = self._log.info if set(outcomes) <= {"delivered"} else self._log.warning
         log("webhook.relayed", outcomes=dict(outcomes))
 
@@ -211,7 +211,7 @@ class Telemetry:
         """A webhook announced a newer revision, or an announced one was given up; no log line, only the metric.
         → Nothing.
         """
-        self._metrics.target_revision.labels(sdk_key).set(revision)
+        self._metrics.set("target_revision", revision, sdk_key)
 
     def webhook_overdue(self, sdk_key: str, revision: int, have: int | None, waited_s: float) -> None:
         """Upstream did not serve an announced revision within 10 minutes; polling goes on.
@@ -223,14 +223,14 @@ class Telemetry:
         """A poll found a revision that no webhook had announced, although webhooks used to arrive.
         → If it repeats, check the webhook in Optimizely's settings, the Ingress, and the log for `webhook.rejected`.
         """
-        self._metrics.missed_webhooks.labels(sdk_key).inc()
+        self._metrics.count("missed_webhooks", sdk_key)
         self._log.warning("webhook.missed", sdk_key=sdk_key, revision=revision, reason="a poll found it first")
 
     # The bus
 
     def bus_connected(self, address: str) -> None:
         """The bus is connected, its records have been read, and its messages arrive. → Nothing."""
-        self._metrics.bus_connected.set(1)
+        self._metrics.set("bus_connected", 1)
         self._throttle.reset("bus.disconnected")
         self._log.info("bus.connected", address=address)
 
@@ -238,39 +238,39 @@ class Telemetry:
         """The connection to the bus is lost and will be tried again; logged at once and then at most twice a minute.
         → Check the broker. Webhooks and polls go on without it.
         """
-        self._metrics.bus_connected.set(0)
+        self._metrics.set("bus_connected", 0)
         self._warn_throttled("bus.disconnected", reason=_short(reason), wait_s=round(wait_s, 2))
 
     def bus_refused(self, reason: str) -> None:
         """The broker refused a command: it is out of memory, or a permission is missing.
         → Compare its ACL with docs/operations.md, and check its memory.
         """
-        self._metrics.bus_records.labels("refused").inc()
+        self._metrics.count("bus_records", "refused")
         self._warn_throttled("bus.refused", reason=_short(reason))
 
     def bus_record_shared(self, sdk_key: str, revision: int) -> None:
         """This pod has put a datafile on the bus for the other pods. → Nothing."""
-        self._metrics.bus_records.labels("shared").inc()
+        self._metrics.count("bus_records", "shared")
         self._log.info("bus_record.shared", sdk_key=sdk_key, revision=revision)
 
     def bus_record_rejected(self, sdk_key: str, where: str, reason: str) -> None:
         """A record or a message on the bus is invalid.
         → Find out what else writes to the broker: a client with write access can change flags.
         """
-        self._metrics.bus_records.labels("bad").inc()
+        self._metrics.count("bus_records", "bad")
         self._warn_throttled("bus_record.rejected", sdk_key=sdk_key, where=where, reason=_short(reason))
 
     def bus_record_questioned(self, sdk_key: str, offered: int, have: int | None) -> None:
         """Other pods report that upstream went back to an older revision; this pod asks upstream before it follows.
         → Nothing; check whether an old state was restored in Optimizely.
         """
-        self._metrics.bus_records.labels("questioned").inc()
+        self._metrics.count("bus_records", "questioned")
         reason = "other pods report that upstream went back; upstream is asked"
         self._warn_throttled("bus_record.questioned", sdk_key=sdk_key, offered=offered, have=have, reason=reason)
 
     def poll_spared(self, sdk_key: str) -> None:
         """A poll was skipped because another pod had just polled. → Nothing."""
-        self._metrics.spared_polls.labels(sdk_key).inc()
+        self._metrics.count("spared_polls", sdk_key)
         self._log.debug("poll.spared", sdk_key=sdk_key, reason="another pod has just polled")
 
     def _warn_throttled(self, event: str, **fields: object) -> None:
@@ -296,7 +296,7 @@ class Telemetry:
         → `unknown_key`: compare DATAFILE_SDK_KEYS of app and sidecar. `too_many`: more than 256 processes. Otherwise find
         out which process connects there.
         """
-        self._metrics.refused_workers.labels(reason).inc()
+        self._metrics.count("refused_workers", reason)
         if self._throttle.admit(f"worker.refused {reason}", self._clock(), _REFUSED_EVERY_S) is not None:
             self._log.warning("worker.refused", reason=reason)
 
@@ -304,26 +304,26 @@ class Telemetry:
         """The number of workers or the lowest revision that a worker uses has changed; no log line, only the metrics.
         → Nothing.
         """
-        self._metrics.workers.labels(sdk_key).set(count)
-        self._metrics.worker_revision_min.labels(sdk_key).set(math.nan if oldest is None else oldest)
+        self._metrics.set("workers", count, sdk_key)
+        self._metrics.set("worker_revision_min", math.nan if oldest is None else oldest, sdk_key)
 
     def datafile_applied(self, sdk_key: str, worker: Mapping[str, object], apply_s: float) -> None:
         """A worker now uses the published revision. → Nothing."""
-        self._metrics.apply.labels(sdk_key).observe(apply_s)
+        self._metrics.observe("apply_seconds", apply_s, sdk_key)
         self._log.info("datafile.applied", sdk_key=sdk_key, **worker, apply_s=round(apply_s, 4))
 
     # Fetches
 
     def fetch_succeeded(self, sdk_key: str, source: str, outcome: str, took_s: float) -> None:
         """Upstream answered with a valid datafile, or that it is unchanged. → Nothing."""
-        self._metrics.fetches.labels(sdk_key, source, outcome).inc()
+        self._metrics.count("fetches", sdk_key, source, outcome)
         self._log.debug("fetch.succeeded", sdk_key=sdk_key, source=source, outcome=outcome, took_s=round(took_s, 3))
 
     def fetch_failed(self, sdk_key: str, source: str, outcome: str, reason: str, wait_s: float) -> None:
         """A datafile could not be fetched, or is invalid; the sidecar tries again after `wait_s`.
         → Do what `reason` says; `datafile-sidecar check` says more.
         """
-        self._metrics.fetches.labels(sdk_key, source, outcome).inc()
+        self._metrics.count("fetches", sdk_key, source, outcome)
         self._log.warning(
             "fetch.failed",
             sdk_key=sdk_key,
@@ -337,7 +337,7 @@ class Telemetry:
         """Upstream served an older revision than the one on the volume, so it was not published.
         → Nothing: caches differ for a while. An intended rollback is published after DATAFILE_ROLLBACK_AFTER_S.
         """
-        self._metrics.refusals.labels(sdk_key).inc()
+        self._metrics.count("refusals", sdk_key)
         self._log.info(
             "datafile.refused", sdk_key=sdk_key, source=source, served=served, have=have, reason="it is older"
         )
@@ -348,7 +348,7 @@ class Telemetry:
         """A valid datafile was already on the volume at the start. → Nothing."""
         self._set_revisions(sdk_key, revision, revision)
         if checked is not None:
-            self._metrics.checked.labels(sdk_key).set(checked)
+            self._metrics.set("checked_timestamp_seconds", checked, sdk_key)
         self._log.info("datafile.loaded", sdk_key=sdk_key, revision=revision)
 
     def datafile_unusable(self, sdk_key: str, origin: str, reason: str) -> None:
@@ -367,8 +367,7 @@ class Telemetry:
 
     def datafile_checked(self, sdk_key: str, at: float | None = None) -> None:
         """Upstream has confirmed the datafile on the volume; no log line, only the metric. → Nothing."""
-        gauge = self._metrics.checked.labels(sdk_key)
-        gauge.set_to_current_time() if at is None else gauge.set(at)
+        self._metrics.set("checked_timestamp_seconds", time.time() if at is None else at, sdk_key)
 
     def datafile_published(
         self, sdk_key: str, *, revision: int, target: int, trigger: str, size: int, propagation_s: float | None
@@ -377,10 +376,10 @@ class Telemetry:
         → Nothing.
         """
         self._set_revisions(sdk_key, revision, target)
-        self._metrics.published.labels(sdk_key).set_to_current_time()
-        self._metrics.publishes.labels(sdk_key, trigger).inc()
+        self._metrics.set("published_timestamp_seconds", time.time(), sdk_key)
+        self._metrics.count("publishes", sdk_key, trigger)
         if propagation_s is not None:
-            self._metrics.propagation.labels(sdk_key).observe(propagation_s)
+            self._metrics.observe("propagation_seconds", propagation_s, sdk_key)
         took_s = None if propagation_s is None else round(propagation_s, 4)
         self._log.info(
             "datafile.published", sdk_key=sdk_key, revision=revision, trigger=trigger, size=size, propagation_s=took_s
@@ -402,12 +401,12 @@ class Telemetry:
         """A datafile could not be written; the previous one stays in place, and the sidecar tries again after `wait_s`.
         → See `reason`: is the volume full, or mounted read-only?
         """
-        self._metrics.publish_failures.labels(sdk_key).inc()
+        self._metrics.count("publish_failures", sdk_key)
         self._log.error("publish.failed", sdk_key=sdk_key, reason=_short(reason), wait_s=round(wait_s, 2))
 
     def _set_revisions(self, sdk_key: str, revision: int, target: int) -> None:
-        self._metrics.revision.labels(sdk_key).set(revision)
-        self._metrics.target_revision.labels(sdk_key).set(target)
+        self._metrics.set("revision", revision, sdk_key)
+        self._metrics.set("target_revision", target, sdk_key)
 
 
 def _short(text: str | None) -> str | None:
