@@ -20,18 +20,13 @@ class LogWriter:
     """Writes lines to one stream. Once the stream is broken, it drops them silently."""
 
     def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+        self.stream = stream
         self._descriptor, self._poll = _inspect(stream)
         # Reentrant: a finaliser may log wherever memory is allocated, also in here.
         self._lock = threading.RLock()
         self._waiting: deque[bytes] = deque()
         self._waiting_bytes = 0
-        self._thread: threading.Thread | None = None
         self._dropped = 0
-
-    def isatty(self) -> bool:
-        """Whether the stream is a terminal."""
-        return self._stream.isatty()
 
     def take_dropped(self) -> int:
         """Return how many lines were dropped at the limit since the last call."""
@@ -58,31 +53,29 @@ class LogWriter:
         if self._waiting_bytes + len(data) > MAX_WAITING_BYTES:
             self._dropped += 1
             return
+        is_first = not self._waiting
         self._waiting.append(data)
         self._waiting_bytes += len(data)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._write_waiting, name=_THREAD, daemon=True)
-            self._thread.start()
+        if is_first:
+            threading.Thread(target=self._write_waiting, name=_THREAD, daemon=True).start()
 
     def _write_waiting(self) -> None:
-        while True:
-            with self._lock:
-                if not self._waiting:
-                    self._thread = None
-                    return
-                data = self._waiting[0]
+        """Write all waiting lines. A line counts as waiting until it is written, so one thread runs at a time."""
+        data: bytes | None = self._waiting[0]
+        while data is not None:
             self._write(data, self._poll)
             with self._lock:
                 self._waiting.popleft()
                 self._waiting_bytes -= len(data)
+                data = self._waiting[0] if self._waiting else None
 
     def _write(self, data: bytes, poll: "select.poll | None" = None) -> None:
         # Past the stream's buffer: flushing that at exit must not wait for a write that hangs.
         with contextlib.suppress(OSError, ValueError):
             if self._descriptor is None:
-                self._stream.write(data.decode())
-                self._stream.flush()
-            elif not self._stream.closed:
+                self.stream.write(data.decode())
+                self.stream.flush()
+            elif not self.stream.closed:
                 rest = memoryview(data)
                 while rest:
                     if poll is not None:

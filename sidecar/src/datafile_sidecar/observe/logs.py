@@ -7,6 +7,7 @@ from collections.abc import MutableMapping
 from typing import Any, TextIO
 
 import structlog
+from structlog.typing import FilteringBoundLogger, Processor
 
 from datafile_sidecar.core.display_text import printable
 from datafile_sidecar.observe.log_writer import LogWriter
@@ -14,9 +15,7 @@ from datafile_sidecar.observe.log_writer import LogWriter
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 
 
-def configure(
-    level: str, log_format: str | None, stream: TextIO | LogWriter | None = None
-) -> structlog.typing.FilteringBoundLogger:
+def configure(level: str, log_format: str | None, stream: TextIO | LogWriter | None = None) -> FilteringBoundLogger:
     """Create the process's one logger; what libraries log through `logging` goes to it too.
 
     Args:
@@ -25,20 +24,18 @@ def configure(
         stream: Where lines go; stderr by default.
     """
     writer = stream if isinstance(stream, LogWriter) else LogWriter(stream or sys.stderr)
-    readable = log_format == "console" or (log_format is None and writer.isatty())
-    renderer = (
-        structlog.dev.ConsoleRenderer(colors=writer.isatty(), sort_keys=False, timestamp_key="time")
-        if readable
-        else _render_json
-    )
-    logger: structlog.typing.FilteringBoundLogger = structlog.wrap_logger(
+    is_terminal = writer.stream.isatty()
+    rendering: list[Processor] = [_render_json]
+    if log_format == "console" or (log_format is None and is_terminal):
+        console = structlog.dev.ConsoleRenderer(colors=is_terminal, sort_keys=False, timestamp_key="time")
+        rendering = [_make_printable, console]
+    logger: FilteringBoundLogger = structlog.wrap_logger(
         writer,
         processors=[
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True, key="time"),
             structlog.processors.format_exc_info,
-            *([_make_printable] if readable else []),
-            renderer,
+            *rendering,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[level]),
         cache_logger_on_first_use=True,
@@ -68,7 +65,7 @@ def _render_json(_: object, __: str, event: MutableMapping[str, Any]) -> str:
 class _LibraryHandler(logging.Handler):
     """Logs the records of other libraries as `library.logged` events."""
 
-    def __init__(self, logger: structlog.typing.FilteringBoundLogger) -> None:
+    def __init__(self, logger: FilteringBoundLogger) -> None:
         super().__init__()
         self._logger = logger
 

@@ -12,27 +12,27 @@ from prometheus_client import Counter, Gauge, Histogram
 from datafile_sidecar.core import fetch_error
 from datafile_sidecar.core.state import Trigger
 
+# The values of the label `outcome` of each metric that has it.
 OUTCOMES: Final = {
     "webhooks": ("accepted", "ignored", "malformed", "unverified", "too_large", "too_slow", "broken_off", "no_secret"),
     "fetches": ("ok", "not_modified", "invalid", *fetch_error.OUTCOMES),
     "relays": ("delivered", "rejected", "timeout", "unreachable", "unresolved", "dropped"),
     "bus_records": ("shared", "questioned", "bad", "refused"),
 }
-"""The values of the label `outcome` of each metric that has it."""
-
+# The values of every other label, except for `sdk_key` and `version`.
 LABELS: Final[dict[str, tuple[str, ...]]] = {
     "trigger": tuple(Trigger),
     "source": ("cdn", "origin"),
     "reason": ("too_many", "malformed", "silent", "unknown_key"),
     "port": ("webhook", "admin"),
 }
-"""The values of every other label, except for `sdk_key` and `version`."""
 
 _KEY = ["sdk_key"]
 _OUTCOME = ["outcome"]
 _LATENCIES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600)
 _Latency = functools.partial(Histogram, buckets=_LATENCIES_S)
 
+# Each metric's type, help text and labels.
 METRICS: Final[dict[str, tuple[Callable[..., Counter | Gauge | Histogram], str, list[str]]]] = {
     "revision": (Gauge, "Revision of the datafile on the volume", _KEY),
     "target_revision": (Gauge, "Revision that should be on the volume", _KEY),
@@ -57,7 +57,6 @@ METRICS: Final[dict[str, tuple[Callable[..., Counter | Gauge | Histogram], str, 
     "dropped_lines": (Counter, "Log lines dropped because the log was not read fast enough", []),
     "build_info": (Gauge, "Version of the sidecar", ["version"]),
 }
-"""Each metric's type, help text and labels."""
 
 
 class Metrics:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import prometheus_client as prometheus
-import structlog
+from structlog.typing import FilteringBoundLogger
 
 from datafile_sidecar.core.display_text import shorten
 from datafile_sidecar.observe.log_throttle import LogThrottle
@@ -27,10 +27,7 @@ class Telemetry:
     """The log and the metrics of one sidecar."""
 
     def __init__(
-        self,
-        logger: structlog.typing.FilteringBoundLogger,
-        clock: Callable[[], float],
-        take_dropped: Callable[[], int] = lambda: 0,
+        self, logger: FilteringBoundLogger, clock: Callable[[], float], take_dropped: Callable[[], int] = lambda: 0
     ) -> None:
         """Create the metrics.
 
@@ -113,9 +110,8 @@ class Telemetry:
         """The directory did not exist and was created.
         → In a pod, mount the shared volume there: other containers can't see this directory.
         """
-        self._log.warning(
-            "volume.created", directory=directory, reason="the directory did not exist; is the volume mounted?"
-        )
+        reason = "the directory did not exist; is the volume mounted?"
+        self._log.warning("volume.created", directory=directory, reason=reason)
 
     def volume_cleaned(self, names: Sequence[str]) -> None:
         """Temporary files that a killed process had left were removed. → Nothing."""
@@ -133,11 +129,8 @@ class Telemetry:
         """No webhook secret is configured, so webhooks are answered with 503 and updates arrive by polling.
         → Set DATAFILE_WEBHOOK_SECRETS_PATH, unless polling only is intended.
         """
-        self._log.warning(
-            "webhook.disabled",
-            reason="no webhook secret is configured: the endpoint answers 503, and updates arrive by polling only",
-            mend="set DATAFILE_WEBHOOK_SECRETS_PATH",
-        )
+        reason = "no webhook secret is configured: the endpoint answers 503, and updates arrive by polling only"
+        self._log.warning("webhook.disabled", reason=reason, mend="set DATAFILE_WEBHOOK_SECRETS_PATH")
 
     def secret_trimmed(self, name: str) -> None:
         """White space around a secret was removed.
@@ -162,13 +155,8 @@ class Telemetry:
     ) -> None:
         """A webhook was verified, and these keys are fetched because of it. → Nothing."""
         self._metrics.count("webhooks", "accepted")
-        self._log.info(
-            "webhook.accepted",
-            sdk_keys=list(sdk_keys),
-            trigger=trigger,
-            revision=revision,
-            environment=_short(environment),
-        )
+        announced = {"revision": revision, "environment": environment and _short(environment)}
+        self._log.info("webhook.accepted", sdk_keys=list(sdk_keys), trigger=trigger, **announced)
 
     def webhook_ignored(self, reason: str) -> None:
         """A webhook was verified and changes nothing in this sidecar.
@@ -239,7 +227,7 @@ class Telemetry:
         → Check the broker. Webhooks and polls go on without it.
         """
         self._metrics.set("bus_connected", 0)
-        self._warn_throttled("bus.disconnected", reason=_short(reason), wait_s=round(wait_s, 2))
+        self._warn_throttled("bus.disconnected", **_retry(reason, wait_s))
 
     def bus_refused(self, reason: str) -> None:
         """The broker refused a command: it is out of memory, or a permission is missing.
@@ -285,11 +273,8 @@ class Telemetry:
         still published.
         → Fix what `reason` names.
         """
-        self._log.warning(
-            "workers.unheard",
-            reason=reason,
-            consequence="workers can't report their revisions; datafiles are still published",
-        )
+        consequence = "workers can't report their revisions; datafiles are still published"
+        self._log.warning("workers.unheard", reason=reason, consequence=consequence)
 
     def worker_refused(self, reason: str) -> None:
         """A connection on `sidecar.sock` was refused; each reason is logged at most once a minute.
@@ -324,23 +309,15 @@ class Telemetry:
         → Do what `reason` says; `datafile-sidecar check` says more.
         """
         self._metrics.count("fetches", sdk_key, source, outcome)
-        self._log.warning(
-            "fetch.failed",
-            sdk_key=sdk_key,
-            source=source,
-            outcome=outcome,
-            reason=_short(reason),
-            wait_s=round(wait_s, 2),
-        )
+        self._log.warning("fetch.failed", sdk_key=sdk_key, source=source, outcome=outcome, **_retry(reason, wait_s))
 
     def datafile_refused(self, sdk_key: str, source: str, served: int, have: int | None) -> None:
         """Upstream served an older revision than the one on the volume, so it was not published.
         → Nothing: caches differ for a while. An intended rollback is published after DATAFILE_ROLLBACK_AFTER_S.
         """
         self._metrics.count("refusals", sdk_key)
-        self._log.info(
-            "datafile.refused", sdk_key=sdk_key, source=source, served=served, have=have, reason="it is older"
-        )
+        reason = "it is older"
+        self._log.info("datafile.refused", sdk_key=sdk_key, source=source, served=served, have=have, reason=reason)
 
     # The volume
 
@@ -361,9 +338,8 @@ class Telemetry:
         """Another process has removed or replaced the published file; it is fetched again.
         → Find out what else writes to the volume: the app's mount should be read-only.
         """
-        self._log.warning(
-            "datafile.lost", sdk_key=sdk_key, reason="another process removed or replaced the published file"
-        )
+        reason = "another process removed or replaced the published file"
+        self._log.warning("datafile.lost", sdk_key=sdk_key, reason=reason)
 
     def datafile_checked(self, sdk_key: str, at: float | None = None) -> None:
         """Upstream has confirmed the datafile on the volume; no log line, only the metric. → Nothing."""
@@ -389,26 +365,26 @@ class Telemetry:
         """Upstream served an older revision for so long that it was published.
         → Nothing, if an old state was restored in Optimizely; otherwise find out why upstream went back.
         """
-        self._log.warning(
-            "datafile.rolled_back",
-            sdk_key=sdk_key,
-            revision=revision,
-            left=left,
-            reason="upstream keeps serving the older revision",
-        )
+        reason = "upstream keeps serving the older revision"
+        self._log.warning("datafile.rolled_back", sdk_key=sdk_key, revision=revision, left=left, reason=reason)
 
     def publish_failed(self, sdk_key: str, reason: str, wait_s: float) -> None:
         """A datafile could not be written; the previous one stays in place, and the sidecar tries again after `wait_s`.
         → See `reason`: is the volume full, or mounted read-only?
         """
         self._metrics.count("publish_failures", sdk_key)
-        self._log.error("publish.failed", sdk_key=sdk_key, reason=_short(reason), wait_s=round(wait_s, 2))
+        self._log.error("publish.failed", sdk_key=sdk_key, **_retry(reason, wait_s))
 
     def _set_revisions(self, sdk_key: str, revision: int, target: int) -> None:
         self._metrics.set("revision", revision, sdk_key)
         self._metrics.set("target_revision", target, sdk_key)
 
 
-def _short(text: str | None) -> str | None:
+def _short(text: str) -> str:
     """Shorten text from outside."""
-    return None if text is None else shorten(text, _MAX_CHARS)
+    return shorten(text, _MAX_CHARS)
+
+
+def _retry(reason: str, wait_s: float) -> dict[str, object]:
+    """Return the fields that say why something failed, and when it is tried again."""
+    return {"reason": _short(reason), "wait_s": round(wait_s, 2)}
