@@ -118,7 +118,7 @@ def test_the_sidecar_understands_its_environment() -> None:
         assert set(names) <= known, where
         environment = {entry["name"]: entry["value"] for entry in entries if "value" in entry}
         environment["DATAFILE_SDK_KEYS"] = template["metadata"]["annotations"]["datafile-sidecar/sdk-keys"]
-        assert str(load(environment).directory) == "/var/run/datafile", where
+        assert str(load(environment).dir) == "/var/run/datafile", where
 
 
 def test_every_path_that_the_sidecar_is_told_is_mounted() -> None:

@@ -29,7 +29,7 @@ def test_defaults() -> None:
     """With SDK keys alone the sidecar runs as documented."""
     assert settings.load(KEYS) == Settings(
         sdk_keys=("KEY1",),
-        directory=Path("/var/run/datafile"),
+        dir=Path("/var/run/datafile"),
         poll_interval_s=60,
         bootstrap_after_s=5,
         rollback_after_s=900,
@@ -44,8 +44,8 @@ def test_defaults() -> None:
     [
         ("SDK_KEYS", "KEY1\n", "sdk_keys", ("KEY1",)),
         ("SDK_KEYS", " a-B_9 , KEY1,a-B_9", "sdk_keys", ("a-B_9", "KEY1")),
-        ("DIR", " /x/y\n", "directory", Path("/x/y")),
-        ("DIR", "", "directory", Path("/var/run/datafile")),
+        ("DIR", " /x/y\n", "dir", Path("/x/y")),
+        ("DIR", "", "dir", Path("/var/run/datafile")),
         ("WEBHOOK_SECRETS_PATH", "/s", "webhook_secrets_path", Path("/s")),
         ("WEBHOOK_SECRETS", "old,new,", "webhook_secrets", (b"old", b"new")),
         ("WEBHOOK_SECRETS", "\udce9\udcff,ü", "webhook_secrets", (b"\xe9\xff", "ü".encode())),

@@ -75,7 +75,7 @@ class Daemon:
             for template in ([settings.url_template] if settings.url_template else url_policy.TEMPLATES)
         }
         self._bus = Bus(settings.bus_url, telemetry) if settings.bus_url else None
-        self._workers = Workers(settings.directory, settings.sdk_keys, telemetry)
+        self._workers = Workers(settings.dir, settings.sdk_keys, telemetry)
         self._bootstrap = Bootstrap(settings.bootstrap_dir, settings.bootstrap_after_s, telemetry)
         self._syncers = {key: self._syncer(key) for key in settings.sdk_keys}
         self._stats = WebhookStats(time.time)
@@ -132,7 +132,7 @@ class Daemon:
         settings, telemetry = self._settings, self._telemetry
         telemetry.prepare(self._version, settings.sdk_keys)
         self._clean()
-        telemetry.sidecar_started(self._version, settings.sdk_keys, str(settings.directory))
+        telemetry.sidecar_started(self._version, settings.sdk_keys, str(settings.dir))
         telemetry.admin_listening(*self._admin_socket.getsockname()[:2])
         telemetry.webhook_listening(*self._webhook_socket.getsockname()[:2])
         if not self._secrets.active:

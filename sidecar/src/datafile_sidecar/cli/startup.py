@@ -26,9 +26,9 @@ def open_telemetry(loaded: Settings, environ: Mapping[str, str]) -> Telemetry:
 def open_volume(loaded: Settings, telemetry: Telemetry) -> Volume:
     """Open and lock DATAFILE_DIR until the process ends. Raises CommandError."""
     try:
-        volume = Volume(loaded.directory)
+        volume = Volume(loaded.dir)
     except VolumeError as error:
         raise CommandError(str(error), exit_status=1) from error
     if volume.created:
-        telemetry.volume_created(str(loaded.directory))
+        telemetry.volume_created(str(loaded.dir))
     return volume

@@ -1,11 +1,11 @@
 """Parse the text of one environment variable. Every function raises ValueError with a message for the user."""
 
+import contextlib
 import math
 import re
 import urllib.parse
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from datafile_sidecar.core.url_policy import UrlPolicy
 
@@ -13,8 +13,7 @@ _SDK_KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
 _PLACEHOLDERS = {"undefined", "null", "none"}
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     """An address to listen on. `host` is empty for all interfaces; port 0 lets the system pick one."""
 
     host: str
@@ -23,10 +22,10 @@ class Address:
 
 def parse_sdk_keys(text: str) -> tuple[str, ...]:
     """Parse SDK keys, separated by commas. Duplicates are removed."""
-    keys = tuple(dict.fromkeys(key.strip() for key in text.split(",")))
+    keys = dict.fromkeys(key.strip() for key in text.split(","))
     if problems := [problem for key in keys if (problem := _sdk_key_problem(key))]:
         raise ValueError("; ".join(problems))
-    return keys
+    return tuple(keys)
 
 
 def parse_secrets(text: str) -> tuple[bytes, ...]:
@@ -45,22 +44,18 @@ def parse_path(text: str) -> Path:
     return Path(text.strip())
 
 
-def seconds_parser(minimum: float, zero_is_off: bool = False) -> Callable[[str], float]:
-    """Make a parser of durations in seconds."""
-
-    def read(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not math.isfinite(value) or value < 0:
-            raise ValueError(f"{text.strip()[:40]!r} is not a number of seconds")
-        if value < minimum and not (zero_is_off and value == 0):
-            off = ", or 0 to turn it off" if zero_is_off else ""
-            raise ValueError(f"{value:g} s is too short: set at least {minimum:g}{off}")
-        return value
-
-    return read
+def parse_seconds(text: str, *, minimum: float, zero_is_off: bool = False) -> float:
+    """Parse a duration in seconds."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value) or value < 0:
+        raise ValueError(f"{text.strip()[:40]!r} is not a number of seconds")
+    if value < minimum and not (zero_is_off and value == 0):
+        off = ", or 0 to turn it off" if zero_is_off else ""
+        raise ValueError(f"{value:g} s is too short: set at least {minimum:g}{off}")
+    return value
 
 
 def parse_url_template(text: str) -> str:
@@ -108,31 +103,24 @@ def parse_bus_url(text: str) -> str:
     return url
 
 
-def parse_peers(text: str) -> tuple[tuple[str, int], ...]:
+def parse_peers(text: str) -> tuple[Address, ...]:
     """Parse hosts and ports, separated by commas. Duplicates are removed."""
-    peers = []
-    for item in text.split(","):
-        try:
-            peer = parse_address(item)
-        except ValueError:
-            peer = Address("", 0)
-        if not peer.host or not peer.port or "/" in peer.host:
-            raise ValueError(
-                f"{item.strip()[:60]!r} is not a peer: write HOST:PORT or [IPV6]:PORT, separated by commas"
-            )
-        peers.append((peer.host, peer.port))
-    return tuple(dict.fromkeys(peers))
+    return tuple(dict.fromkeys(_parse_peer(item.strip()) for item in text.split(",")))
 
 
-def choice_parser(*choices: str) -> Callable[[str], str]:
-    """Make a parser that accepts one of the choices, in upper or lower case."""
+def _parse_peer(text: str) -> Address:
+    with contextlib.suppress(ValueError):
+        peer = parse_address(text)
+        if peer.host and peer.port and "/" not in peer.host:
+            return peer
+    raise ValueError(f"{text[:60]!r} is not a peer: write HOST:PORT or [IPV6]:PORT, separated by commas")
 
-    def read(text: str) -> str:
-        if (value := text.strip().lower()) not in choices:
-            raise ValueError(f"{text.strip()[:40]!r} is not one of {', '.join(choices)}")
-        return value
 
-    return read
+def parse_choice(text: str, *, choices: tuple[str, ...]) -> str:
+    """Parse one of the choices, in upper or lower case."""
+    if (value := text.strip().lower()) not in choices:
+        raise ValueError(f"{text.strip()[:40]!r} is not one of {', '.join(choices)}")
+    return value
 
 
 def _sdk_key_problem(key: str) -> str | None:
@@ -147,9 +135,8 @@ def _sdk_key_problem(key: str) -> str | None:
 
 def _split(url: str) -> urllib.parse.SplitResult | None:
     """Split an http or https URL. Returns None for anything else."""
-    try:
+    with contextlib.suppress(ValueError):
         parts = urllib.parse.urlsplit(url)
-        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return None
-    return parts if usable else None
+        if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0:
+            return parts
+    return None

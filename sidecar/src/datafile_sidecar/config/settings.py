@@ -4,21 +4,12 @@ import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from datafile_sidecar.config.parsers import (
-    Address,
-    choice_parser,
-    parse_address,
-    parse_bus_url,
-    parse_path,
-    parse_peers,
-    parse_sdk_keys,
-    parse_secrets,
-    parse_url_template,
-    seconds_parser,
-)
+from datafile_sidecar.config import parsers
+from datafile_sidecar.config.parsers import Address
 
 PREFIX = "DATAFILE_"
 _SERVICE_LINK = re.compile(r".+(_SERVICE_HOST|_SERVICE_PORT(_.+)?|_PORT_\d+_[A-Z]+(_(PROTO|PORT|ADDR))?)")
@@ -29,7 +20,7 @@ class Settings:
     """The configuration of a sidecar. Times are seconds; `VARIABLES` has the meaning of each field."""
 
     sdk_keys: tuple[str, ...]
-    directory: Path = Path("/var/run/datafile")
+    dir: Path = Path("/var/run/datafile")
     webhook_secrets_path: Path | None = None
     webhook_secrets: tuple[bytes, ...] = field(default=(), repr=False)
     """As written, with any white space around them."""
@@ -41,7 +32,7 @@ class Settings:
     rollback_after_s: float = 900.0
     bus_url: str | None = field(default=None, repr=False)
     """May contain a password."""
-    peers: tuple[tuple[str, int], ...] = ()
+    peers: tuple[Address, ...] = ()
     webhook_listen: Address = field(default=Address("", 8089))
     admin_listen: Address = field(default=Address("", 8088))
     log_level: str = "info"
@@ -50,13 +41,17 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class EnvironmentVariable:
-    """A variable: the field of Settings that it sets, its parser, and its default and meaning in Markdown."""
+    """A variable: its name, its parser, and its meaning and default in Markdown."""
 
     name: str
-    field: str
     parse: Callable[[str], Any]
-    default: str
     meaning: str
+    default: str = "–"
+
+    @property
+    def field(self) -> str:
+        """The field of Settings that it sets."""
+        return self.name.removeprefix(PREFIX).lower()
 
 
 class SettingsError(ValueError):
@@ -69,20 +64,12 @@ class SettingsError(ValueError):
 
 def load(environ: Mapping[str, str]) -> Settings:
     """Read all settings. Raises SettingsError with every problem."""
-    values, problems = _parse(VARIABLES, environ)
-    if "DATAFILE_SDK_KEYS" not in environ:
-        problems.insert(0, "DATAFILE_SDK_KEYS is not set: list the SDK keys of your environments, separated by commas")
-    if problems:
-        raise SettingsError(problems)
-    return Settings(**values)
+    return _load(environ, VARIABLES, required=True)
 
 
 def load_partial(environ: Mapping[str, str], *fields: str) -> Settings:
     """Read these fields only; the others have their defaults, and SDK keys are optional. Raises SettingsError."""
-    values, problems = _parse([variable for variable in VARIABLES if variable.field in fields], environ)
-    if problems:
-        raise SettingsError(problems)
-    return Settings(**{"sdk_keys": (), **values})
+    return _load(environ, [variable for variable in VARIABLES if variable.field in fields], required=False)
 
 
 def unknown(environ: Mapping[str, str]) -> dict[str, str | None]:
@@ -101,9 +88,11 @@ def _is_service_link(name: str, value: str) -> bool:
     return bool(_SERVICE_LINK.fullmatch(name)) or (name.endswith("_PORT") and "://" in value)
 
 
-def _parse(variables: Iterable[EnvironmentVariable], environ: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
-    values: dict[str, Any] = {}
+def _load(environ: Mapping[str, str], variables: Iterable[EnvironmentVariable], *, required: bool) -> Settings:
+    values: dict[str, Any] = {"sdk_keys": ()}
     problems = []
+    if required and "DATAFILE_SDK_KEYS" not in environ:
+        problems.append("DATAFILE_SDK_KEYS is not set: list the SDK keys of your environments, separated by commas")
     for variable in variables:
         text = environ.get(variable.name)
         if text is None or (not text.strip() and variable.name not in _NEVER_EMPTY):
@@ -112,112 +101,95 @@ def _parse(variables: Iterable[EnvironmentVariable], environ: Mapping[str, str])
             values[variable.field] = variable.parse(text)
         except ValueError as error:
             problems.append(f"{variable.name}: {error}")
-    return values, problems
+    if problems:
+        raise SettingsError(problems)
+    return Settings(**values)
 
 
 VARIABLES = (
-    EnvironmentVariable("DATAFILE_SDK_KEYS", "sdk_keys", parse_sdk_keys, "required", "SDK keys, separated by commas"),
+    EnvironmentVariable("DATAFILE_SDK_KEYS", parsers.parse_sdk_keys, "SDK keys, separated by commas", "required"),
     EnvironmentVariable(
-        "DATAFILE_DIR", "directory", parse_path, "`/var/run/datafile`", "directory to publish datafiles into"
+        "DATAFILE_DIR", parsers.parse_path, "directory to publish datafiles into", "`/var/run/datafile`"
     ),
     EnvironmentVariable(
         "DATAFILE_WEBHOOK_SECRETS_PATH",
-        "webhook_secrets_path",
-        parse_path,
-        "–",
+        parsers.parse_path,
         "a file with one webhook secret, or a directory of such files (a mounted Secret). Files are reread while running: "
         "rotating or revoking a secret needs no restart",
     ),
     EnvironmentVariable(
         "DATAFILE_WEBHOOK_SECRETS",
-        "webhook_secrets",
-        parse_secrets,
-        "–",
+        parsers.parse_secrets,
         "webhook secrets, separated by commas, for local use. Without any webhook secret, the webhook endpoint answers 503",
     ),
     EnvironmentVariable(
         "DATAFILE_ACCESS_TOKENS_PATH",
-        "access_tokens_path",
-        parse_path,
-        "–",
+        parsers.parse_path,
         "directory of datafile access tokens for secure environments, one file per SDK key, named after the key",
     ),
     EnvironmentVariable(
         "DATAFILE_URL_TEMPLATE",
-        "url_template",
-        parse_url_template,
-        "Optimizely's CDN",
+        parsers.parse_url_template,
         "URL of the datafiles; contains `{sdk_key}`. For keys with an access token, the default is the authenticated host",
+        "Optimizely's CDN",
     ),
     EnvironmentVariable(
         "DATAFILE_POLL_INTERVAL_S",
-        "poll_interval_s",
-        seconds_parser(1, zero_is_off=True),
-        "`60`",
+        partial(parsers.parse_seconds, minimum=1, zero_is_off=True),
         "seconds between polls, at least 1. 0 turns polling off; failed fetches are still retried",
+        "`60`",
     ),
     EnvironmentVariable(
         "DATAFILE_BOOTSTRAP_DIR",
-        "bootstrap_dir",
-        parse_path,
-        "–",
+        parsers.parse_path,
         "directory of fallback datafiles, `<sdk_key>.json`. One is published when there is no other datafile "
         "`DATAFILE_BOOTSTRAP_AFTER_S` after the start",
     ),
     EnvironmentVariable(
         "DATAFILE_BOOTSTRAP_AFTER_S",
-        "bootstrap_after_s",
-        seconds_parser(0),
-        "`5`",
+        partial(parsers.parse_seconds, minimum=0),
         "seconds to wait for another datafile before a bootstrap file is published",
+        "`5`",
     ),
     EnvironmentVariable(
         "DATAFILE_ROLLBACK_AFTER_S",
-        "rollback_after_s",
-        seconds_parser(0),
-        "`900`",
+        partial(parsers.parse_seconds, minimum=0),
         "seconds for which upstream must keep answering with an older revision before it is published",
+        "`900`",
     ),
     EnvironmentVariable(
         "DATAFILE_BUS_URL",
-        "bus_url",
-        parse_bus_url,
-        "–",
+        parsers.parse_bus_url,
         "URL of a Redis or Valkey through which the sidecars of a fleet share datafiles and polls: "
         "`redis://[user[:password]@]host[:port][/database]`, or `rediss://` for TLS. Needs the extra `redis`. Anyone with "
         "write access to it can change flags",
     ),
     EnvironmentVariable(
         "DATAFILE_PEERS",
-        "peers",
-        parse_peers,
-        "–",
+        parsers.parse_peers,
         "webhook ports of the other sidecars, `host:port`, separated by commas. Each webhook is relayed to all of them. A "
         "host is an address or the name of a headless Service, which is resolved again for each webhook",
     ),
     EnvironmentVariable(
         "DATAFILE_WEBHOOK_LISTEN",
-        "webhook_listen",
-        parse_address,
-        "`:8089`",
+        parsers.parse_address,
         "address for webhooks: `:PORT` (all interfaces), `HOST:PORT` or `[IPV6]:PORT`. Port 0 picks a free port and logs it",
+        "`:8089`",
     ),
     EnvironmentVariable(
-        "DATAFILE_ADMIN_LISTEN", "admin_listen", parse_address, "`:8088`", "address for probes, metrics and status"
+        "DATAFILE_ADMIN_LISTEN", parsers.parse_address, "address for probes, metrics and status", "`:8088`"
     ),
     EnvironmentVariable(
         "DATAFILE_LOG_LEVEL",
-        "log_level",
-        choice_parser("debug", "info", "warning", "error"),
-        "`info`",
+        partial(parsers.parse_choice, choices=("debug", "info", "warning", "error")),
         "`debug`, `info`, `warning` or `error`",
+        "`info`",
     ),
     EnvironmentVariable(
         "DATAFILE_LOG_FORMAT",
-        "log_format",
-        choice_parser("console", "json"),
-        "`console` on a terminal, else `json`",
+        partial(parsers.parse_choice, choices=("console", "json")),
         "`console` or `json`",
+        "`console` on a terminal, else `json`",
     ),
 )
 

@@ -24,7 +24,7 @@ _TEST_FILE = ".datafile-sidecar.check-{}.tmp"
 
 def check_directory(settings: Settings, environ: Mapping[str, str]) -> tuple[list[Finding], dict[str, int]]:
     """Check DATAFILE_DIR. Returns the findings, and the revision of each valid datafile in it by SDK key."""
-    directory, in_a_pod = settings.directory, "KUBERNETES_SERVICE_HOST" in environ
+    directory, in_a_pod = settings.dir, "KUBERNETES_SERVICE_HOST" in environ
     if problem := _unusable(directory, in_a_pod=in_a_pod):
         return [problem], {}
     findings = [_check_writable(directory), _check_mount(directory, in_a_pod=in_a_pod), _check_space(directory)]
