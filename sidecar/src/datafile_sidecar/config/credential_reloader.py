@@ -6,8 +6,10 @@ and no second thread is started for the same files.
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from datafile_sidecar.config.credentials import CredentialsError, Secrets, Tokens
+from datafile_sidecar.network.single_flight import SingleFlight
 from datafile_sidecar.observe.telemetry import Telemetry
 
 RELOAD_INTERVAL_S = 10.0
@@ -20,8 +22,12 @@ class CredentialReloader:
     def __init__(self, secrets: Secrets, tokens: Tokens, new_tokens: Callable[[], None], telemetry: Telemetry) -> None:
         """`new_tokens` is called when tokens have changed."""
         self._active_secrets = secrets
-        self._secrets = _MountedFiles("webhook secrets", secrets.reread, lambda: len(secrets.active), telemetry)
-        self._tokens = _MountedFiles("access tokens", tokens.reread, lambda: len(tokens), telemetry, new_tokens)
+        self._secrets = _MountedFiles(
+            "webhook secrets", SingleFlight(secrets.reread, "webhook secrets"), lambda: len(secrets.active), telemetry
+        )
+        self._tokens = _MountedFiles(
+            "access tokens", SingleFlight(tokens.reread, "access tokens"), lambda: len(tokens), telemetry, new_tokens
+        )
 
     async def run(self) -> None:
         """Reread both at each interval, forever."""
@@ -31,33 +37,21 @@ class CredentialReloader:
 
     async def reload_secrets(self) -> bool:
         """Reread the secrets unless they are less than a second old. Returns within a second whether they changed."""
-        is_due = self._secrets.is_being_read or not self._active_secrets.are_recent
+        is_due = self._secrets.read.is_running or not self._active_secrets.are_recent
         return is_due and await self._secrets.reload(_SIGNATURE_TIMEOUT_S)
 
 
+@dataclass(slots=True)
 class _MountedFiles:
     """Credentials of one kind. Concurrent reloads share one read in one thread."""
 
-    def __init__(
-        self,
-        kind: str,
-        reread: Callable[[], bool],
-        count: Callable[[], int],
-        telemetry: Telemetry,
-        on_change: Callable[[], None] = lambda: None,
-    ) -> None:
-        self._kind = kind
-        self._reread = reread
-        self._count = count
-        self._telemetry = telemetry
-        self._on_change = on_change
-        self._reading: asyncio.Future[bool] | None = None
-        self._reading_since = 0.0
-        self._last_error = ""
-
-    @property
-    def is_being_read(self) -> bool:
-        return self._reading is not None
+    kind: str
+    read: SingleFlight[bool]
+    count: Callable[[], int]
+    telemetry: Telemetry
+    on_change: Callable[[], None] = lambda: None
+    reading_since: float = 0.0
+    last_error: str = ""
 
     async def run(self) -> None:
         while True:
@@ -66,14 +60,12 @@ class _MountedFiles:
 
     async def reload(self, timeout_s: float) -> bool:
         """Start a read or join the current one, until `timeout_s` after its start. Returns whether anything changed."""
-        loop = asyncio.get_running_loop()
-        if self._reading is None:
-            self._reading_since = loop.time()
-            self._reading = loop.run_in_executor(None, self._reread)
-            self._reading.add_done_callback(self._finish)
+        if not self.read.is_running:
+            self.reading_since = asyncio.get_running_loop().time()
+            self.read.start().add_done_callback(self._finish)
         try:
-            async with asyncio.timeout_at(self._reading_since + timeout_s):
-                return await asyncio.shield(self._reading)
+            async with asyncio.timeout_at(self.reading_since + timeout_s):
+                return await self.read.result()
         except CredentialsError:
             return False
         except TimeoutError:
@@ -82,19 +74,16 @@ class _MountedFiles:
             return False
 
     def _finish(self, reading: asyncio.Future[bool]) -> None:
-        self._reading = None
-        if reading.cancelled():
-            return
         if error := reading.exception():
             self._report(str(error))
             return
-        self._last_error = ""
+        self.last_error = ""
         if reading.result():
-            self._telemetry.credentials_changed(self._kind, self._count())
-            self._on_change()
+            self.telemetry.credentials_changed(self.kind, self.count())
+            self.on_change()
 
     def _report(self, error: str) -> None:
         # Anyone can cause a read by sending a bad signature, so the same error is logged once.
-        if error != self._last_error:
-            self._last_error = error
-            self._telemetry.credentials_failed(self._kind, error)
+        if error != self.last_error:
+            self.last_error = error
+            self.telemetry.credentials_failed(self.kind, error)

@@ -17,9 +17,6 @@ _TOKENS_PATH = "DATAFILE_ACCESS_TOKENS_PATH"
 class CredentialsError(Exception):
     """A file or directory of secrets can't be used. The text has setting, path and cause, never the content."""
 
-    def __init__(self, setting: str, problem: str) -> None:
-        super().__init__(f"{setting}: {problem}")
-
 
 class Secrets:
     """The webhook secrets: fixed ones from the environment, and those in mounted files."""
@@ -33,28 +30,20 @@ class Secrets:
         """
         self._path = path
         self._fixed = tuple(secret.strip() for secret in fixed)
-        self._is_fixed_untrimmed = self._fixed != fixed
-        self._clock = clock
+        self._untrimmed_variable: tuple[str, ...] = () if self._fixed == fixed else (_SECRETS,)
         self._mounted: tuple[bytes, ...] = ()
+        self._clock = clock
         self._read_at = clock()
-        self._untrimmed: tuple[str, ...] = ()
-        self._empty: tuple[str, ...] = ()
+        self.untrimmed: tuple[str, ...] = self._untrimmed_variable
+        """The names of the files, or of the variable, that have white space around a secret."""
+        self.empty: tuple[str, ...] = ()
+        """The names of the files that are empty."""
         self.reread()
 
     @property
     def active(self) -> tuple[bytes, ...]:
         """All secrets that a webhook may be signed with, none of them empty."""
         return self._fixed + self._mounted
-
-    @property
-    def untrimmed(self) -> tuple[str, ...]:
-        """The names of the files, or of the variable, that have white space around a secret."""
-        return ((_SECRETS,) if self._is_fixed_untrimmed else ()) + self._untrimmed
-
-    @property
-    def empty(self) -> tuple[str, ...]:
-        """The names of the files that are empty."""
-        return self._empty
 
     def reread(self) -> bool:
         """Read the mounted secrets again. Returns whether they changed. Raises CredentialsError and keeps the previous ones."""
@@ -67,13 +56,13 @@ class Secrets:
             files = {self._path.name: _read_file(_SECRETS_PATH, self._path)}
         mounted = tuple(dict.fromkeys(secret for content in files.values() if (secret := content.strip())))
         if not mounted:
-            problem = f"{self._path} contains no webhook secret: the file, or every file in the directory, is empty"
-            raise CredentialsError(_SECRETS_PATH, problem)
-        self._empty = tuple(name for name, content in files.items() if not content.strip())
-        self._untrimmed = tuple(name for name, content in files.items() if content.strip() not in {content, b""})
-        changed = mounted != self._mounted
-        self._mounted = mounted
-        return changed
+            problem = "contains no webhook secret: the file, or every file in the directory, is empty"
+            raise CredentialsError(f"{_SECRETS_PATH}: {self._path} {problem}")
+        self.empty = tuple(name for name, content in files.items() if not content.strip())
+        untrimmed = tuple(name for name, content in files.items() if content.strip() not in {content, b""})
+        self.untrimmed = self._untrimmed_variable + untrimmed
+        previous, self._mounted = self._mounted, mounted
+        return mounted != previous
 
     @property
     def are_recent(self) -> bool:
@@ -95,17 +84,13 @@ class Tokens:
         self._path = path
         self._sdk_keys = frozenset(sdk_keys)
         self._tokens: Mapping[str, str] = {}
-        self._names: tuple[str, ...] = ()
+        self.names: tuple[str, ...] = ()
+        """The names of all files, including those that match no SDK key."""
         self.reread()
 
     def get(self, sdk_key: str) -> str | None:
         """The token of a key, None without one."""
         return self._tokens.get(sdk_key)
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """The names of all files, including those that match no SDK key."""
-        return self._names
 
     def __len__(self) -> int:
         """The number of tokens."""
@@ -121,16 +106,15 @@ class Tokens:
             for name, content in files.items()
             if name in self._sdk_keys
         }
-        self._names = tuple(files)
-        changed = tokens != self._tokens
-        self._tokens = tokens
-        return changed
+        self.names = tuple(files)
+        previous, self._tokens = self._tokens, tokens
+        return tokens != previous
 
 
 def _token(path: Path, content: bytes) -> str:
     if not content or any(not 0x21 <= byte <= 0x7E for byte in content):
-        problem = f"{path} does not contain an access token: expected one line of visible ASCII characters"
-        raise CredentialsError(_TOKENS_PATH, problem)
+        problem = "does not contain an access token: expected one line of visible ASCII characters"
+        raise CredentialsError(f"{_TOKENS_PATH}: {path} {problem}")
     return content.decode("ascii")
 
 
@@ -139,7 +123,7 @@ def _read_files(setting: str, directory: Path) -> dict[str, bytes]:
     try:
         names = sorted(name for name in os.listdir(directory) if not name.startswith("."))
     except OSError as error:
-        raise CredentialsError(setting, f"{directory} can't be listed: {error.strerror}") from error
+        raise CredentialsError(f"{setting}: {directory} can't be listed: {error.strerror}") from error
     return {name: _read_file(setting, directory / name) for name in names if not os.path.isdir(directory / name)}
 
 
@@ -149,7 +133,7 @@ def _read_file(setting: str, path: Path) -> bytes:
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
             content = file.read(_MAX_BYTES + 1)
     except OSError as error:
-        raise CredentialsError(setting, f"{path} can't be read: {error.strerror}") from error
+        raise CredentialsError(f"{setting}: {path} can't be read: {error.strerror}") from error
     if len(content) > _MAX_BYTES:
-        raise CredentialsError(setting, f"{path} is larger than {_MAX_BYTES} bytes, which is too large for a secret")
+        raise CredentialsError(f"{setting}: {path} is larger than {_MAX_BYTES} bytes, which is too large for a secret")
     return content

@@ -1,8 +1,10 @@
 """The TLS context for connections to upstream. A CA file is read again after a failure, so replacing it needs no restart."""
 
-import asyncio
 import ssl
+from functools import partial
 from pathlib import Path
+
+from datafile_sidecar.network.single_flight import SingleFlight
 
 
 class CaFileError(Exception):
@@ -16,8 +18,8 @@ class TlsContext:
     """
 
     def __init__(self, ca_file: str | None) -> None:
-        self._ca_file = ca_file
-        self._loading: asyncio.Future[ssl.SSLContext] | None = None
+        self._load = SingleFlight(partial(_load, ca_file), "TLS context")
+        self._context: ssl.SSLContext | None = None
 
     async def get(self) -> ssl.SSLContext:
         """Return the context, loading it if necessary.
@@ -25,16 +27,13 @@ class TlsContext:
         Raises:
             CaFileError: SSL_CERT_FILE can't be used.
         """
-        if self._loading is None:
-            self._loading = asyncio.get_running_loop().run_in_executor(None, _load, self._ca_file)
-            # Retrieve the exception, or asyncio logs it when every caller has timed out.
-            self._loading.add_done_callback(lambda done: done.cancelled() or done.exception())
-        return await asyncio.shield(self._loading)
+        if self._context is None:
+            self._context = await self._load.result()
+        return self._context
 
     def invalidate(self) -> None:
         """Load the files again for the next connection, unless that is already happening."""
-        if self._loading is not None and self._loading.done():
-            self._loading = None
+        self._context = None
 
 
 def _load(ca_file: str | None) -> ssl.SSLContext:
