@@ -22,12 +22,12 @@ LONG = {
 @pytest.mark.parametrize(("name", "entry"), LONG.items())
 def test_every_entry_is_there_each_time(name: str, entry: type[Any]) -> None:
     """Nothing of a datafile escapes validation because it is decoded in pieces, however often they are iterated."""
-    document = lazy_lists.to_document(lazy_lists.decode_outline(BODY))
-    field = next(one.name for one in msgspec.structs.fields(schema.Document) if one.encode_name == name)
+    outline = msgspec.json.decode(BODY, type=schema.Outline)
+    field = next(one.name for one in msgspec.structs.fields(schema.Outline) if one.encode_name == name)
     expected = msgspec.json.decode(json.dumps(json.loads(BODY)[name]), type=list[entry])  # type: ignore[valid-type]
     assert len(expected) > 3
     for _ in range(2):
-        entries = list(getattr(document, field))
+        entries = list(getattr(lazy_lists, field)(outline))
         assert [msgspec.json.encode(one) for one in entries] == [msgspec.json.encode(one) for one in expected]
 
 
@@ -44,5 +44,6 @@ def test_the_path_of_a_fault_is_named(name: str) -> None:
 
 
 def _lists(root: dict[str, Any]) -> list[Any]:
-    document = lazy_lists.to_document(lazy_lists.decode_outline(json.dumps(root).encode()))
-    return [document.experiments, document.feature_flags, document.rollouts, document.typed_audiences]
+    outline = msgspec.json.decode(json.dumps(root), type=schema.Outline)
+    lists = (lazy_lists.experiments, lazy_lists.feature_flags, lazy_lists.rollouts, lazy_lists.typed_audiences)
+    return [entries(outline) for entries in lists]

@@ -74,26 +74,18 @@ def check_experiment(conditions: bytes, names: Mapping[object, object]) -> None:
 
 
 def _check_list(conditions: list[object], names: Mapping[object, object]) -> None:
+    """Check a list. If it has several items, the SDK skips those without a name, and descends into lists."""
     match conditions:
-        case []:
-            pass
-        case [only]:
-            if only not in _OPERATORS:
-                _check_name(only, names)
-        case [operator, only] if operator in _OPERATORS and not isinstance(only, list):
-            if only not in _OPERATORS:
-                _check_name(only, names)
+        case [only] if only not in _OPERATORS:
+            _check_name(only, names)
+        case [operator, only] if operator in _OPERATORS and only not in _OPERATORS and not isinstance(only, list):
+            _check_name(only, names)
         case _:
-            _check_items(conditions, names)
-
-
-def _check_items(items: list[object], names: Mapping[object, object]) -> None:
-    """Check several items: the SDK skips those without a name, and descends into lists."""
-    for item in items:
-        if isinstance(item, list):
-            _check_list(item, names)
-        elif item not in _OPERATORS and names.get(item, item) is not None:
-            _check_name(item, names)
+            for item in conditions:
+                if isinstance(item, list):
+                    _check_list(item, names)
+                elif item not in _OPERATORS and names.get(item, item) is not None:
+                    _check_name(item, names)
 
 
 def _check_name(audience: object, names: Mapping[object, object]) -> None:

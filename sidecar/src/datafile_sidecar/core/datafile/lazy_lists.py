@@ -1,61 +1,53 @@
 """Decodes the long lists of a datafile one entry at a time, to save memory and to let other threads run.
 
 A decoder in C holds the interpreter until it is done, and the objects that it builds take several times the memory of
-their text. So the long lists first stay raw JSON. Each iteration over one of them decodes its entries anew. The result
-is the same as that of one decoder for the whole datafile.
+their text. So the long lists first stay raw JSON. Each call decodes the entries anew. The result is the same as that of one
+decoder for the whole datafile. Iterating raises InvalidDatafileError for an entry of the wrong shape, and
+msgspec.DecodeError.
 """
 
 from collections.abc import Iterator
-from typing import Any, Final, Generic, TypeVar
+from typing import TypeVar
 
 import msgspec
 from msgspec import Raw
 
-from datafile_sidecar.core.datafile import schema
 from datafile_sidecar.core.datafile.errors import from_validation_error
+from datafile_sidecar.core.datafile.schema import Experiment, FeatureFlag, Outline, Rollout, TypedAudience
 
 _T = TypeVar("_T")
-
-_OUTLINE: Final = msgspec.json.Decoder(schema.Outline)
-_LIST: Final = msgspec.json.Decoder(list[Raw])
-_LONG_LISTS: Final[tuple[tuple[str, str, msgspec.json.Decoder[Any]], ...]] = (
-    ("experiments", "experiments", msgspec.json.Decoder(schema.Experiment)),
-    ("feature_flags", "featureFlags", msgspec.json.Decoder(schema.FeatureFlag)),
-    ("rollouts", "rollouts", msgspec.json.Decoder(schema.Rollout)),
-    ("typed_audiences", "typedAudiences", msgspec.json.Decoder(schema.TypedAudience)),
-)
+_LIST = msgspec.json.Decoder(list[Raw])
+_EXPERIMENT = msgspec.json.Decoder(Experiment)
+_FEATURE_FLAG = msgspec.json.Decoder(FeatureFlag)
+_ROLLOUT = msgspec.json.Decoder(Rollout)
+_TYPED_AUDIENCE = msgspec.json.Decoder(TypedAudience)
 
 
-def decode_outline(body: bytes) -> schema.Outline:
-    """Decode everything except the entries of the long lists.
-
-    Raises:
-        msgspec.DecodeError: The bytes are not JSON of this shape.
-    """
-    return _OUTLINE.decode(body)
+def experiments(outline: Outline) -> Iterator[Experiment]:
+    """Decode the experiments outside groups."""
+    return _entries(outline.experiments, _EXPERIMENT, "experiments")
 
 
-def to_document(outline: schema.Outline) -> schema.Document:
-    """Return the whole datafile. Iterating over its long lists raises msgspec.DecodeError and InvalidDatafileError."""
-    fields = msgspec.structs.asdict(outline)
-    for name, path, decoder in _LONG_LISTS:
-        fields[name] = _LazyList(fields[name], path, decoder)
-    return schema.Document(**fields)
+def feature_flags(outline: Outline) -> Iterator[FeatureFlag]:
+    """Decode the flags."""
+    return _entries(outline.feature_flags, _FEATURE_FLAG, "featureFlags")
 
 
-class _LazyList(Generic[_T]):
-    """A list whose entries are decoded during iteration."""
+def rollouts(outline: Outline) -> Iterator[Rollout]:
+    """Decode the rollouts."""
+    return _entries(outline.rollouts, _ROLLOUT, "rollouts")
 
-    def __init__(self, raw: Raw, path: str, decoder: "msgspec.json.Decoder[_T]") -> None:
-        self._raw = raw
-        self._path = path
-        self._decoder = decoder
 
-    def __iter__(self) -> Iterator[_T]:
-        path = self._path
-        try:
-            for index, entry in enumerate(_LIST.decode(self._raw)):
-                path = f"{self._path}[{index}]"
-                yield self._decoder.decode(entry)
-        except msgspec.ValidationError as error:
-            raise from_validation_error(error).under(path) from error
+def typed_audiences(outline: Outline) -> Iterator[TypedAudience]:
+    """Decode the typed audiences."""
+    return _entries(outline.typed_audiences, _TYPED_AUDIENCE, "typedAudiences")
+
+
+def _entries(raw: Raw, decoder: "msgspec.json.Decoder[_T]", path: str) -> Iterator[_T]:
+    where = path
+    try:
+        for index, entry in enumerate(_LIST.decode(raw)):
+            where = f"{path}[{index}]"
+            yield decoder.decode(entry)
+    except msgspec.ValidationError as error:
+        raise from_validation_error(error).under(where) from error

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from datafile_sidecar.core.datafile import lazy_lists, schema
+from datafile_sidecar.core.datafile import schema
 from datafile_sidecar.core.datafile.errors import InvalidDatafileError, from_validation_error, quoted
 from datafile_sidecar.core.datafile.limits import check_limits, check_utf8
 from datafile_sidecar.core.datafile.references import check_references
@@ -20,6 +20,7 @@ MAX_BYTES = 8 * 1024 * 1024
 
 _VERSIONS = ("2", "3", "4")
 _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
+_OUTLINE = msgspec.json.Decoder(schema.Outline)
 _VERSION = msgspec.json.Decoder(schema.VersionOnly)
 
 
@@ -51,9 +52,9 @@ def parse(body: bytes, sdk_key: str) -> Datafile:
     """
     try:
         _check_text(body)
-        outline = lazy_lists.decode_outline(body)
+        outline = _OUTLINE.decode(body)
         _check_header(outline, sdk_key)
-        check_references(lazy_lists.to_document(outline))
+        check_references(outline)
     except msgspec.ValidationError as error:
         _check_version(body)
         raise from_validation_error(error) from error

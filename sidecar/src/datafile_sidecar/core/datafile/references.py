@@ -4,14 +4,16 @@ Each check stands for a line of the SDK that raises while it loads a datafile. T
 no config then and turns every flag off. Its constructor raises the others.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 from typing import TypeVar
 
 import msgspec
 from msgspec import Raw
 
-from datafile_sidecar.core.datafile import schema
+from datafile_sidecar.core.datafile import lazy_lists, schema
 from datafile_sidecar.core.datafile.audience_conditions import check_audience, check_experiment, check_typed_audience
 from datafile_sidecar.core.datafile.errors import InvalidDatafileError, from_validation_error, quoted
 
@@ -34,43 +36,39 @@ class _Ids:
     audience_names: dict[object, object]
 
 
-def check_references(document: schema.Document) -> None:
+def check_references(outline: schema.Outline) -> None:
     """Check whatever the SDK looks at beyond the shape while it loads a datafile.
 
     Raises:
         InvalidDatafileError: One of the supported SDKs fails to load it.
     """
-    ids = _collect_ids(document)
-    _check_audiences(document)
-    _check_each("experiments", document.experiments, lambda experiment: _check_experiment(experiment, ids))
-    for index, group in enumerate(document.groups):
-        path = f"groups[{index}].experiments"
-        _check_each(path, group.experiments, lambda experiment: _check_experiment(experiment, ids))
-    for index, rollout in enumerate(document.rollouts):
-        _check_each(f"rollouts[{index}].experiments", rollout.experiments, _check_for_rules_of(rollout, ids))
-    _check_each("featureFlags", document.feature_flags, lambda flag: _check_flag(flag, ids))
-    _check_each("holdouts", document.holdouts, _check_holdout)
-    _check_each("localHoldouts", document.local_holdouts, _check_local_holdout)
+    ids = _collect_ids(outline)
+    _check_audiences(outline)
+    _check_each("experiments", lazy_lists.experiments(outline), partial(_check_experiment, ids=ids))
+    for index, group in enumerate(outline.groups):
+        _check_each(f"groups[{index}].experiments", group.experiments, partial(_check_experiment, ids=ids))
+    for index, rollout in enumerate(lazy_lists.rollouts(outline)):
+        # The SDK reads the audience conditions of rules only if a flag uses their rollout.
+        check = _check_experiment if rollout.id in ids.rollouts_of_flags else _check_variables
+        _check_each(f"rollouts[{index}].experiments", rollout.experiments, partial(check, ids=ids))
+    _check_each("featureFlags", lazy_lists.feature_flags(outline), partial(_check_flag, ids=ids))
+    _check_each("holdouts", outline.holdouts, _check_holdout)
+    _check_each("localHoldouts", outline.local_holdouts, _check_local_holdout)
 
 
-def _collect_ids(document: schema.Document) -> _Ids:
+def _collect_ids(outline: schema.Outline) -> _Ids:
+    experiments = chain(lazy_lists.experiments(outline), *(group.experiments for group in outline.groups))
     ids = _Ids(
-        experiments={experiment.id for experiment in _experiments(document)},
+        experiments={experiment.id for experiment in experiments},
         experiments_of_flags=set(),
-        rollouts={rollout.id for rollout in document.rollouts},
+        rollouts={rollout.id for rollout in lazy_lists.rollouts(outline)},
         rollouts_of_flags=set(),
-        audience_names={audience.id: _display_name(audience.name) for audience in document.typed_audiences},
+        audience_names={audience.id: _display_name(audience.name) for audience in lazy_lists.typed_audiences(outline)},
     )
-    for flag in document.feature_flags:
+    for flag in lazy_lists.feature_flags(outline):
         ids.experiments_of_flags.update(flag.experiment_ids)
         ids.rollouts_of_flags.add(flag.rollout_id)
     return ids
-
-
-def _experiments(document: schema.Document) -> Iterator[schema.Experiment]:
-    yield from document.experiments
-    for group in document.groups:
-        yield from group.experiments
 
 
 def _display_name(name: Raw) -> object:
@@ -86,25 +84,18 @@ def _check_each(path: str, entries: Iterable[_T], check: Callable[[_T], None]) -
             raise error.under(f"{path}[{index}]") from error
 
 
-def _check_audiences(document: schema.Document) -> None:
+def _check_audiences(outline: schema.Outline) -> None:
     """Check the conditions that the SDK loads: of several audiences with one id, the last. Typed audiences come later."""
     conditions: dict[schema.Scalar, tuple[str, str | Raw]] = {}
-    for index, audience in enumerate(document.audiences):
+    for index, audience in enumerate(outline.audiences):
         conditions[audience.id] = f"audiences[{index}].conditions", audience.conditions
-    for index, typed in enumerate(document.typed_audiences):
+    for index, typed in enumerate(lazy_lists.typed_audiences(outline)):
         conditions[typed.id] = f"typedAudiences[{index}].conditions", typed.conditions
     for path, text in conditions.values():
         try:
             check_audience(text) if isinstance(text, str) else check_typed_audience(bytes(text))
         except InvalidDatafileError as error:
             raise error.under(path) from error
-
-
-def _check_for_rules_of(rollout: schema.Rollout, ids: _Ids) -> Callable[[schema.Rule], None]:
-    """Return the check for the rollout's rules. The SDK reads their audience conditions only if a flag uses the rollout."""
-    if rollout.id in ids.rollouts_of_flags:
-        return lambda rule: _check_experiment(rule, ids)
-    return lambda rule: _check_variables(rule, ids)
 
 
 def _check_experiment(experiment: schema.Experiment | schema.Rule, ids: _Ids) -> None:

@@ -8,7 +8,6 @@ Lists that the SDK turns into objects by `Class(**entry)` hold an `Entity`. Wher
 the type is `Scalar`: a number as an id is odd, but must not hold back a kill switch.
 """
 
-from collections.abc import Iterable
 from typing import Annotated
 
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType, field
@@ -195,8 +194,8 @@ class VersionOnly(Struct, gc=False):
     version: str
 
 
-class _Base(Struct, gc=False, kw_only=True, rename="camel"):
-    """Everything except the long lists."""
+class Outline(Struct, gc=False, kw_only=True, rename="camel"):
+    """A datafile whose long lists are not decoded yet."""
 
     version: str
     revision: str
@@ -210,21 +209,7 @@ class _Base(Struct, gc=False, kw_only=True, rename="camel"):
     integrations: list[Integration] = []
     holdouts: list[Holdout] = []
     local_holdouts: list[Raw] = []
-
-
-class Outline(_Base, gc=False, kw_only=True, rename="camel"):
-    """A datafile whose long lists are not decoded yet."""
-
     experiments: Raw
     typed_audiences: Raw = NO_ENTRIES
     feature_flags: Raw = NO_ENTRIES
     rollouts: Raw = NO_ENTRIES
-
-
-class Document(_Base, gc=False, kw_only=True, rename="camel"):
-    """A whole datafile, whose long lists can be iterated any number of times."""
-
-    experiments: Iterable[Experiment]
-    typed_audiences: Iterable[TypedAudience]
-    feature_flags: Iterable[FeatureFlag]
-    rollouts: Iterable[Rollout]
