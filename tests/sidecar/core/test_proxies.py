@@ -34,7 +34,7 @@ PROXY = "http://proxy.corp:3128"
 )
 def test_the_usual_variables_choose_the_proxy(environ: dict[str, str], url: str, expected: str | None) -> None:
     """The user's cluster-wide proxy settings mean here what they mean to curl and to Python."""
-    result = Proxies.from_environ(environ).proxy_for(url)
+    result = Proxies(environ).proxy_for(url)
     assert result == (expected and Proxy(expected))
 
 
@@ -77,13 +77,13 @@ def test_the_usual_variables_choose_the_proxy(environ: dict[str, str], url: str,
 def test_no_proxy_names_what_is_asked_directly(no_proxy: str, url: str, direct: bool) -> None:
     """The user's names, suffixes, addresses, networks and ports in NO_PROXY are kept off the proxy, and nothing else is."""
     for environ in ({"NO_PROXY": no_proxy}, {"no_proxy": no_proxy, "NO_PROXY": "wrong"}):
-        result = Proxies.from_environ({"HTTPS_PROXY": PROXY, **environ}).proxy_for(url)
+        result = Proxies({"HTTPS_PROXY": PROXY, **environ}).proxy_for(url)
         assert (result is None) is direct
 
 
 def test_credentials_are_decoded_and_hidden() -> None:
     """The user's proxy password arrives as it was meant, and stands in no repr."""
-    proxies = Proxies.from_environ({"HTTPS_PROXY": "http://ann%40corp:p%3Aw@proxy.corp:3128"})
+    proxies = Proxies({"HTTPS_PROXY": "http://ann%40corp:p%3Aw@proxy.corp:3128"})
     result = proxies.proxy_for(URL)
     assert result == Proxy(PROXY, "Basic YW5uQGNvcnA6cDp3")
     assert "p%3Aw" not in f"{proxies!r}{result!r}"
@@ -97,7 +97,7 @@ def test_credentials_are_decoded_and_hidden() -> None:
 def test_a_useless_setting_is_an_error_that_hides_it(setting: str) -> None:
     """The user reads which variable is wrong; traffic does not silently go past the proxy, and no password is shown."""
     with pytest.raises(ProxyError, match="HTTPS_PROXY or ALL_PROXY") as caught:
-        Proxies.from_environ({"HTTPS_PROXY": setting}).proxy_for(URL)
+        Proxies({"HTTPS_PROXY": setting}).proxy_for(URL)
     assert caught.value.__suppress_context__
     assert caught.value.__cause__ is None
     assert "hunter2" not in str(caught.value)
@@ -106,6 +106,6 @@ def test_a_useless_setting_is_an_error_that_hides_it(setting: str) -> None:
 @given(st.text(max_size=40), st.text(max_size=40))
 def test_no_setting_raises_anything_else(setting: str, no_proxy: str) -> None:
     """The user with a strange environment gets a working sidecar or an error in words."""
-    proxies = Proxies.from_environ({"HTTPS_PROXY": setting, "NO_PROXY": no_proxy})
+    proxies = Proxies({"HTTPS_PROXY": setting, "NO_PROXY": no_proxy})
     with contextlib.suppress(ProxyError):
         proxies.proxy_for(URL)

@@ -30,14 +30,21 @@ class BadRecordError(ValueError):
     """A value or message on the bus can't be used; the text says why and quotes nothing of it."""
 
 
-class Head(msgspec.Struct, frozen=True, kw_only=True):
+class _Message(msgspec.Struct, frozen=True, kw_only=True):
+    v: Literal[1] = 1
+
+    def encode(self) -> bytes:
+        """Return one line of JSON, without a line break."""
+        return msgspec.json.encode(self)
+
+
+class Head(_Message, frozen=True, kw_only=True):
     """The description of a datafile.
 
     `id` is new each time that a value is written, so that it identifies this value. `rolled_back_from` are the digests of
     datafiles that rollbacks replaced. `fetched` is when upstream served it.
     """
 
-    v: Literal[1] = 1
     id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")] = "0" * 16
     generation: Annotated[int, msgspec.Meta(ge=0, le=MAX_GENERATION)]
     revision: Annotated[int, msgspec.Meta(ge=0, lt=10**15)]
@@ -48,22 +55,13 @@ class Head(msgspec.Struct, frozen=True, kw_only=True):
     )
     validators: Validators | None = msgspec.field(name="condition", default=None)
 
-    def encode(self) -> bytes:
-        """Return one line of JSON, without a line break."""
-        return msgspec.json.encode(self)
 
-
-class Check(msgspec.Struct, frozen=True, kw_only=True):
+class Check(_Message, frozen=True, kw_only=True):
     """A check of upstream: at this time it served the datafile with this digest."""
 
-    v: Literal[1] = 1
     at: _UnixSeconds
     sha256: _Digest
     validators: Validators | None = msgspec.field(name="condition", default=None)
-
-    def encode(self) -> bytes:
-        """Return it as JSON."""
-        return msgspec.json.encode(self)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,20 +25,14 @@ class Proxy:
     authorization: str | None = field(default=None, repr=False)
 
 
-@dataclass(frozen=True, slots=True)
 class Proxies:
-    """The proxies of an environment. Create it with `from_environ`."""
+    """The proxies of an environment."""
 
-    by_scheme: Mapping[str, str] = field(default_factory=dict, repr=False)
-    no_proxy: tuple[str, ...] = ()
-
-    @classmethod
-    def from_environ(cls, environ: Mapping[str, str]) -> "Proxies":
+    def __init__(self, environ: Mapping[str, str]) -> None:
         """Read the variables. An invalid one is an error only when a URL needs it."""
         fallback = _variable(environ, "all_proxy")
-        by_scheme = {scheme: _variable(environ, f"{scheme}_proxy", fallback) for scheme in _DEFAULT_PORTS}
-        no_proxy = _variable(environ, "no_proxy").lower().replace(",", " ").split()
-        return cls({scheme: url for scheme, url in by_scheme.items() if url}, tuple(no_proxy))
+        self._by_scheme = {scheme: _variable(environ, f"{scheme}_proxy", fallback) for scheme in _DEFAULT_PORTS}
+        self._no_proxy = _variable(environ, "no_proxy").lower().replace(",", " ").split()
 
     def proxy_for(self, url: str) -> Proxy | None:
         """Return the proxy for this URL, or None for a direct connection.
@@ -47,8 +41,8 @@ class Proxies:
             ProxyError: The variable for this URL can't be used.
         """
         target = urlsplit(url)
-        setting = self.by_scheme.get(target.scheme)
-        if setting is None or self._is_bypassed(target):
+        setting = self._by_scheme.get(target.scheme)
+        if not setting or self._is_bypassed(target):
             return None
         try:
             return _parse(setting)
@@ -60,14 +54,11 @@ class Proxies:
     def _is_bypassed(self, target: SplitResult) -> bool:
         host = (target.hostname or "").rstrip(".")
         port = target.port or _DEFAULT_PORTS[target.scheme]
-        return any(_matches(entry, host, port) for entry in self.no_proxy)
+        return any(_matches(entry, host, port) for entry in self._no_proxy)
 
 
 def _variable(environ: Mapping[str, str], name: str, default: str = "") -> str:
-    for spelling in (name, name.upper()):
-        if spelling in environ:
-            return environ[spelling].strip()
-    return default
+    return environ.get(name, environ.get(name.upper(), default)).strip()
 
 
 def _parse(setting: str) -> Proxy:

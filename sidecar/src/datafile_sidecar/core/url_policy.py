@@ -17,6 +17,7 @@ _PRIVATE = "https://config.optimizely.com/datafiles/auth/{sdk_key}.json"
 TEMPLATES = (_PUBLIC, _PRIVATE)
 """Where Optimizely serves datafiles: without and with an access token."""
 
+_OPTIMIZELY_ORIGINS = {("https", host, 443) for host in OPTIMIZELY_HOSTS}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 # User information, percent signs, blanks and non-ASCII look-alikes never match.
 _ORIGIN = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5}))?(?=/)", re.IGNORECASE | re.ASCII)
@@ -83,12 +84,5 @@ class UrlPolicy:
             return True
         if not (match := _ORIGIN.match(url)) or not _PATH.fullmatch(url, match.end()):
             return False
-        return url.endswith(f"/{sdk_key}.json") and (self.is_template_origin(url, sdk_key) or _is_optimizely(url))
-
-
-def _is_optimizely(url: str) -> bool:
-    match origin(url):
-        case ("https", host, 443):
-            return host in OPTIMIZELY_HOSTS
-        case _:
-            return False
+        allowed = self.is_template_origin(url, sdk_key) or origin(url) in _OPTIMIZELY_ORIGINS
+        return allowed and url.endswith(f"/{sdk_key}.json")

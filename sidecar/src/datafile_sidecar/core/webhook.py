@@ -77,11 +77,9 @@ def verify(body: bytes, header: bytes | None, secrets: Iterable[bytes]) -> bool:
     """
     if header is None:
         return False
-    verified = False
-    for secret in secrets:
-        if secret:
-            verified |= hmac.compare_digest(signature(body, secret).encode(), header.strip().lower())
-    return verified
+    sent = header.strip().lower()
+    matches = [hmac.compare_digest(signature(body, secret).encode(), sent) for secret in secrets if secret]
+    return any(matches)
 
 
 def parse(body: bytes) -> DatafileUpdated | OtherEvent:

@@ -5,6 +5,6 @@ judges the transport only. Validation of the datafile, retries and pauses are it
 """
 
 from datafile_sidecar.core.fetch_error import OUTCOMES, FetchError
-from datafile_sidecar.upstream.client import MAX_TIMEOUT_S, Fetched, NotModified, Upstream
+from datafile_sidecar.upstream.client import Fetched, NotModified, Upstream
 
-__all__ = ["FetchError", "Fetched", "MAX_TIMEOUT_S", "NotModified", "OUTCOMES", "Upstream"]
+__all__ = ["FetchError", "Fetched", "NotModified", "OUTCOMES", "Upstream"]

@@ -20,13 +20,12 @@ _CONNECTION_LOST = "the connection broke before the whole body had arrived"
 class BodyError(Exception):
     """The body is not complete, not decodable or too large.
 
-    `outcome` is `too_large`, `truncated` or `protocol_error`; `problem` describes it for people.
+    `outcome` is `too_large`, `truncated` or `protocol_error`; the text describes it for people.
     """
 
     def __init__(self, outcome: str, problem: str) -> None:
         super().__init__(problem)
         self.outcome = outcome
-        self.problem = problem
 
 
 async def read_body(response: aiohttp.ClientResponse) -> bytes:
@@ -77,8 +76,17 @@ class BodyReader:
         _check_size(self._received)
         if self._gzip is None:
             self._buffer.write(chunk)
-        else:
-            self._decompress(self._gzip, chunk)
+            return
+        try:
+            # In slices: one chunk of a gzip bomb can grow a thousandfold.
+            while piece := self._gzip.decompress(chunk, _SLICE):
+                _check_size(self._buffer.tell() + len(piece))
+                self._buffer.write(piece)
+                chunk = self._gzip.unconsumed_tail
+        except zlib.error as error:
+            raise BodyError("protocol_error", "the body is not a valid gzip stream") from error
+        if self._gzip.unused_data:
+            raise BodyError("protocol_error", "the body continues after the end of the gzip stream")
 
     def complete(self) -> bytes:
         """Return the decompressed body.
@@ -89,18 +97,6 @@ class BodyReader:
         if self._gzip is not None and not self._gzip.eof:
             raise BodyError("truncated", f"the gzip stream ended early, after {self._received} bytes")
         return self._buffer.getvalue()
-
-    def _decompress(self, stream: "zlib._Decompress", chunk: bytes) -> None:
-        try:
-            # In slices: one chunk of a gzip bomb can grow a thousandfold.
-            while piece := stream.decompress(chunk, _SLICE):
-                _check_size(self._buffer.tell() + len(piece))
-                self._buffer.write(piece)
-                chunk = stream.unconsumed_tail
-        except zlib.error as error:
-            raise BodyError("protocol_error", "the body is not a valid gzip stream") from error
-        if stream.unused_data:
-            raise BodyError("protocol_error", "the body continues after the end of the gzip stream")
 
 
 def _check_size(size: int) -> None:

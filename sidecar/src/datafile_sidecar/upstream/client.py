@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import TracebackType
 from typing import Self
 
 import aiohttp
@@ -66,7 +65,7 @@ class Upstream:
         self._policy = url_policy.UrlPolicy(template)
         self._timeout_s = min(timeout_s, MAX_TIMEOUT_S)
         environ = environ or {}
-        self._proxies = Proxies.from_environ(environ)
+        self._proxies = Proxies(environ)
         self._tls = TlsContext(environ.get("SSL_CERT_FILE"))
         self._headers = {"Accept-Encoding": "gzip", "User-Agent": user_agent}
         self._resolver = resolver
@@ -87,12 +86,9 @@ class Upstream:
         )
         return self
 
-    async def __aexit__(
-        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         """Close all connections, including those that hang."""
-        if self._session is not None:
-            await self._session.close()
+        await self._open_session().close()
 
     def url(self, sdk_key: str) -> str:
         """Return the configured URL of this key's datafile."""

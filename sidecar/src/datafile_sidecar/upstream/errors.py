@@ -19,7 +19,7 @@ def describe(error: Exception, timeout_s: float) -> tuple[str, str]:  # noqa: C9
     """
     match error:
         case BodyError():
-            return error.outcome, error.problem
+            return error.outcome, str(error)
         case TimeoutError():
             return "timeout", f"no complete answer within {timeout_s:g} s"
         case CaFileError():

@@ -67,15 +67,11 @@ def _outside_strings(text: bytes) -> bytearray:
     kept = text.translate(None, _IRRELEVANT)
     kept = kept.replace(b"\\\\", b"").replace(b'\\"', b"").translate(None, _ESCAPES)
     # Most strings are now just a pair of quotes. Removing pairs leaves the parity of quotes elsewhere as it is.
-    return _without_strings(kept.replace(b'""', b""))
-
-
-def _without_strings(punctuation: bytes) -> bytearray:
-    """Remove what is between quotes, block by block: splitting at once could create millions of pieces."""
-    kept = bytearray()
-    open_quote = b""
-    for start in range(0, len(punctuation), _BLOCK):
-        block = _STRING.sub(b"", open_quote + punctuation[start : start + _BLOCK])
-        outside, open_quote, _ = block.partition(b'"')
-        kept += outside
-    return kept
+    kept = kept.replace(b'""', b"")
+    outside, open_quote = bytearray(), b""
+    # Block by block: splitting at once could create millions of pieces.
+    for start in range(0, len(kept), _BLOCK):
+        block = _STRING.sub(b"", open_quote + kept[start : start + _BLOCK])
+        before, open_quote, _ = block.partition(b'"')
+        outside += before
+    return outside
