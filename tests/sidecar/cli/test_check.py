@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from datafile_sidecar.cli.check.finding import CheckVerdict, Finding, as_text, exit_status
-from datafile_sidecar.cli.check.runner import check_all
+from datafile_sidecar.cli.checks.finding import CheckVerdict, Finding, as_text, exit_status
+from datafile_sidecar.cli.checks.runner import check_all
 from datafile_sidecar.cli.simulator import Simulator
 from tests import datafiles
 from tests.broker import Broker, needs_redis
@@ -45,7 +45,9 @@ def healthy(tmp_path: Path, optimizely: Simulator) -> dict[str, str]:
 
 
 async def findings(environment: Mapping[str, str]) -> list[Finding]:
-    return [finding async for finding in check_all(environment)]
+    found: list[Finding] = []
+    await check_all(environment, found.append)
+    return found
 
 
 async def trouble(environment: Mapping[str, str]) -> list[Finding]:

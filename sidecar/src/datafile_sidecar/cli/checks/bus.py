@@ -6,10 +6,9 @@ import time
 import structlog
 
 from datafile_sidecar.bus import ANSWER_WITHIN_S, Bus, BusError, shown
+from datafile_sidecar.cli.checks.finding import Finding, failed, ok, refused
 from datafile_sidecar.core.bus_record import Head, Record
 from datafile_sidecar.observe.telemetry import Telemetry
-
-from .finding import Finding, failed, ok, refused
 
 _PART = "bus"
 _CONNECT_WITHIN_S = ANSWER_WITHIN_S + 1.0
@@ -26,10 +25,8 @@ _FIX_PERMISSION = (
 )
 
 
-async def check_bus(url: str | None, sdk_keys: tuple[str, ...]) -> Finding | None:
-    """Return what was found, None where no bus is configured."""
-    if url is None:
-        return None
+async def check_bus(url: str, sdk_keys: tuple[str, ...]) -> Finding:
+    """Connect to the bus at a URL, and try what a sidecar does there."""
     errors = _BusErrors()
     try:
         bus = Bus(url, errors)

@@ -2,19 +2,18 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
 
+from datafile_sidecar.cli.checks.finding import Finding, Report, failed, ok, warning
 from datafile_sidecar.config.credentials import Tokens
 from datafile_sidecar.config.settings import Settings
 from datafile_sidecar.core import datafile, url_policy
 from datafile_sidecar.core.conditional import Validators
-from datafile_sidecar.core.datafile import Datafile, InvalidDatafileError
-from datafile_sidecar.upstream import Fetched, FetchError, NotModified, Upstream
+from datafile_sidecar.core.datafile import InvalidDatafileError
+from datafile_sidecar.upstream import Fetched, FetchError, Upstream
 
-from .finding import Finding, failed, ok, warning
-
-PART = "upstream"
+UPSTREAM = "upstream"
 _NETWORK = "check that this pod can connect to it: DNS, network policies, HTTPS_PROXY and NO_PROXY"
 _CREDENTIALS = "check the SDK key, its access token and DATAFILE_URL_TEMPLATE"
 _FIXES = {
@@ -32,45 +31,36 @@ _OTHER = "check what answers at that URL, perhaps a proxy: the answer must be th
 
 
 async def check_upstream(
-    settings: Settings, environ: Mapping[str, str], tokens: Tokens, published: Mapping[str, int]
-) -> AsyncIterator[Finding]:
+    settings: Settings, environ: Mapping[str, str], tokens: Tokens, published: Mapping[str, int | None], report: Report
+) -> None:
     """Fetch each key's datafile and compare it with the revisions on the volume."""
     for key in settings.sdk_keys:
         token = tokens.get(key)
         template = url_policy.default_template(settings.url_template, has_token=token is not None)
         async with Upstream(template=template, environ=environ) as upstream:
-            yield await _check_key(upstream, key, token, published.get(key))
+            report(await _check_key(upstream, key, token, published.get(key)))
 
 
 async def _check_key(upstream: Upstream, key: str, token: str | None, published: int | None) -> Finding:
-    started = time.monotonic()
+    started, url = time.monotonic(), upstream.url(key)
     try:
-        answer = await upstream.fetch(upstream.url(key), sdk_key=key, token=token)
+        answer = await upstream.fetch(url, sdk_key=key, token=token)
     except FetchError as error:
-        return failed(PART, f"{key}: {error.reason}", _FIXES.get(error.outcome, _OTHER))
-    took_s = time.monotonic() - started
-    if isinstance(answer, NotModified):
-        return failed(
-            PART, f"{key}: {upstream.url(key)} answered 304 (not modified) to an unconditional request", _OTHER
-        )
+        return failed(UPSTREAM, f"{key}: {error.reason}", _FIXES.get(error.outcome, _OTHER))
+    took_ms = 1000 * (time.monotonic() - started)
+    assert isinstance(answer, Fetched)  # nothing else answers an unconditional request
     try:
         fetched = await asyncio.to_thread(datafile.parse, answer.body, key)
     except InvalidDatafileError as error:
-        url = url_policy.without_query(upstream.url(key))
-        return failed(PART, f"{key}: {url} answered 200, but not with a datafile of this key: {error}", _OTHER)
+        answered = f"{url_policy.without_query(url)} answered 200, but not with a datafile of this key"
+        return failed(UPSTREAM, f"{key}: {answered}: {error}", _OTHER)
+    answered = f"{key}: answered 200 with revision {fetched.revision}, {fetched.size / 1024:.1f} KiB"
     token_use = "without an access token" if token is None else "with an access token"
-    facts = f"{_described(fetched, answer)}, in {took_s * 1000:.0f} ms, {token_use}"
+    message = f"{answered}{_age(answer.validators)}, in {took_ms:.0f} ms, {token_use}"
     if published is not None and fetched.revision < published:
-        return warning(
-            PART,
-            f"{key}: {facts}: older than revision {published} on the volume",
-            "wait: CDN caches differ for a while; the older revision is accepted after DATAFILE_ROLLBACK_AFTER_S",
-        )
-    return ok(PART, f"{key}: {facts}")
-
-
-def _described(fetched: Datafile, answer: Fetched) -> str:
-    return f"answered 200 with revision {fetched.revision}, {fetched.size / 1024:.1f} KiB{_age(answer.validators)}"
+        fix = "wait: CDN caches differ for a while; the older revision is accepted after DATAFILE_ROLLBACK_AFTER_S"
+        return warning(UPSTREAM, f"{message}: older than revision {published} on the volume", fix)
+    return ok(UPSTREAM, message)
 
 
 def _age(validators: Validators | None) -> str:

@@ -1,9 +1,11 @@
 """The result of one check: a verdict, a message, and how to fix it."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
+
+from datafile_sidecar.core.display_text import printable
 
 
 class CheckVerdict(StrEnum):
@@ -16,7 +18,6 @@ class CheckVerdict(StrEnum):
 
 
 _COLOURS = {CheckVerdict.OK: "32", CheckVerdict.WARNING: "33", CheckVerdict.FAILED: "31", CheckVerdict.REFUSED: "31"}
-_BY_SEVERITY = list(CheckVerdict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +28,10 @@ class Finding:
     verdict: CheckVerdict
     message: str
     fix: str | None = None
+
+
+Report = Callable[[Finding], None]
+"""Takes each finding as soon as it is known."""
 
 
 def ok(part: str, message: str) -> Finding:
@@ -51,13 +56,12 @@ def refused(part: str, message: str, fix: str) -> Finding:
 
 def worst(findings: Iterable[Finding]) -> CheckVerdict:
     """The worst verdict; OK without findings."""
-    return max((finding.verdict for finding in findings), key=_BY_SEVERITY.index, default=CheckVerdict.OK)
+    return max((finding.verdict for finding in findings), key=list(CheckVerdict).index, default=CheckVerdict.OK)
 
 
 def exit_status(findings: Iterable[Finding]) -> int:
     """0 when everything works, even with warnings; 1 with problems; 2 when the sidecar would refuse to start."""
-    statuses = {CheckVerdict.OK: 0, CheckVerdict.WARNING: 0, CheckVerdict.FAILED: 1, CheckVerdict.REFUSED: 2}
-    return statuses[worst(findings)]
+    return {CheckVerdict.FAILED: 1, CheckVerdict.REFUSED: 2}.get(worst(findings), 0)
 
 
 def as_json(findings: Sequence[Finding]) -> str:
@@ -70,10 +74,8 @@ def as_text(finding: Finding, colours: bool) -> str:
     verdict = f"{finding.verdict:<8}"
     if colours:
         verdict = f"\x1b[{_COLOURS[finding.verdict]}m{verdict}\x1b[0m"
-    lines = [f"{finding.part:<10} {verdict} {_printable(finding.message)}"]
-    if finding.fix:
-        lines.append(f"{'':<19} → {_printable(finding.fix)}")
-    return "\n".join(lines)
+    text = f"{finding.part:<10} {verdict} {printable(finding.message)}"
+    return f"{text}\n{'':<19} → {printable(finding.fix)}" if finding.fix else text
 
 
 def summary(findings: Iterable[Finding], *, is_complete: bool) -> str:
@@ -84,16 +86,12 @@ def summary(findings: Iterable[Finding], *, is_complete: bool) -> str:
     """
     verdicts = [finding.verdict for finding in findings if finding.verdict is not CheckVerdict.OK]
     warnings = verdicts.count(CheckVerdict.WARNING)
-    problems = len(verdicts) - warnings
-    if problems:
+    if problems := len(verdicts) - warnings:
         skipped = "" if is_complete else " Checks that depend on it were skipped."
-        return f"\n{_count(problems, 'problem')} found.{skipped}"
-    return f"\nNo problems found, {_count(warnings, 'warning')}." if warnings else "\nNo problems found."
+        return f"\n{count(problems, 'problem')} found.{skipped}"
+    return f"\nNo problems found, {count(warnings, 'warning')}." if warnings else "\nNo problems found."
 
 
-def _count(number: int, noun: str) -> str:
+def count(number: int, noun: str) -> str:
+    """A number of things, such as "1 warning" or "2 warnings"."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -2,75 +2,60 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 
 import aiohttp
 from yarl import URL
 
+from datafile_sidecar.cli.checks.finding import Finding, Report, failed, ok
 from datafile_sidecar.core.webhook import PATH
+from datafile_sidecar.network.http import client_session
 from datafile_sidecar.network.resolver import DaemonResolver, addresses
-
-from .finding import Finding, failed, ok
 
 _PART = "peers"
 _TIMEOUT_S = 2.0
 _MAX_LISTED = 5
 _MAX_CONCURRENT_REQUESTS = 32
 
-HostPort = tuple[str, int]
 
-
-async def check_peers(names: Sequence[HostPort], *, has_bus: bool) -> AsyncIterator[Finding]:
+async def check_peers(names: Sequence[tuple[str, int]], report: Report, *, has_bus: bool) -> None:
     """Resolve each name and probe each address, with a request that the peer does not log."""
-    if not names:
-        if not has_bus:
-            yield ok(
-                _PART, "no peers and no bus: fine for a single pod; for several, set DATAFILE_PEERS or DATAFILE_BUS_URL"
-            )
-        return
+    if not names and not has_bus:
+        advice = "fine for a single pod; for several, set DATAFILE_PEERS or DATAFILE_BUS_URL"
+        report(ok(_PART, f"no peers and no bus: {advice}"))
     resolver, limit = DaemonResolver(), asyncio.Semaphore(_MAX_CONCURRENT_REQUESTS)
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True, resolver=resolver),
-        timeout=aiohttp.ClientTimeout(total=_TIMEOUT_S),
-        trust_env=False,
-    ) as session:
+    async with client_session(_TIMEOUT_S) as session:
         for host, port in names:
             try:
                 hosts = await addresses(resolver, host, _TIMEOUT_S)
             except OSError as error:
-                yield _unresolved(host, error)
+                report(_unresolved(host, error))
                 continue
-            problems = await asyncio.gather(*(_probe(session, limit, (address, port)) for address in hosts))
-            yield _resolved(host, len(hosts), [problem for problem in problems if problem])
+            urls = [URL.build(scheme="http", host=address, port=port, path=PATH) for address in hosts]
+            problems = await asyncio.gather(*(_probe(session, limit, url) for url in urls))
+            report(_resolved(host, len(hosts), [problem for problem in problems if problem]))
 
 
 def _unresolved(host: str, error: OSError) -> Finding:
     cause = f"no answer within {_TIMEOUT_S:g} s" if isinstance(error, TimeoutError) else error.strerror
-    return failed(
-        _PART,
-        f"the name {host} does not resolve: {cause}",
-        "use the name of a headless Service (clusterIP: None, publishNotReadyAddresses: true) whose selector matches the "
-        "pods: SERVICE or SERVICE.NAMESPACE",
-    )
+    service = "a headless Service (clusterIP: None, publishNotReadyAddresses: true) whose selector matches the pods"
+    fix = f"use the name of {service}: SERVICE or SERVICE.NAMESPACE"
+    return failed(_PART, f"the name {host} does not resolve: {cause}", fix)
 
 
 def _resolved(host: str, count: int, problems: list[str]) -> Finding:
+    answering = f"{host}: {count - len(problems)} of {count} addresses answer"
     if not problems:
-        return ok(_PART, f"{host}: {count} of {count} addresses answer")
+        return ok(_PART, answering)
     unlisted = len(problems) - _MAX_LISTED
     listed = ", ".join(problems[:_MAX_LISTED]) + (f" and {unlisted} more" if unlisted > 0 else "")
-    return failed(
-        _PART,
-        f"{host}: {count - len(problems)} of {count} addresses answer; not {listed}",
-        "check that a sidecar runs there, that the port in DATAFILE_PEERS is the port of its DATAFILE_WEBHOOK_LISTEN, and that "
-        "network policies let pods connect to it",
-    )
+    port = "the port in DATAFILE_PEERS is the port of its DATAFILE_WEBHOOK_LISTEN"
+    fix = f"check that a sidecar runs there, that {port}, and that network policies let pods connect to it"
+    return failed(_PART, f"{answering}; not {listed}", fix)
 
 
-async def _probe(session: aiohttp.ClientSession, limit: asyncio.Semaphore, address: HostPort) -> str | None:
+async def _probe(session: aiohttp.ClientSession, limit: asyncio.Semaphore, url: URL) -> str | None:
     """The problem with an address, None when a sidecar's webhook port answers: 405 and Allow: POST."""
-    host, port = address
-    url = URL.build(scheme="http", host=host, port=port, path=PATH)
     try:
         async with limit, session.get(url, allow_redirects=False) as response:
             is_ours = response.status == 405 and response.headers.get("Allow") == "POST"

@@ -24,6 +24,6 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     everything works, 1 when there are problems, 2 when the sidecar would refuse to start.
     """
     from datafile_sidecar.cli import event_loop
-    from datafile_sidecar.cli.check.runner import check_and_print
+    from datafile_sidecar.cli.checks.runner import check_and_print
 
     return event_loop.run(check_and_print(environ, options.json))

@@ -1,0 +1,1 @@
+"""The checks of `datafile-sidecar check`, a module for each part of the set-up."""
