@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from datafile_sidecar.cli.fetch_loop import FetchLimits, fetch_and_print
+from datafile_sidecar.cli.fetch_loop import fetch_and_print
 from datafile_sidecar.cli.simulator import Simulator
 from datafile_sidecar.config import settings
 from datafile_sidecar.config.credentials import Tokens
@@ -39,6 +39,8 @@ async def test_status_file_is_written(tmp_path: Path) -> None:
         loaded = settings.load(environ)
         with open(os.devnull, "w") as log:
             telemetry = Telemetry(logs.configure("info", "json", log), time.monotonic)
-            tokens, volume, limits = Tokens(None, ["KEY1"]), Volume(tmp_path), FetchLimits(10, allow_stale=False)
-            assert await fetch_and_print(loaded, environ, tokens, volume, telemetry, limits) == 0
+            work = fetch_and_print(
+                loaded, environ, Tokens(None, ["KEY1"]), Volume(tmp_path), telemetry, timeout_s=10, allow_stale=False
+            )
+            assert await work == 0
     assert json.loads((tmp_path / "KEY1.status.json").read_text())["checked"]

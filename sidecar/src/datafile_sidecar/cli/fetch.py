@@ -3,8 +3,7 @@
 import argparse
 from collections.abc import Mapping
 
-from datafile_sidecar.cli.arguments import seconds
-from datafile_sidecar.config import settings
+from datafile_sidecar.cli.command import seconds
 
 SUMMARY = "fetch and publish once, then exit"
 _EPILOG = """\
@@ -32,12 +31,13 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     for every key, else 1, with the reason. With --allow-stale it is also 0 when every key has a valid datafile from
     before or from DATAFILE_BOOTSTRAP_DIR.
     """
-    from datafile_sidecar.cli import event_loop, fetch_loop, startup
+    from datafile_sidecar.cli import event_loop, startup
+    from datafile_sidecar.cli.fetch_loop import fetch_and_print
     from datafile_sidecar.config.credentials import Tokens
 
-    loaded = settings.load(environ)
-    telemetry = startup.open_telemetry(loaded, environ)
-    volume = startup.open_volume(loaded, telemetry)
+    loaded, telemetry, volume = startup.start(environ)
     tokens = Tokens(loaded.access_tokens_path, loaded.sdk_keys)
-    limits = fetch_loop.FetchLimits(options.timeout, options.allow_stale)
-    return event_loop.run(fetch_loop.fetch_and_print(loaded, environ, tokens, volume, telemetry, limits))
+    work = fetch_and_print(
+        loaded, environ, tokens, volume, telemetry, timeout_s=options.timeout, allow_stale=options.allow_stale
+    )
+    return event_loop.run(work)

@@ -8,7 +8,6 @@ import random
 import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass
 
 from datafile_sidecar.config.credentials import Tokens
 from datafile_sidecar.config.settings import Settings
@@ -28,43 +27,18 @@ _CHECK_INTERVAL_S = 0.02
 _WRITE_TIMEOUT_S = 2.0
 
 
-@dataclass(frozen=True, slots=True)
-class FetchLimits:
-    """How long to try, and whether a datafile that upstream has not confirmed is accepted after that."""
-
-    timeout_s: float
-    allow_stale: bool
-
-
-@dataclass(frozen=True, slots=True)
-class KeyResult:
-    """The outcome for one key.
-
-    `revision` is on the volume now, None without a datafile. `problem` says why upstream has not confirmed it, None if
-    it has.
-    """
-
-    sdk_key: str
-    revision: int | None
-    problem: str | None
-
-    def __str__(self) -> str:
-        volume = (
-            "no datafile is on the volume" if self.revision is None else f"revision {self.revision} is on the volume"
-        )
-        return f"{self.sdk_key}: {volume}; {self.problem or 'confirmed by upstream'}"
-
-
 async def fetch_and_print(
     settings: Settings,
     environ: Mapping[str, str],
     tokens: Tokens,
     volume: Volume,
     telemetry: Telemetry,
-    limits: FetchLimits,
+    *,
+    timeout_s: float,
+    allow_stale: bool,
 ) -> int:
     """Fetch, print a line for each key and return the exit status: 0 when each key has an accepted datafile."""
-    bootstrap_dir = settings.bootstrap_dir if limits.allow_stale else None
+    bootstrap_dir = settings.bootstrap_dir if allow_stale else None
     bootstrap = Bootstrap(bootstrap_dir, settings.bootstrap_after_s, telemetry)
     fetches = []
     async with AsyncExitStack() as stack:
@@ -72,10 +46,12 @@ async def fetch_and_print(
             token = tokens.get(key)
             template = url_policy.default_template(settings.url_template, has_token=token is not None)
             upstream = await stack.enter_async_context(Upstream(template=template, environ=environ))
-            fetches.append(_KeyFetch(key, KeyStore(key, volume), (upstream, token), bootstrap, settings, telemetry))
-        results = await asyncio.gather(*(fetch.run(limits) for fetch in fetches))
-    print(*results, sep="\n")  # noqa: T201
-    return int(any(one.problem and (one.revision is None or not limits.allow_stale) for one in results))
+            fetches.append(_KeyFetch(KeyStore(key, volume), (upstream, token), bootstrap, settings, telemetry))
+        results = await asyncio.gather(*(fetch.run(timeout_s) for fetch in fetches))
+    for key, (revision, problem) in zip(settings.sdk_keys, results, strict=True):
+        datafile = "no datafile" if revision is None else f"revision {revision}"
+        print(f"{key}: {datafile} is on the volume; {problem or 'confirmed by upstream'}")  # noqa: T201
+    return int(any(problem and (revision is None or not allow_stale) for revision, problem in results))
 
 
 class _KeyFetch:
@@ -83,16 +59,16 @@ class _KeyFetch:
 
     def __init__(
         self,
-        sdk_key: str,
         store: KeyStore,
         source: tuple[Upstream, str | None],
         bootstrap: Bootstrap,
         settings: Settings,
         telemetry: Telemetry,
     ) -> None:
-        self._store = store
         jitter = random.Random()
-        self._fetcher = Fetcher(sdk_key, source=lambda: source, poll_interval_s=0, random=jitter, telemetry=telemetry)
+        self._fetcher = Fetcher(
+            store.sdk_key, source=lambda: source, poll_interval_s=0, random=jitter, telemetry=telemetry
+        )
         self._syncer = KeySyncer(
             store=store,
             fetcher=self._fetcher,
@@ -103,26 +79,31 @@ class _KeyFetch:
             random=jitter,
             telemetry=telemetry,
         )
+        self._store = store
         self._has_bootstrap = bootstrap.directory is not None
         self._started = time.time()
 
-    async def run(self, limits: FetchLimits) -> KeyResult:
+    async def run(self, timeout_s: float) -> tuple[int | None, str | None]:
+        """Fetch and publish.
+
+        Returns:
+            The revision on the volume, None without a datafile, and why upstream has not confirmed it, None if it has.
+        """
         async with asyncio.TaskGroup() as tasks:
             loop = tasks.create_task(self._syncer.run())
-            await self._wait(limits.timeout_s)
+            await self._wait(timeout_s)
             if self._is_confirmed:
                 # The loop may still be writing the status file.
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._syncer.settle(), _WRITE_TIMEOUT_S)
             loop.cancel()
-        revision = self._syncer.status()["revision"]
-        problem = None if self._is_confirmed else self._syncer.status()["last_error"] or "no answer within the timeout"
-        return KeyResult(self._syncer.sdk_key, revision, problem)
+        status = self._syncer.status()
+        problem = None if self._is_confirmed else status["last_error"] or "no answer within the timeout"
+        return status["revision"], problem
 
     @property
     def _is_confirmed(self) -> bool:
-        checked = self._store.checked
-        return checked is not None and checked >= self._started
+        return (self._store.checked or 0.0) >= self._started
 
     async def _wait(self, timeout_s: float) -> None:
         now = asyncio.get_running_loop().time

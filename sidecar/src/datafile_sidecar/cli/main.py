@@ -9,24 +9,12 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
-from typing import Protocol
 
 from datafile_sidecar.cli import check, fetch, run, send_webhook, simulate, status
-from datafile_sidecar.cli.errors import CommandError
+from datafile_sidecar.cli.command import Command, CommandError
 from datafile_sidecar.config import settings
 from datafile_sidecar.config.credentials import CredentialsError
 from datafile_sidecar.config.settings import SettingsError
-
-
-class Command(Protocol):
-    """What the module of a command has. The docstring of `run` is the command's help."""
-
-    SUMMARY: str
-
-    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
-
-    def run(self, options: argparse.Namespace, environ: Mapping[str, str], /) -> int: ...
-
 
 COMMANDS: Mapping[str, Command] = {
     "run": run,

@@ -5,7 +5,7 @@ import shutil
 import textwrap
 from collections.abc import Mapping
 
-from datafile_sidecar.cli.errors import CommandError
+from datafile_sidecar.cli.command import CommandError
 from datafile_sidecar.config import settings
 from datafile_sidecar.config.credentials import CredentialsError
 
@@ -25,15 +25,13 @@ def run(_: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from datafile_sidecar.cli.daemon import Daemon
     from datafile_sidecar.network.server import ListenError
 
-    loaded = settings.load(environ)
-    telemetry = startup.open_telemetry(loaded, environ)
+    loaded, telemetry, volume = startup.start(environ)
     try:
-        volume = startup.open_volume(loaded, telemetry)
         daemon = Daemon(loaded, environ, volume, telemetry)
         event_loop.run_until_signalled(daemon.run, telemetry.sidecar_stopping)
     except (ListenError, BusError) as error:
         raise CommandError(str(error), exit_status=1) from error
-    except (CommandError, CredentialsError):
+    except CredentialsError:
         raise
     except Exception as error:
         telemetry.sidecar_failed(error)

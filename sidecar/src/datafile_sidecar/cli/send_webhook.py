@@ -3,8 +3,7 @@
 import argparse
 from collections.abc import Mapping
 
-from datafile_sidecar.cli.arguments import decimal_number
-from datafile_sidecar.cli.errors import CommandError
+from datafile_sidecar.cli.command import CommandError, decimal_number
 
 SUMMARY = "post one signed webhook, for testing"
 _EPILOG = """\

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
-from datafile_sidecar.cli.arguments import seconds
+from datafile_sidecar.cli.command import seconds
 
 SUMMARY = "simulate Optimizely, for local work"
 _EPILOG = """\

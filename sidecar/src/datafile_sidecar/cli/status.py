@@ -4,8 +4,7 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from datafile_sidecar.cli.arguments import decimal_number, seconds
-from datafile_sidecar.cli.errors import CommandError
+from datafile_sidecar.cli.command import CommandError, decimal_number, seconds
 from datafile_sidecar.config import settings
 
 if TYPE_CHECKING:
