@@ -23,10 +23,8 @@ _SIGTERM_BIT = 1 << 14
 @asynccontextmanager
 async def _optimizely(datafile: bytes) -> AsyncIterator[Simulator]:
     """The stand-in, in the network of this thread."""
-    listen = ("127.0.0.1", UPSTREAM_PORT)
-    async with Simulator(
-        {KEY: datafile}, listen=listen, secret=SECRET.encode(), webhook_urls=[WEBHOOK_URL]
-    ) as upstream:
+    async with Simulator({KEY: datafile}, listen=("127.0.0.1", UPSTREAM_PORT), secret=SECRET.encode()) as upstream:
+        upstream.webhook_urls = [WEBHOOK_URL]
         yield upstream
 
 

@@ -1,5 +1,7 @@
 """`datafile-sidecar send-webhook`: what is posted, and how each answer is explained."""
 
+from argparse import Namespace
+
 import pytest
 
 from datafile_sidecar.cli.send_webhook import send_webhook
@@ -51,6 +53,5 @@ class TestSendWebhook:
 
 
 async def send(url: str) -> int:
-    return await send_webhook(
-        url=url, secret=SECRET, sdk_key=KEY, revision=43, project_id=None, environment="Production"
-    )
+    options = Namespace(url=url, sdk_key=KEY, revision=43, project_id=None, environment="Production")
+    return await send_webhook(options, SECRET)

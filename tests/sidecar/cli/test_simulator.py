@@ -9,13 +9,15 @@ import pytest
 from aiohttp import ClientSession, ServerDisconnectedError, web
 
 from datafile_sidecar.cli.simulator import Simulator, webhook_body
+from datafile_sidecar.cli.simulator.events import post
 from datafile_sidecar.core import webhook
 from tests.sidecar.cli.webhook_receiver import KEY, SECRET, Receiver, datafile
 
 
 @pytest.fixture
 async def simulator(receiver: Receiver) -> AsyncIterator[Simulator]:
-    async with Simulator({KEY: datafile(42)}, secret=SECRET, webhook_urls=[receiver.url]) as simulator:
+    async with Simulator({KEY: datafile(42)}, secret=SECRET) as simulator:
+        simulator.webhook_urls = [receiver.url]
         yield simulator
 
 
@@ -173,9 +175,10 @@ class TestAnnouncing:
         assert receiver.got
         assert await revision_at(browser, simulator) == 43
 
-    async def test_old_project(self, simulator: Simulator, receiver: Receiver) -> None:
+    async def test_old_project(self, receiver: Receiver) -> None:
         """An event of an older project, or a wrong one, can be sent too."""
-        await simulator.announce(KEY, 9, project_id="9999", environment=None, cdn_url="", origin_url="", event="other")
+        body = webhook_body(9, project_id="9999", environment=None, cdn_url="", origin_url="", event="other")
+        await post(receiver.url, body, SECRET)
         event = json.loads(receiver.got[0][0])
         assert (event["project_id"], event["event"]) == ("9999", "other")
         assert event["data"] == {"revision": 9, "origin_url": "", "cdn_url": ""}

@@ -1,6 +1,7 @@
 """`datafile-sidecar send-webhook`: post one test event as Optimizely does."""
 
 import argparse
+import time
 from collections.abc import Mapping
 
 from datafile_sidecar.cli.command import CommandError, decimal_number
@@ -45,42 +46,23 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         raise CommandError(
             "no secret to sign with: set DATAFILE_WEBHOOK_SECRETS or DATAFILE_WEBHOOK_SECRETS_PATH", exit_status=2
         )
-    return event_loop.run(
-        send_webhook(
-            url=options.url,
-            secret=secret,
-            sdk_key=options.sdk_key,
-            revision=options.revision,
-            project_id=options.project_id,
-            environment=options.environment,
-        )
-    )
+    return event_loop.run(send_webhook(options, secret))
 
 
-async def send_webhook(
-    *, url: str, secret: bytes, sdk_key: str, revision: int, project_id: int | None, environment: str
-) -> int:
+async def send_webhook(options: argparse.Namespace, secret: bytes) -> int:
     """Post a test event for one SDK key and print what the answer means. Returns 0 for 2xx, else 1.
 
     The URL in the event has no host, so the sidecar fetches from its own upstream, a stand-in or the real CDN.
-
-    Args:
-        project_id: None leaves it out of the event, which then fits any project.
     """
-    import time
-
-    from aiohttp import ClientSession
-
-    from datafile_sidecar.cli.simulator.events import TIMEOUT, explain_answer, post, webhook_body
+    from datafile_sidecar.cli.simulator.events import explain_answer, post, webhook_body
 
     body = webhook_body(
-        revision,
-        project_id=project_id,
+        options.revision,
+        project_id=options.project_id,
         timestamp=int(time.time()),
-        cdn_url=f"/datafiles/{sdk_key}.json",
-        environment=environment,
+        cdn_url=f"/datafiles/{options.sdk_key}.json",
+        environment=options.environment,
     )
-    async with ClientSession(timeout=TIMEOUT) as session:
-        status, explanation = await explain_answer(url, post(session, url, body, secret))
+    status, explanation = await explain_answer(options.url, post(options.url, body, secret))
     print(explanation, flush=True)  # noqa: T201
     return 0 if 200 <= status < 300 else 1

@@ -3,7 +3,7 @@
 The tests use the same `Simulator` as the commands `simulate` and `send-webhook`.
 """
 
-from .events import EventFields, webhook_body
-from .server import DatafileRequest, Simulator
+from datafile_sidecar.cli.simulator.events import webhook_body
+from datafile_sidecar.cli.simulator.server import Simulator
 
-__all__ = ["DatafileRequest", "EventFields", "Simulator", "webhook_body"]
+__all__ = ["Simulator", "webhook_body"]

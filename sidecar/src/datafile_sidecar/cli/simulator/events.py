@@ -4,17 +4,15 @@ import json
 import os
 import time
 from collections.abc import Awaitable, Mapping
-from typing import Any, TypedDict, Unpack
+from typing import Any
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, InvalidURL, NonHttpUrlClientError
 
 from datafile_sidecar.config import settings
 from datafile_sidecar.config.credentials import Secrets
-from datafile_sidecar.core.webhook import DATAFILE_UPDATED, signature
+from datafile_sidecar.core.webhook import DATAFILE_UPDATED, SIGNATURE_HEADER, signature
 
-TIMEOUT = ClientTimeout(total=10)
-"""The total for one webhook."""
-
+_TIMEOUT = ClientTimeout(total=10)
 _MEANINGS = {
     202: "accepted; the sidecar fetches now",
     204: "accepted, nothing to do: the revision is not newer, or the event is for another SDK key or project",
@@ -26,44 +24,39 @@ _MEANINGS = {
 }
 
 
-class EventFields(TypedDict, total=False):
-    """The fields of an event besides its revision. None leaves a field out; the URLs of an old project may be empty."""
+def webhook_body(
+    revision: int,
+    *,
+    project_id: int | str | None = 1234,
+    timestamp: int = 0,
+    event: str = DATAFILE_UPDATED,
+    origin_url: str = "",
+    cdn_url: str = "",
+    environment: str | None = "Production",
+) -> bytes:
+    """Build an event as documented on Optimizely's page "Configure webhooks".
 
-    project_id: int | str | None
-    timestamp: int
-    event: str
-    origin_url: str
-    cdn_url: str
-    environment: str | None
-
-
-def webhook_body(revision: int, **fields: Unpack[EventFields]) -> bytes:
-    """Build an event as documented on Optimizely's page "Configure webhooks"."""
-    data = {
-        "revision": revision,
-        "origin_url": fields.get("origin_url", ""),
-        "cdn_url": fields.get("cdn_url", ""),
-        "environment": fields.get("environment", "Production"),
-    }
-    event = {
-        "project_id": fields.get("project_id", 1234),
-        "timestamp": fields.get("timestamp", 0),
-        "event": fields.get("event", DATAFILE_UPDATED),
-        "data": _without_none(data),
-    }
-    return json.dumps(_without_none(event)).encode()
+    Args:
+        project_id: None leaves the field out.
+        origin_url: empty for an old project, like `cdn_url`.
+        environment: None leaves the field out.
+    """
+    data = {"revision": revision, "origin_url": origin_url, "cdn_url": cdn_url, "environment": environment}
+    fields = {"project_id": project_id, "timestamp": timestamp, "event": event, "data": _without_none(data)}
+    return json.dumps(_without_none(fields)).encode()
 
 
-async def post(session: ClientSession, url: str, body: bytes, secret: bytes | None) -> int:
-    """Post an event and return the status of the answer. Raises ClientError and TimeoutError.
+async def post(url: str, body: bytes, secret: bytes | None) -> int:
+    """Post an event over a new connection and return the status of the answer. Raises ClientError and TimeoutError.
 
     Args:
         secret: None sends the event unsigned.
     """
     headers = {"Content-Type": "application/json"}
     if secret is not None:
-        headers["X-Hub-Signature"] = signature(body, secret)
-    async with session.post(url, data=body, headers=headers) as answer:
+        headers[SIGNATURE_HEADER] = signature(body, secret)
+    # A connection that is kept could be closed by the receiver just as the next webhook is sent.
+    async with ClientSession(timeout=_TIMEOUT) as session, session.post(url, data=body, headers=headers) as answer:
         return answer.status
 
 
@@ -80,7 +73,7 @@ async def explain_answer(url: str, posting: Awaitable[int]) -> tuple[int, str]:
     try:
         status = await posting
     except TimeoutError:
-        return 0, f"webhook not delivered: {url} gave no answer within {TIMEOUT.total:g} s"
+        return 0, f"webhook not delivered: {url} gave no answer within {_TIMEOUT.total:g} s"
     except (InvalidURL, NonHttpUrlClientError, UnicodeError):
         return 0, f"webhook not delivered: {url!r} is not a URL, such as http://127.0.0.1:8089/webhooks/optimizely"
     except (ClientError, OSError) as error:

@@ -8,10 +8,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from datafile_sidecar.cli.simulator.events import explain_answer
+from datafile_sidecar.cli.simulator.server import Simulator
 from datafile_sidecar.core.datafile import InvalidDatafileError, parse
-
-from .events import explain_answer
-from .server import Simulator
 
 _CHECK_INTERVAL_S = 0.1
 
@@ -36,13 +35,14 @@ async def serve_file(
     file = _EditedFile(datafile, sdk_key)
     try:
         served = {sdk_key: await asyncio.to_thread(file.read_edit) or b""}
-        simulator = Simulator(served, listen=_address(listen), secret=secret, cdn_lag_s=lag_s, origin_lag_s=lag_s)
+        simulator = Simulator(served, listen=_address(listen), secret=secret)
+        simulator.webhook_urls = [webhook_url] if webhook_url else []
+        simulator.cdn_lag_s = simulator.origin_lag_s = lag_s
         async with simulator:
             _print(f"Serving revision {file.revision} of {datafile}. The sidecar's settings for it:")
             _print(f"  DATAFILE_SDK_KEYS={sdk_key} DATAFILE_URL_TEMPLATE={simulator.template}")
             effect = f"posts a webhook to {webhook_url}" if webhook_url else "posts no webhook (no --webhook-url)"
             _print(f"Each edit raises the revision and {effect}.")
-            simulator.webhook_urls = [webhook_url] if webhook_url else []
             await _publish_edits(file, simulator, sdk_key, stop)
     except (OSError, InvalidDatafileError, _InvalidAddressError) as error:
         _print(f"Cannot serve {datafile} at {listen}: {error}")

@@ -6,16 +6,15 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
-from typing import Literal, Self, Unpack
+from typing import Literal, Self
 
-from aiohttp import ClientSession, ETag, TCPConnector, web
+from aiohttp import ETag, web
+from yarl import URL
 
-from .events import TIMEOUT, EventFields, post, webhook_body
+from datafile_sidecar.cli.simulator.events import post, webhook_body
 
 _PROJECT_ID = re.compile(rb'"projectId"\s*:\s*"([0-9]+)"')
 _PATH = re.compile(r"/(?P<origin>origin/)?datafiles/(?P<auth>auth/)?(?P<sdk_key>[^/]+)\.json")
@@ -77,21 +76,14 @@ class Simulator:
     """
 
     def __init__(
-        self,
-        datafiles: Mapping[str, bytes],
-        *,
-        listen: tuple[str | None, int] = ("127.0.0.1", 0),
-        secret: bytes | None,
-        webhook_urls: Sequence[str] = (),
-        cdn_lag_s: float = 0,
-        origin_lag_s: float = 0,
+        self, datafiles: Mapping[str, bytes], *, listen: tuple[str | None, int] = ("127.0.0.1", 0), secret: bytes | None
     ) -> None:
         self.url = ""
         self.requests: list[DatafileRequest] = []
         self.secret = secret
-        self.webhook_urls = list(webhook_urls)
-        self.cdn_lag_s = cdn_lag_s
-        self.origin_lag_s = origin_lag_s
+        self.webhook_urls: list[str] = []
+        self.cdn_lag_s = 0.0
+        self.origin_lag_s = 0.0
         self.access_tokens: dict[str, str] = {}
         self.answer: Callable[[web.Request], Awaitable[web.StreamResponse | None]] | None = None
         self._listen = listen
@@ -99,7 +91,6 @@ class Simulator:
         self._modified = datetime.min.replace(tzinfo=UTC)
         served = {sdk_key: self._datafile(sdk_key, body) for sdk_key, body in datafiles.items()}
         self._cdn, self._origin = _FileServer(served), _FileServer(served)
-        self._stack = AsyncExitStack()
 
     @property
     def template(self) -> str:
@@ -117,10 +108,10 @@ class Simulator:
         self._cdn.put(sdk_key, datafile, self.cdn_lag_s)
         self._origin.put(sdk_key, datafile, self.origin_lag_s)
 
-    async def announce(self, sdk_key: str, revision: int, **overrides: Unpack[EventFields]) -> int:
+    async def announce(self, sdk_key: str, revision: int) -> int:
         """Post the signed event to every webhook URL.
 
-        The event has the project of the datafile, the current time and the simulator's URLs, unless overridden.
+        The event has the project of the datafile, the current time and the simulator's URLs.
 
         Returns:
             The highest status of the answers, 0 without webhook URLs.
@@ -129,41 +120,35 @@ class Simulator:
             ClientError: a receiver can't be reached.
             TimeoutError: a receiver does not answer within 10 s.
         """
-        fields: EventFields = {
-            "project_id": self._project_ids.get(sdk_key),
-            "timestamp": int(time.time()),
-            "origin_url": f"{self.url}/origin/datafiles/{sdk_key}.json",
-            "cdn_url": f"{self.url}/datafiles/{sdk_key}.json",
-        }
-        fields.update(overrides)
-        body = webhook_body(revision, **fields)
-        posts = (post(self._session, url, body, self.secret) for url in self.webhook_urls)
+        body = webhook_body(
+            revision,
+            project_id=self._project_ids.get(sdk_key),
+            timestamp=int(time.time()),
+            origin_url=f"{self.url}/origin/datafiles/{sdk_key}.json",
+            cdn_url=f"{self.url}/datafiles/{sdk_key}.json",
+        )
+        posts = (post(url, body, self.secret) for url in self.webhook_urls)
         return max(await asyncio.gather(*posts), default=0)
 
-    async def publish(self, sdk_key: str, body: bytes, **overrides: Unpack[EventFields]) -> int:
+    async def publish(self, sdk_key: str, body: bytes) -> int:
         """Put a datafile and announce its revision, as Optimizely does when a flag is changed."""
         self.put(sdk_key, body)
-        return await self.announce(sdk_key, int(json.loads(body)["revision"]), **overrides)
+        return await self.announce(sdk_key, int(json.loads(body)["revision"]))
 
     async def __aenter__(self) -> Self:
         application = web.Application()
         application.router.add_get("/{path:.*}", self._serve)
-        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
-        async with AsyncExitStack() as stack:
-            stack.push_async_callback(runner.cleanup)
-            # A connection for each webhook: the receiver could close an idle one just as the next webhook is sent.
-            session = ClientSession(connector=TCPConnector(force_close=True), timeout=TIMEOUT)
-            self._session = await stack.enter_async_context(session)
-            await runner.setup()
-            host, port = self._listen
-            await web.TCPSite(runner, host, port).start()
-            self._stack = stack.pop_all()
-        bound_host, bound_port, *_ = runner.addresses[0]
-        self.url = f"http://{_reachable(bound_host)}:{bound_port}"
+        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+        await self._runner.setup()
+        host, port = self._listen
+        await web.TCPSite(self._runner, host, port).start()
+        host, port, *_ = self._runner.addresses[0]
+        reachable = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+        self.url = str(URL.build(scheme="http", host=reachable, port=port))
         return self
 
     async def __aexit__(self, *exc_info: object) -> None:
-        await self._stack.aclose()
+        await self._runner.cleanup()
 
     def _datafile(self, sdk_key: str, body: bytes) -> _ServedDatafile:
         if project_id := _PROJECT_ID.search(body):
@@ -223,10 +208,3 @@ def _is_unchanged(datafile: _ServedDatafile, request: web.Request) -> bool:
     if request.if_none_match is not None:
         return any(etag.value in {datafile.digest, "*"} for etag in request.if_none_match)
     return request.if_modified_since is not None and datafile.modified <= request.if_modified_since
-
-
-def _reachable(host: str) -> str:
-    address = ip_address(host)
-    if address.version == 6:
-        return "[::1]" if address.is_unspecified else f"[{host}]"
-    return "127.0.0.1" if address.is_unspecified else host
