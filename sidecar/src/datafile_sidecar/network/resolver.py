@@ -1,27 +1,24 @@
 """Name resolution that can hang without holding anything up.
 
-The operating system resolves names in a call that can take minutes and can't be interrupted. So each lookup runs in a daemon
-thread of its own, a few at a time for each host. One that hangs then takes no thread from asyncio's pool, which publishing
-needs, and does not hold up the end of the process.
+The operating system resolves names in a call that can take minutes and can't be interrupted. So lookups run in daemon
+threads of their own, a few for each host.
 """
 
 import asyncio
-import contextlib
 import functools
 import ipaddress
 import socket
-import threading
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
 from aiohttp.abc import AbstractResolver, ResolveResult
 
+from datafile_sidecar.network.single_flight import SingleFlight
+
 # Enough that one lost answer delays no other lookup, few enough that a dead name server costs nothing.
 _MAX_LOOKUPS_PER_HOST = 4
 
 GetAddrInfo = Callable[..., list[tuple[Any, ...]]]
-_Lookup = asyncio.Future[list[tuple[Any, ...]]]
 
 
 class DaemonResolver(AbstractResolver):
@@ -30,45 +27,30 @@ class DaemonResolver(AbstractResolver):
     def __init__(self, getaddrinfo: GetAddrInfo = socket.getaddrinfo) -> None:
         """`getaddrinfo` is called as `socket.getaddrinfo` is; tests pass one that hangs."""
         self._getaddrinfo = getaddrinfo
-        # Hosts are never removed: all come from the settings or are Optimizely's.
-        self._lookups: defaultdict[tuple[str, socket.AddressFamily], list[_Lookup]] = defaultdict(list)
+        # Never emptied: all hosts come from the settings or are Optimizely's.
+        self._lookups: dict[tuple[str, socket.AddressFamily], SingleFlight[list[ResolveResult]]] = {}
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
     ) -> list[ResolveResult]:
-        """Return all addresses of a host, in the system's order. Cancelling the wait does not end the lookup.
+        """Return all addresses of a host, in the system's order.
 
         Raises:
             OSError: The name does not resolve.
         """
-        lookups = self._lookups[host, family]
-        if len(lookups) < _MAX_LOOKUPS_PER_HOST:
-            lookups.append(self._start(host, family))
-            lookups[-1].add_done_callback(lookups.remove)
-        return [_result(host, port, info) for info in await asyncio.shield(lookups[-1])]
+        if (host, family) not in self._lookups:
+            lookup = functools.partial(self._lookup, host, family)
+            self._lookups[host, family] = SingleFlight(lookup, f"resolve-{host}", _MAX_LOOKUPS_PER_HOST)
+        results = await self._lookups[host, family].result()
+        return [ResolveResult(**{**result, "port": port}) for result in results]
 
     async def close(self) -> None:
         """Do nothing: running lookups end with their threads."""
 
-    def _start(self, host: str, family: socket.AddressFamily) -> _Lookup:
-        loop = asyncio.get_running_loop()
-        lookup: _Lookup = loop.create_future()
-        lookup.add_done_callback(
-            asyncio.Future.exception
-        )  # marks it as seen: a lookup without callers may fail silently
-
-        def run() -> None:
-            try:
-                flags = socket.AI_ADDRCONFIG
-                infos = self._getaddrinfo(host, None, family=family, type=socket.SOCK_STREAM, flags=flags)
-                finish: Callable[[], None] = functools.partial(lookup.set_result, infos)
-            except Exception as error:  # handed to the callers, whatever it is
-                finish = functools.partial(lookup.set_exception, error)
-            with contextlib.suppress(RuntimeError):  # the loop may be closed by now
-                loop.call_soon_threadsafe(finish)
-
-        threading.Thread(target=run, name=f"resolve-{host}", daemon=True).start()
-        return lookup
+    def _lookup(self, host: str, family: socket.AddressFamily) -> list[ResolveResult]:
+        flags = socket.AI_ADDRCONFIG
+        infos = self._getaddrinfo(host, None, family=family, type=socket.SOCK_STREAM, flags=flags)
+        return [_result(host, info) for info in infos]
 
 
 async def addresses(resolver: AbstractResolver, host: str, timeout_s: float) -> list[str]:
@@ -87,10 +69,8 @@ async def addresses(resolver: AbstractResolver, host: str, timeout_s: float) -> 
             raise OSError(f"{host[:80]!r} can't be a name") from problem
 
 
-def _result(host: str, port: int, info: tuple[Any, ...]) -> ResolveResult:
+def _result(host: str, info: tuple[Any, ...]) -> ResolveResult:
     family, _, proto, _, address = info
     scope = f"%{address[3]}" if family == socket.AF_INET6 and address[3] else ""
     numeric = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-    return ResolveResult(
-        hostname=host, host=f"{address[0]}{scope}", port=port, family=family, proto=proto, flags=numeric
-    )
+    return ResolveResult(hostname=host, host=f"{address[0]}{scope}", port=0, family=family, proto=proto, flags=numeric)
