@@ -5,6 +5,13 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
 
+# Most tests wait for other processes most of their time: two workers a core use a machine fully, and hold out beside other load.
+WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist=worksteal
+
+# Tests start hundreds of processes. Without bytecode on disk each of them, and each worker, compiles all of its modules again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help
 help: ## Say what each verb does
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,7 +37,7 @@ check: $(READY) ## Format, lint, types and layers
 
 .PHONY: test
 test: check ## Everything that must pass, without root or system packages
-	$(BIN)/python -m pytest -n 2 -m 'not system'
+	$(PYTEST) -m 'not system'
 
 # What tests need of the machine beyond pip. As root they are installed; else the tests that want them say what is missing.
 SYSTEM_PACKAGES := bindfs chromium prometheus strace

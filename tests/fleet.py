@@ -14,6 +14,7 @@ from datafile_sidecar.cli.simulator import Simulator, webhook_body
 from datafile_sidecar.core.webhook import signature
 from tests.datafiles import minimal
 from tests.running import RunningSidecar
+from tests.stopwatch import Stopwatch
 
 KEY, SECRET = "KEY1", "test-secret-1"
 
@@ -57,28 +58,62 @@ class Fleet:
         await self._stack.enter_async_context(pod)
 
     async def until_connected(self, *pods: RunningSidecar, state: str = "connected", within_s: float = 12) -> None:
-        """Wait until these pods, or all, say that of their bus."""
-        async with asyncio.timeout(within_s):
-            for pod in pods or self.pods:
-                while (await pod.status())["bus"]["state"] != state:
-                    await asyncio.sleep(0.02)
+        """Wait until these pods, or all, say that of their bus. Fails where it takes longer, not counting the machine's load."""
+        stopwatch = self.stopwatch()
+        for pod in pods or self.pods:
+            while (await pod.status())["bus"]["state"] != state:
+                assert stopwatch.seconds() < within_s
+                await asyncio.sleep(0.02)
 
     async def until_quiet(self) -> None:
-        """Wait until all have a bus, and nobody has asked upstream for a while: each has had its first look."""
+        """Wait until all have a bus, and no pod has asked upstream for a second, in which the machine's load is not counted."""
         await self.until_connected()
-        asked = -1
-        while asked != (asked := len(self.optimizely.requests)):
-            await asyncio.sleep(1)
+        asked, stopwatch = -1, self.stopwatch()
+        while asked != len(self.optimizely.requests) or stopwatch.seconds() < 1:
+            if asked != len(self.optimizely.requests):
+                asked, stopwatch = len(self.optimizely.requests), self.stopwatch()
+            await asyncio.sleep(0.05)
+
+    async def until_checked(self, *pods: RunningSidecar, within_s: float) -> None:
+        """Wait until these pods know of a check that was made from now on. Fails where that takes longer."""
+        name = f'datafile_sidecar_checked_timestamp_seconds{{sdk_key="{KEY}"}}'
+        since, stopwatch = time.time(), self.stopwatch()
+        for pod in pods:
+            while (await pod.metrics())[name] <= since:
+                assert stopwatch.seconds() < within_s, f"{pod.directory.name} has no new check"
+                await asyncio.sleep(0.02)
+
+    async def polls(self, count: int) -> tuple[list[float], float]:
+        """Wait for so many requests to upstream; after how many seconds each came, and the mean time between two.
+
+        The machine's load is not counted in the first, and is counted in the second.
+        """
+        self.optimizely.requests.clear()
+        stopwatch, took = self.stopwatch(), list[float]()
+        while len(took) < count:
+            if len(self.optimizely.requests) > len(took):
+                took.append(stopwatch.seconds())
+            assert stopwatch.seconds() < 5 * count, f"only {len(took)} requests"
+            await asyncio.sleep(0.01)
+        asked = [request.at for request in self.optimizely.requests[:count]]
+        return took, (asked[-1] - asked[0]) / (count - 1)
+
+    def stopwatch(self) -> Stopwatch:
+        """Start to measure what the pods do."""
+        return Stopwatch(*(pod.pid for pod in self.pods))
 
     async def until_published(self, revision: int, *pods: RunningSidecar, within_s: float = 10) -> list[float]:
-        """Wait until readers of these volumes, or of all, see this revision; how many seconds each took."""
-        begun, waiting, took = time.monotonic(), list(pods or self.pods), []
-        async with asyncio.timeout(within_s):
-            while waiting:
-                for pod in [pod for pod in waiting if revision_of(pod) == revision]:
-                    waiting.remove(pod)
-                    took.append(time.monotonic() - begun)
-                await asyncio.sleep(0.002)
+        """Wait until readers of these volumes, or of all, see this revision; how many seconds each took.
+
+        Fails where that is more than `within_s`. The time for which the machine's load held the pods up is not counted.
+        """
+        stopwatch, waiting, took = self.stopwatch(), list(pods or self.pods), []
+        while waiting:
+            assert stopwatch.seconds() < within_s, f"no revision {revision}: {[pod.directory.name for pod in waiting]}"
+            for pod in [pod for pod in waiting if revision_of(pod) == revision]:
+                waiting.remove(pod)
+                took.append(stopwatch.seconds())
+            await asyncio.sleep(0.005)
         return took
 
     async def flip(
@@ -103,11 +138,13 @@ class Fleet:
                 assert answer.status in ({202, 204} if relayed else {202})
 
     async def probes(self, pod: RunningSidecar) -> list[int]:
-        """The answers of /livez and /readyz, each within 200 ms."""
+        """The answers of /livez and /readyz, each within 200 ms, in which the machine's load is not counted."""
         answers = []
         for path in ("/livez", "/readyz"):
-            async with asyncio.timeout(0.2), self.session.get(f"{pod.admin_url}{path}") as answer:
+            stopwatch = Stopwatch(pod.pid)
+            async with self.session.get(f"{pod.admin_url}{path}") as answer:
                 answers.append(answer.status)
+            assert stopwatch.seconds() < 0.2
         return answers
 
     def full_fetches(self) -> int:

@@ -21,6 +21,8 @@ from tests.sidecar.wire import CA_FILE, server_tls
 
 pytestmark = needs_redis
 
+GRACE_S = 0.5
+"""How long a pod that a webhook was relayed to waits for the bus, before it fetches for itself."""
 NAME = f"datafile-sidecar:1:{KEY}"
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
@@ -48,7 +50,7 @@ async def test_one_webhook_reaches_five_pods(broker: Broker, tmp_path: Path) -> 
             await fleet.flip(revision, fleet.pods[revision % 5])
             took += await fleet.until_published(revision)
         assert median(took) < 0.3
-        await asyncio.sleep(0.5)
+        await fleet.until_quiet()
         assert (len(fleet.optimizely.requests), fleet.full_fetches()) == (10, 10)
         for number, pod in enumerate(fleet.pods):
             published = [line for line in pod.logs if line["event"] == "datafile.published"]
@@ -61,14 +63,20 @@ async def test_relayed_webhooks_leave_the_fetch_to_one_pod(broker: Broker, tmp_p
     """With peers and a bus, a flip still costs one fetch; where the bus brings nothing, each pod fetches for itself."""
     async with fleet_of(3, tmp_path, broker.url) as fleet:
         await fleet.until_quiet()
-        fleet.optimizely.requests.clear()
-        await fleet.flip(2, fleet.pods[0], relayed_to=fleet.pods[1:])
-        await fleet.until_published(2)
-        await asyncio.sleep(1)
+        for revision in range(2, 12):
+            fleet.optimizely.requests.clear()
+            begun = time.monotonic()
+            await fleet.flip(revision, fleet.pods[0], relayed_to=fleet.pods[1:])
+            await fleet.until_published(revision)
+            took_s = time.monotonic() - begun
+            await fleet.until_quiet()
+            if took_s < GRACE_S:  # else the machine was too busy: each pod may rightly have stopped waiting for the bus
+                break
+        assert took_s < GRACE_S
         assert len(fleet.optimizely.requests) == 1
         broker.hang()
-        await fleet.flip(3, fleet.pods[0], relayed_to=fleet.pods[1:])
-        assert max(await fleet.until_published(3)) < 2
+        await fleet.flip(12, fleet.pods[0], relayed_to=fleet.pods[1:])
+        assert max(await fleet.until_published(12)) < 2
 
 
 @pytest.mark.system
@@ -76,15 +84,13 @@ async def test_one_poll_serves_all_and_another_pod_takes_over(broker: Broker, tm
     """The CDN sees one poll per interval from four pods; when pods die, the polls go on, and every check stays fresh."""
     async with fleet_of(4, tmp_path, broker.url, poll_interval_s=1) as fleet:
         await fleet.until_connected()
-        await asyncio.sleep(1)
+        await fleet.until_checked(*fleet.pods, within_s=2.5)
         for living in (fleet.pods, fleet.pods[2:]):
-            fleet.optimizely.requests.clear()
-            await asyncio.sleep(5)
-            assert 4 <= len(fleet.optimizely.requests) <= 7
+            took, every_s = await fleet.polls(6)
+            assert took[3] < 5
+            assert every_s > 5 / 7
             assert fleet.full_fetches() == 0
-            for pod in living:
-                metrics = await pod.metrics()
-                assert time.time() - metrics[f'datafile_sidecar_checked_timestamp_seconds{{sdk_key="{KEY}"}}'] < 2.5
+            await fleet.until_checked(*living, within_s=2.5)
             await asyncio.gather(fleet.pods[0].kill(), fleet.pods[1].kill())
 
 
@@ -96,11 +102,11 @@ async def test_a_pod_that_is_cut_off_from_the_cdn_lives_by_the_others(broker: Br
         await fleet.until_connected()
         fleet.optimizely.put(KEY, minimal(2))
         await fleet.until_published(2)
-        fleet.optimizely.requests.clear()
-        await asyncio.sleep(4)
-        assert 3 <= len(fleet.optimizely.requests) <= 6
+        took, every_s = await fleet.polls(5)
+        assert took[2] < 4
+        assert every_s > 4 / 6
+        await fleet.until_checked(fleet.pods[1], within_s=3)
         lonely = await fleet.pods[1].metrics()
-        assert time.time() - lonely[f'datafile_sidecar_checked_timestamp_seconds{{sdk_key="{KEY}"}}'] < 3
         assert lonely[f'datafile_sidecar_fetches_total{{outcome="ok",sdk_key="{KEY}",source="cdn"}}'] == 0
 
 
@@ -185,7 +191,7 @@ async def test_a_user_with_few_rights_is_enough(broker: Broker, tmp_path: Path) 
         await fleet.until_connected()
         await fleet.flip(2, fleet.pods[0])
         await fleet.until_published(2)
-        await asyncio.sleep(1.5)
+        await fleet.until_checked(*fleet.pods, within_s=2.5)
         for pod in fleet.pods:
             assert (await pod.status())["bus"]["last_error"] is None
 
@@ -218,9 +224,10 @@ async def test_garbage_is_counted_and_healed(broker: Broker, tmp_path: Path) -> 
             await admin.lpush(f"{NAME}:checked", b"x")
             await admin.lpush(f"{NAME}:poll", b"x")
             await admin.publish(f"{NAME}:news", head)
-            async with asyncio.timeout(5):
-                while not await is_healed(broker):
-                    await asyncio.sleep(0.02)
+            stopwatch = fleet.stopwatch()
+            while not await is_healed(broker):
+                assert stopwatch.seconds() < 5
+                await asyncio.sleep(0.02)
         assert fleet.optimizely.requests == []
         assert [revision_of(pod) for pod in fleet.pods] == [1, 1]
         assert (await fleet.pods[0].metrics())['datafile_sidecar_bus_records_total{outcome="bad"}'] >= 6
@@ -238,7 +245,8 @@ async def test_a_restored_project_is_restored_in_the_whole_fleet(broker: Broker,
         await fleet.until_published(5)
         fleet.optimizely.put(KEY, minimal(3))
         await fleet.until_published(3)
-        await asyncio.sleep(2)
+        for _ in range(2):
+            await fleet.until_checked(*fleet.pods, within_s=2.5)
         for pod in fleet.pods:
             published = [line["revision"] for line in pod.logs if line["event"] == "datafile.published"]
             assert published in ([1, 5, 3], [5, 3])
@@ -258,7 +266,8 @@ async def test_a_poisoned_bus_is_overruled_by_upstream(broker: Broker, tmp_path:
         await admin.publish(f"{NAME}:news", head.encode())
         await fleet.until_published(999)
         await fleet.until_published(1)
-        await asyncio.sleep(2)
+        for _ in range(2):
+            await fleet.until_checked(*fleet.pods, within_s=2.5)
         for pod in fleet.pods:
             published = [line["revision"] for line in pod.logs if line["event"] == "datafile.published"]
             assert published == [1, 999, 1]

@@ -1,0 +1,70 @@
+"""Durations without the time for which other load on the machine held things up, so that it fails no test."""
+
+import os
+import time
+from dataclasses import dataclass
+
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+
+
+class Stopwatch:
+    """Measures from its creation how long some processes take, this one among them.
+
+    Time in which they were ready to run but had no processor is not counted, as far as other processes kept the processors busy.
+    So where nothing else runs all time counts, and a bound means what it says. Where there is no Linux, all time counts.
+    """
+
+    def __init__(self, *pids: int) -> None:
+        self._began = time.monotonic()
+        self._busy_s = _busy_s()
+        self._first = {pid: _usage(pid) for pid in {os.getpid(), *pids}}
+        self._last = dict(self._first)
+
+    def seconds(self, *started: int) -> float:
+        """Return the time that counts; `started` are the ids of processes that were started since.
+
+        For a process that has ended its last reading counts: read now and then while it ends.
+        """
+        for pid in {*self._last, *started}:
+            self._last[pid] = _usage(pid) or self._last.get(pid, _Usage())
+        used = [self._last[pid] - self._first.get(pid, _Usage()) for pid in self._last]
+        others_s = _busy_s() - self._busy_s - sum(one.ran_s for one in used)
+        held_up_s = min(max(0.0, others_s), sum(one.waited_s for one in used))
+        return time.monotonic() - self._began - held_up_s
+
+
+@dataclass(frozen=True, slots=True)
+class _Usage:
+    """How long the threads of a process have run, and have waited for a processor."""
+
+    ran_s: float = 0.0
+    waited_s: float = 0.0
+
+    def __sub__(self, earlier: "_Usage") -> "_Usage":
+        return _Usage(self.ran_s - earlier.ran_s, self.waited_s - earlier.waited_s)
+
+    def __bool__(self) -> bool:
+        return self.ran_s > 0
+
+
+def _usage(pid: int) -> _Usage:
+    """Return the usage so far; nothing where it is unknown."""
+    ran_ns = waited_ns = 0
+    try:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with open(f"/proc/{pid}/task/{thread}/schedstat") as file:
+                ran, waited, _ = map(int, file.read().split())
+            ran_ns, waited_ns = ran_ns + ran, waited_ns + waited
+    except OSError:
+        return _Usage()
+    return _Usage(ran_ns / 1e9, waited_ns / 1e9)
+
+
+def _busy_s() -> float:
+    """Return how long all processors were busy so far, or taken by a hypervisor; nothing where it is unknown."""
+    try:
+        with open("/proc/stat") as file:
+            user, nice, system, _idle, _iowait, irq, softirq, steal, *_ = map(int, file.readline().split()[1:])
+    except OSError:
+        return 0.0
+    return (user + nice + system + irq + softirq + steal) / _TICKS_PER_S
