@@ -44,6 +44,7 @@ async def test_one_webhook_reaches_five_pods(broker: Broker, tmp_path: Path) -> 
     """All files within 300 ms (p50), one full fetch for each revision, one publication in each pod: no echo, no storm."""
     async with fleet_of(5, tmp_path, broker.url) as fleet:
         await fleet.until_quiet()
+        fetched_at_start = fleet.full_fetches()
         fleet.optimizely.requests.clear()
         took = []
         for revision in range(2, 12):
@@ -52,11 +53,14 @@ async def test_one_webhook_reaches_five_pods(broker: Broker, tmp_path: Path) -> 
         assert median(took) < 0.3
         await fleet.until_quiet()
         assert (len(fleet.optimizely.requests), fleet.full_fetches()) == (10, 10)
-        for number, pod in enumerate(fleet.pods):
+        triggers = []
+        for pod in fleet.pods:
             published = [line for line in pod.logs if line["event"] == "datafile.published"]
             assert [line["revision"] for line in published] == list(range(1, 12))
-            by_bus = sum(line["trigger"] == "bus" for line in published)
-            assert by_bus == 11 - 2 - (number == 0)
+            assert sum(line["trigger"] == "bus" for line in published[1:]) == 10 - 2
+            triggers.append(published[0]["trigger"])
+        # A pod that is slow to connect may start from upstream, like the first one.
+        assert triggers.count("bus") == 5 - fetched_at_start
 
 
 async def test_relayed_webhooks_leave_the_fetch_to_one_pod(broker: Broker, tmp_path: Path) -> None:
@@ -102,10 +106,10 @@ async def test_a_pod_that_is_cut_off_from_the_cdn_lives_by_the_others(broker: Br
         await fleet.until_connected()
         fleet.optimizely.put(KEY, minimal(2))
         await fleet.until_published(2)
+        await fleet.until_checked(fleet.pods[1], within_s=3)
         took, every_s = await fleet.polls(5)
         assert took[2] < 4
         assert every_s > 4 / 6
-        await fleet.until_checked(fleet.pods[1], within_s=3)
         lonely = await fleet.pods[1].metrics()
         assert lonely[f'datafile_sidecar_fetches_total{{outcome="ok",sdk_key="{KEY}",source="cdn"}}'] == 0
 
@@ -304,6 +308,7 @@ async def test_over_tls_with_a_user_of_its_own(tmp_path: Path) -> None:
                 await fleet.flip(2, pods[0])
                 await fleet.until_published(2, *pods[:2])
                 assert (await pods[1].status())["keys"][KEY]["trigger"] == "bus"
+                await pods[2].logged("bus.disconnected")
                 stranger = (await pods[2].status())["bus"]
                 assert stranger["state"] == "disconnected"
                 assert "certificate" in stranger["last_error"]
