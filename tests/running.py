@@ -14,7 +14,7 @@ from typing import Any, Self
 from aiohttp import ClientError, ClientSession
 
 _ROOT = Path(__file__).parents[1]
-_PATIENCE_S = 50
+_PATIENCE_S = 30
 """No promise, only a bound for what hangs: long enough for a machine that has much else to do."""
 
 

@@ -1,9 +1,13 @@
 """Durations without the time for which other load on the machine held things up, so that it fails no test."""
 
+import asyncio
 import os
 import time
+from collections.abc import Coroutine
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
@@ -20,17 +24,28 @@ class Stopwatch:
         self._first = {pid: _usage(pid) for pid in {os.getpid(), *pids}}
         self._last = dict(self._first)
 
-    def seconds(self, *started: int) -> float:
-        """Return the time that counts; `started` are the ids of processes that were started since.
+    async def watch(self, ending: Coroutine[Any, Any, T]) -> T:
+        """Wait for this while the processes may end, and keep the last that is known of them; its result."""
+        task = asyncio.ensure_future(ending)
+        try:
+            while not task.done():
+                self.held_up_s()
+                await asyncio.wait({task}, timeout=0.01)
+        finally:
+            task.cancel()
+        return task.result()
 
-        For a process that has ended its last reading counts: read now and then while it ends.
-        """
+    def seconds(self, *started: int) -> float:
+        """Return the time that counts; `started` are the ids of processes that were started since."""
+        return time.monotonic() - self._began - self.held_up_s(*started)
+
+    def held_up_s(self, *started: int) -> float:
+        """Return the time that does not count. Of a process that has ended, the last reading is used: see `watch`."""
         for pid in {*self._last, *started}:
             self._last[pid] = _usage(pid) or self._last.get(pid, _Usage())
         used = [self._last[pid] - self._first.get(pid, _Usage()) for pid in self._last]
         others_s = _busy_s() - self._busy_s - sum(one.ran_s for one in used)
-        held_up_s = min(max(0.0, others_s), sum(one.waited_s for one in used))
-        return time.monotonic() - self._began - held_up_s
+        return min(max(0.0, others_s), sum(one.waited_s for one in used))
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,7 +48,7 @@ async def simulator() -> AsyncIterator[Simulator]:
 
 async def until(volume: Path, revision: int) -> None:
     """Wait until a reader sees this revision."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         while datafile.parse((volume / f"{KEY}.json").read_bytes(), KEY).revision != revision:
             await asyncio.sleep(0.01)
 

@@ -36,7 +36,7 @@ def test_a_core_task_that_ends_ends_the_process(tmp_path: Path, task: str, way: 
         "DATAFILE_ADMIN_LISTEN": "127.0.0.1:0",
     }
     command = [sys.executable, "-c", BREAK, task, way]
-    ended = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=20)
+    ended = subprocess.run(command, check=False, env=environment, capture_output=True, text=True, timeout=50)
     assert ended.returncode == 1
     assert '"event": "sidecar.failed"' in ended.stderr
     assert ("which it never should" if way == "returns" else "a bug") in ended.stderr

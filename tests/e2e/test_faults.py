@@ -130,7 +130,7 @@ class Home:
 
     async def until_published(self, revision: int) -> None:
         """Wait until a reader of the volume sees this revision."""
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(30):
             while json.loads(self.file.read_bytes())["revision"] != str(revision):
                 await asyncio.sleep(0.005)
 
@@ -153,7 +153,7 @@ async def suffer(home: Home, fault: Fault) -> None:
     home.upstream.answer = fault.answer
     home.revision += 1
     assert await home.announce(home.revision) == 202
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while await home.count(fault.outcome) == counted:
             await asyncio.sleep(0.005)
     status = (await home.sidecar.status())["keys"][KEY]
@@ -170,7 +170,7 @@ async def suffer(home: Home, fault: Fault) -> None:
     if fault.rests:
         assert await home.announce(home.revision) == 202
     await home.until_published(home.revision)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while (await home.sidecar.status())["keys"][KEY]["last_error"] is not None:
             await asyncio.sleep(0.005)
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 from datafile_sidecar.cli.simulator import Simulator
 from tests.datafiles import minimal
 from tests.running import RunningSidecar
+from tests.stopwatch import Stopwatch
 
 KEY, SECRET = "KEY1", "test-secret-1"
 HOSTS = ("127.0.0.2", "127.0.0.3", "127.0.0.4")
@@ -92,6 +94,12 @@ class Fleet:
                     return counts
                 await asyncio.sleep(0.05)
 
+    def settling(self) -> int:
+        """How many sidecars have started within the last 10 s, in which they wait for workers: all, on a machine that is quick."""
+        started = [line["time"] for pod in self.pods for line in pod.sidecar.logs if line["event"] == "sidecar.started"]
+        now = datetime.now(UTC)
+        return sum(now - datetime.fromisoformat(moment) < timedelta(seconds=10) for moment in started)
+
     async def status(self, *arguments: str, **environment: str) -> tuple[int, str]:
         """`datafile-sidecar status` as one types it in the first pod's sidecar: its exit status and what it prints."""
         process = await asyncio.create_subprocess_exec(
@@ -144,10 +152,11 @@ async def test_one_webhook_reaches_every_process(tmp_path: Path) -> None:
         dead = f"127.0.0.9:{hanging.getsockname()[1]}", "127.0.0.8:1", "nowhere..peers:1"
         async with Fleet(tmp_path, *dead) as fleet:
             for revision in range(2, 12):
-                sent = time.monotonic()
+                stopwatch = Stopwatch(*(pod.sidecar.pid for pod in fleet.pods), *(pod.app.pid for pod in fleet.pods))
                 assert await fleet.optimizely.publish(KEY, minimal(revision)) == 202
-                assert max(await fleet.have(revision)) < 1
-                assert time.monotonic() - sent < 2
+                took_s = max(await fleet.have(revision))
+                assert took_s - stopwatch.held_up_s() < 1
+                assert stopwatch.seconds() < 2
             for pod, way in zip(fleet.pods, ("webhook", "peer", "peer"), strict=True):
                 status = (await pod.sidecar.status())["keys"][KEY]
                 assert (status["revision"], status["trigger"]) == (11, way)
@@ -168,9 +177,8 @@ async def test_the_proof(tmp_path: Path) -> None:
     async with Fleet(tmp_path) as fleet:
         await fleet.optimizely.publish(KEY, minimal(2))
         await fleet.have(2)
-        assert len(await fleet.lagging("latest", "--timeout", "0")) == 3, (
-            "sidecars that have just started vouch for nobody"
-        )
+        lagging = await fleet.lagging("latest", "--timeout", "0")
+        assert fleet.settling() <= len(lagging) <= 3, "sidecars that have just started vouch for nobody"
         assert await fleet.lagging("latest", "--timeout", "15") == []
 
         first, second, third = fleet.pods

