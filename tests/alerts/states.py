@@ -47,9 +47,20 @@ class Stage:
 
     async def until(self, name: str, is_so: Callable[[float], bool]) -> None:
         """Wait until a metric is so."""
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(30):
             while not is_so((await self.sidecar.metrics())[f"datafile_sidecar_{name}"]):
                 await asyncio.sleep(0.02)
+
+    async def until_fetched_twice(self) -> None:
+        """Wait until the sidecar has asked upstream two more times, whatever it was answered."""
+        wanted = await self._fetches() + 2
+        async with asyncio.timeout(30):
+            while await self._fetches() < wanted:
+                await asyncio.sleep(0.02)
+
+    async def _fetches(self) -> float:
+        metrics = await self.sidecar.metrics()
+        return sum(count for name, count in metrics.items() if name.startswith("datafile_sidecar_fetches_total{"))
 
     async def publish(self, revision: int, *, announced: bool) -> None:
         """Let Optimizely serve a new revision, and wait until it is on the volume."""
@@ -63,13 +74,13 @@ class Stage:
 async def stage(directory: Path, *, ready: bool = True, **settings: Any) -> AsyncIterator[Stage]:
     """A sidecar that has published revision 43, unless the settings or `ready` say something else."""
     async with Simulator({KEY: datafiles.minimal(43)}, secret=None) as optimizely, ClientSession() as browser:
-        told = {
+        defaults = {
             "sdk_keys": KEY,
             "webhook_secrets": SECRET.decode(),
             "url_template": optimizely.template,
             "poll_interval_s": 1,
         }
-        async with RunningSidecar(directory, ready=ready, **told | settings) as sidecar:
+        async with RunningSidecar(directory, ready=ready, **defaults | settings) as sidecar:
             yield Stage(sidecar, optimizely, browser)
 
 
@@ -77,13 +88,13 @@ async def stage(directory: Path, *, ready: bool = True, **settings: Any) -> Asyn
 async def worker(stage: Stage, revision: int) -> AsyncIterator[None]:
     """A process of the app that decides by this revision, as far as anybody can tell."""
     path = stage.sidecar.directory / "sidecar.sock"
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(30):
         while not path.exists():
             await asyncio.sleep(0.02)
     _, writer = await asyncio.open_unix_connection(path)
     key = stage.sidecar.environment["DATAFILE_SDK_KEYS"]
-    said = {"v": 1, "id": "a1b2c3d4", "sdk_key": key, "pid": 42, "host": "app", "revision": revision}
-    writer.write(json.dumps(said).encode() + b"\n")
+    message = {"v": 1, "id": "a1b2c3d4", "sdk_key": key, "pid": 42, "host": "app", "revision": revision}
+    writer.write(json.dumps(message).encode() + b"\n")
     await stage.until(f'workers{{sdk_key="{key}"}}', lambda value: value == 1)
     try:
         yield
@@ -94,7 +105,7 @@ async def worker(stage: Stage, revision: int) -> AsyncIterator[None]:
 async def healthy(stage: Stage) -> None:
     """Webhooks come, polls find nothing new."""
     await stage.publish(44, announced=True)
-    await asyncio.sleep(2.5)
+    await stage.until_fetched_twice()
 
 
 async def never_a_webhook(stage: Stage) -> None:
@@ -117,7 +128,7 @@ async def target_not_reached(stage: Stage) -> None:
     """A revision is announced that upstream does not serve."""
     await stage.post(44)
     await stage.until(f'target_revision{{sdk_key="{KEY}"}}', lambda value: value == 44)
-    await asyncio.sleep(2.5)
+    await stage.until_fetched_twice()
 
 
 async def webhooks_missed(stage: Stage) -> None:
@@ -131,7 +142,7 @@ async def signatures_rejected(stage: Stage) -> None:
     """All webhooks are signed by a secret that is not ours."""
     for revision in range(44, 49):
         await stage.post(revision, b"another")
-    await asyncio.sleep(2.5)
+    await stage.until_fetched_twice()
 
 
 async def publish_failing(stage: Stage) -> None:
@@ -141,8 +152,13 @@ async def publish_failing(stage: Stage) -> None:
     await stage.until(f'publish_failures_total{{sdk_key="{KEY}"}}', lambda value: value >= 2)
 
 
-async def as_it_is(_: Stage) -> None:
-    """Time passes, enough for a poll."""
+async def as_it_is(stage: Stage) -> None:
+    """Polls go on."""
+    await stage.until_fetched_twice()
+
+
+async def nothing_new(_: Stage) -> None:
+    """Time passes, in which nothing needs to happen."""
     await asyncio.sleep(2.5)
 
 

@@ -129,17 +129,17 @@ class TestFiring:
 
     async def test_absent(self, tmp_path: Path) -> None:
         """A pod without any datafile alarms as such."""
-        assert await aftermath(tmp_path, states.as_it_is, sdk_keys="KEY2", ready=False) == {"DatafileAbsent"}
+        assert await aftermath(tmp_path, states.nothing_new, sdk_keys="KEY2", ready=False) == {"DatafileAbsent"}
 
     async def test_bootstrap(self, tmp_path: Path) -> None:
         """A pod that lives on its bootstrap file, which upstream has never confirmed, alarms although it is ready."""
         (tmp_path / "KEY1.json").write_bytes(datafiles.minimal(42))
-        told: dict[str, Any] = {
+        settings: dict[str, Any] = {
             "url_template": "http://127.0.0.1:9/{sdk_key}.json",
             "bootstrap_dir": tmp_path,
             "bootstrap_after_s": 0,
         }
-        assert await aftermath(tmp_path, states.as_it_is, **told) == {"DatafileNotConfirmed"}
+        assert await aftermath(tmp_path, states.nothing_new, **settings) == {"DatafileNotConfirmed"}
 
     async def test_worker_behind(self, tmp_path: Path) -> None:
         """A process that goes on deciding by an old revision alarms."""
