@@ -5,11 +5,11 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
 
-# Most tests wait for other processes most of their time: two workers a core use a machine fully, and hold out beside other load.
+# Tests wait for other processes half of their time, so two workers per core use a machine fully.
 WORKERS ?= $(shell $(PYTHON) -c 'import os; print(2 * (os.cpu_count() or 1))')
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist=worksteal
 
-# Tests start hundreds of processes. Without bytecode on disk each of them, and each worker, compiles all of its modules again.
+# Tests start hundreds of processes, and each compiles its modules again where Python may not keep bytecode.
 unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help
@@ -38,6 +38,10 @@ check: $(READY) ## Format, lint, types and layers
 .PHONY: test
 test: check ## Everything that must pass, without root or system packages
 	$(PYTEST) -m 'not system'
+
+.PHONY: test-under-load
+test-under-load: $(READY) ## Run test beside busy processes, and say how long it took (TIMES=5, BUSY=4, VERB=test)
+	$(BIN)/python -m tests.under_load --times $(or $(TIMES),5) --busy $(or $(BUSY),4) $(MAKE) $(or $(VERB),test)
 
 # What tests need of the machine beyond pip. As root they are installed; else the tests that want them say what is missing.
 SYSTEM_PACKAGES := bindfs chromium prometheus strace
