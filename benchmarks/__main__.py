@@ -54,8 +54,8 @@ def main() -> int:
 
 def machine() -> str:
     """What it was measured on."""
-    told = [line.partition(": ") for line in Path("/proc/cpuinfo").read_text().splitlines()]
-    model = next((value for name, _, value in told if name.startswith("model name")), "of an unknown model")
+    lines = [line.partition(": ") for line in Path("/proc/cpuinfo").read_text().splitlines()]
+    model = next((value for name, _, value in lines if name.startswith("model name")), "of an unknown model")
     names = ", ".join(f"{name} {version(name)}" for name in ("aiohttp", "msgspec", "optimizely-sdk", "watchfiles"))
     system = f"Linux {platform.release()}, Python {platform.python_version()}"
     return f"{os.cpu_count()} cores ({model}), load {os.getloadavg()[0]:.1f}, {system}, {names}"

@@ -71,8 +71,8 @@ def serving(*command: str) -> Iterator[int]:
     """A server in a process of its own, on a free port; `PORT` in its arguments stands for that."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port: int = free.getsockname()[1]
-    words = [sys.executable, "-m", *(word.replace("PORT", str(port)) for word in command)]
-    process = subprocess.Popen(words, stderr=subprocess.DEVNULL)
+    arguments = [sys.executable, "-m", *(word.replace("PORT", str(port)) for word in command)]
+    process = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
     try:
         for _ in range(1000):
             try:
@@ -110,8 +110,10 @@ async def post(port: int, secret: str, seconds: float) -> int:
 
 def request_ms(port: int, secret: str, seconds: float) -> float:
     """How many ms the server takes for one, when it has always more to do."""
-    words = [sys.executable, "-m", "benchmarks.endpoint", "post", str(port), secret, str(seconds)]
-    return 1000 * seconds / int(subprocess.run(words, capture_output=True, text=True, check=True, timeout=60).stdout)
+    arguments = [sys.executable, "-m", "benchmarks.endpoint", "post", str(port), secret, str(seconds)]
+    return (
+        1000 * seconds / int(subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=60).stdout)
+    )
 
 
 async def webhooks(seconds: float, rounds: int) -> list[Row]:

@@ -145,6 +145,6 @@ if __name__ == "__main__":
     parser.add_argument("--size-kib", type=int, default=12)
     parser.add_argument("--write", action="store_true", help="write docs/performance.md and its plot anew")
     options = parser.parse_args()
-    found = asyncio.run(main(options.pods, options.size_kib))
+    costs = asyncio.run(main(options.pods, options.size_kib))
     if options.write:
-        write(found)
+        write(costs)

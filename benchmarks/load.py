@@ -64,11 +64,11 @@ async def _flip(optimizely: Simulator) -> None:
 
 
 async def _output(*arguments: object) -> bytes:
-    words = (sys.executable, "-m", "benchmarks.load", *map(str, arguments))
-    process = await asyncio.create_subprocess_exec(*words, stdout=asyncio.subprocess.PIPE)
+    command = (sys.executable, "-m", "benchmarks.load", *map(str, arguments))
+    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     output, _ = await process.communicate()
     if process.returncode:
-        raise RuntimeError(f"{' '.join(words)} ended with status {process.returncode}")
+        raise RuntimeError(f"{' '.join(command)} ended with status {process.returncode}")
     return output
 
 

@@ -65,16 +65,16 @@ def growth(curves: Mapping[str, Mapping[int, float]], what: str) -> str:
     wide, high, left, top = 640.0, 260.0, 90.0, 36.0
     span = math.log10(pods[-1] / pods[0])
 
-    def place(x: int, y: float) -> tuple[float, float]:
+    def point(x: int, y: float) -> tuple[float, float]:
         return left + wide * math.log10(x / pods[0]) / span, top + high * (1 - math.log10(max(y, 1)) / highest)
 
     drawn = []
     for power in range(highest + 1):
-        y = place(pods[0], 10.0**power)[1]
+        y = point(pods[0], 10.0**power)[1]
         drawn += [_line(left, y, left + wide, y, dashed=True), _text(left - 8, y + 4, f"{10**power:,}", "end")]
-    drawn += [_text(place(x, 1)[0], top + high + 20, f"{x:,}", "middle") for x in pods]
+    drawn += [_text(point(x, 1)[0], top + high + 20, f"{x:,}", "middle") for x in pods]
     for number, (name, curve) in enumerate(curves.items()):
-        points = [place(x, y) for x, y in sorted(curve.items())]
+        points = [point(x, y) for x, y in sorted(curve.items())]
         path = " ".join(f"{x:.1f},{y:.1f}" for x, y in points)
         drawn.append(f'<polyline points="{path}" fill="none" stroke="{_HUES[number]}" stroke-width="2.5"/>')
         drawn += [f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{_HUES[number]}"/>' for x, y in points]
@@ -89,8 +89,8 @@ def _svg(height: int, parts: Sequence[str], title: str) -> str:
     return "\n".join([f"{head} {style}>", f"<title>{escape(title)}</title>", *parts, "</svg>"]) + "\n"
 
 
-def _text(x: float, y: float, words: str, anchor: str = "start") -> str:
-    return f'<text x="{x:.1f}" y="{y:.1f}" fill="{_INK}" text-anchor="{anchor}">{escape(words)}</text>'
+def _text(x: float, y: float, label: str, anchor: str = "start") -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" fill="{_INK}" text-anchor="{anchor}">{escape(label)}</text>'
 
 
 def _bar(x: float, y: float, width: float, colour: str) -> str:

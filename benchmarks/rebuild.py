@@ -219,8 +219,8 @@ def startup(kind: str) -> dict[str, float]:
 
 
 def _measure(*arguments: object) -> dict[str, float]:
-    words = [sys.executable, "-m", "benchmarks.rebuild", *map(str, arguments)]
-    done = subprocess.run(words, capture_output=True, text=True, check=True, timeout=300)
+    command = [sys.executable, "-m", "benchmarks.rebuild", *map(str, arguments)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     return {name: float(value) for name, value in json.loads(done.stdout).items()}
 
 

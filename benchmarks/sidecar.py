@@ -37,7 +37,7 @@ PUBLISHED_KIB = 1200
 
 @contextmanager
 def running(kind: str) -> Iterator[tuple[int, float]]:
-    """A bare server or a sidecar, that nobody asks for anything: its process id, and the seconds until `/livez` answered."""
+    """A bare server or a sidecar, which gets no requests: its process id, and the seconds until `/livez` answered."""
     port = _free_port()
     with tempfile.TemporaryDirectory() as directory:
         command = (

@@ -31,7 +31,7 @@ class Row:
 
     @property
     def promise(self) -> str:
-        """What we allow ourselves, in words."""
+        """The limit, as text."""
         bounds = ([f"≤ {shown(self.most)} {self.unit}"] if self.most else []) + (
             [f"≤ {self.most_ratio:.2g} ×"] if self.most_ratio else []
         )

@@ -103,9 +103,9 @@ def hostile_line(name: str) -> str:
 
 def resident_peak_kib() -> int:
     """The high-water mark of this process's resident memory."""
-    found = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-    assert found
-    return int(found[1])
+    match = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+    assert match
+    return int(match[1])
 
 
 if __name__ == "__main__":

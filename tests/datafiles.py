@@ -44,8 +44,8 @@ def hostile(kind: str, size: int) -> bytes:
     frame = _frame(43, "KEY1")
     frame.pop(before.split(b'"')[1].decode(), None)
     rest = b"," + _bytes(frame)[1:]
-    room = size - len(before) - len(after) - len(rest) - 1
-    return b"{" + before + filling * (room // len(filling)) + after + rest
+    free = size - len(before) - len(after) - len(rest) - 1
+    return b"{" + before + filling * (free // len(filling)) + after + rest
 
 
 _OLD_AUDIENCE = b'"audiences":[{"id":"1","name":"a","conditions":'

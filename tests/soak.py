@@ -80,7 +80,7 @@ class Reader:
         while True:
             digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
             if (revision := self.known.get(digest)) is None:
-                raise BrokenPromiseError(f"{self.path.name} holds what nobody served")
+                raise BrokenPromiseError(f"{self.path.name} holds what was never served")
             if revision < self.newest:
                 raise BrokenPromiseError(f"the file went back from revision {self.newest} to {revision}")
             self.newest, self.reads = revision, self.reads + 1

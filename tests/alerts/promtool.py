@@ -59,18 +59,18 @@ def fired(directory: Path, before: Scrape, after: Scrape) -> set[str]:
 def _stretched(before: Scrape, after: Scrape) -> dict[str, tuple[float, float]]:
     """Each series: its value at the beginning, where the clock is at zero, and what it gains in a minute."""
     minute = 60 / (after.at - before.at)
-    found: dict[str, tuple[float, float]] = {}
+    stretched: dict[str, tuple[float, float]] = {}
     for name, value in after.samples.items():
         if value != value or name.startswith(("process_", "python_")):
             continue
         gained = value - before.samples.get(name, value)
         if _MOMENT.search(name):
-            found[name] = value - after.at, 60.0 if gained else 0.0
+            stretched[name] = value - after.at, 60.0 if gained else 0.0
         elif _NEVER_SHRINKS.search(name):
-            found[name] = value, max(0.0, gained * minute)
+            stretched[name] = value, max(0.0, gained * minute)
         else:
-            found[name] = value, 0.0
-    return found
+            stretched[name] = value, 0.0
+    return stretched
 
 
 def _labelled(name: str) -> str:
@@ -81,10 +81,10 @@ def _labelled(name: str) -> str:
 
 def exported(samples: Samples) -> dict[str, dict[str, set[str]]]:
     """Every metric with the values of its labels."""
-    found: dict[str, dict[str, set[str]]] = {}
+    labels_of: dict[str, dict[str, set[str]]] = {}
     for name in samples:
         bare, _, labels = name.partition("{")
-        known = found.setdefault(bare, {})
+        known = labels_of.setdefault(bare, {})
         for label, value in re.findall(r'(\w+)="([^"]*)"', labels):
             known.setdefault(label, set()).add(value)
-    return found
+    return labels_of

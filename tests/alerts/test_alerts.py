@@ -40,7 +40,7 @@ def queries() -> list[str]:
 
 def expressions() -> list[str]:
     """Every alert's expression."""
-    text = re.sub(r"expr: >-\n((?:\s{10,}.*\n)+)", lambda found: f"expr: {' '.join(found[1].split())}\n", rules())
+    text = re.sub(r"expr: >-\n((?:\s{10,}.*\n)+)", lambda match: f"expr: {' '.join(match[1].split())}\n", rules())
     return re.findall(r"expr: (.*)", text)
 
 
@@ -119,13 +119,13 @@ class TestFiring:
         ],
     )
     async def test_state(self, tmp_path: Path, enter: State, alert: str) -> None:
-        """Whoever is on call is told of the one thing that is the matter."""
+        """Whoever is on call hears of the one thing that is wrong."""
         assert await aftermath(tmp_path, enter) == {alert}
 
     async def test_publish_failing(self, tmp_path: Path) -> None:
         """A volume that can't be written to alarms as such; that nothing is confirmed meanwhile follows from it."""
-        found = await aftermath(tmp_path, states.publish_failing)
-        assert found == {"DatafilePublishFailing", "DatafileNotConfirmed"}
+        alerting = await aftermath(tmp_path, states.publish_failing)
+        assert alerting == {"DatafilePublishFailing", "DatafileNotConfirmed"}
 
     async def test_absent(self, tmp_path: Path) -> None:
         """A pod without any datafile alarms as such."""
@@ -147,8 +147,8 @@ class TestFiring:
 
     async def test_bus_down(self, tmp_path: Path) -> None:
         """A broker that is gone alarms, and nothing else does: the pod polls for itself."""
-        found = await aftermath(tmp_path, states.as_it_is, bus_url="redis://127.0.0.1:9/0")
-        assert found == {"DatafileBusDown"}
+        alerting = await aftermath(tmp_path, states.as_it_is, bus_url="redis://127.0.0.1:9/0")
+        assert alerting == {"DatafileBusDown"}
 
     def test_all(self) -> None:
         """No alert is left untried."""
@@ -157,7 +157,7 @@ class TestFiring:
 
 
 class TestSilent:
-    """What is no trouble wakes nobody."""
+    """A healthy sidecar fires no alert."""
 
     pytestmark = needs_promtool
 

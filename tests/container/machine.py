@@ -45,11 +45,11 @@ class Machine:
             TMPDIR=str(home),
         )
         # As options, for podman hands them on to the process that notices the end of a container; its environment it does not.
-        places = {"root": "store", "runroot": "run", "tmpdir": "tmp", "network-config-dir": "networks"}
+        folders = {"root": "store", "runroot": "run", "tmpdir": "tmp", "network-config-dir": "networks"}
         self._podman = (
             *("podman", "--storage-driver=overlay", "--events-backend=file"),
             *("--runtime=runc", "--cgroup-manager=cgroupfs"),
-            *(f"--{option}={home / place}" for option, place in places.items()),
+            *(f"--{option}={home / folder}" for option, folder in folders.items()),
         )
 
     def podman(self, *arguments: str, check: bool = True) -> str:
@@ -66,8 +66,8 @@ class Machine:
 
     def inspect(self, name: str) -> dict[str, Any]:
         """All that podman knows of a container or, with its name, an image."""
-        found: dict[str, Any] = json.loads(self.podman("inspect", name))[0]
-        return found
+        details: dict[str, Any] = json.loads(self.podman("inspect", name))[0]
+        return details
 
     def build(self, name: str, dockerfile: str) -> None:
         """Build one of the project's images on the stand-in, as a user would with `docker build` from the project's folder."""
@@ -97,8 +97,8 @@ class Machine:
     def _run(self, *command: str, check: bool = True) -> str:
         done = subprocess.run(command, env=self._environment, capture_output=True, text=True, timeout=_PATIENCE_S)
         if check and done.returncode:
-            words = [word for word in command if not word.startswith("--")]
-            raise CommandError(f"{' '.join(words[:3])} … ended with {done.returncode}:\n{done.stderr[-4000:]}")
+            arguments = [word for word in command if not word.startswith("--")]
+            raise CommandError(f"{' '.join(arguments[:3])} … ended with {done.returncode}:\n{done.stderr[-4000:]}")
         return done.stdout.strip()
 
 
@@ -107,7 +107,7 @@ class CommandError(Exception):
 
 
 def missing_tools() -> str:
-    """What this machine lacks for these tests, in words; empty when it has all."""
+    """What this machine lacks for these tests; empty when it has all."""
     if os.geteuid() != 0:
         return "containers are started as root here: run `make test-container` as root"
     missing = [tool for tool in TOOLS if shutil.which(tool) is None]
@@ -148,8 +148,8 @@ def _debootstrap_options() -> Sequence[str]:
 def _mirrors() -> Sequence[str]:
     """Where this machine's own apt gets Debian from."""
     asked = ("apt-get", "indextargets", "--format", "$(ORIGIN) $(LABEL) $(REPO_URI)", "Created-By: Packages")
-    found = (re.fullmatch("Debian Debian (.+)", line) for line in _says(*asked))
-    return [match[1] for match in found if match][:1]
+    matches = (re.fullmatch("Debian Debian (.+)", line) for line in _says(*asked))
+    return [match[1] for match in matches if match][:1]
 
 
 def _says(*command: str) -> list[str]:
@@ -157,8 +157,8 @@ def _says(*command: str) -> list[str]:
 
 
 def _pip_options() -> list[str]:
-    """What pip needs to know of this machine while it builds: which index to ask, and whom to trust."""
-    found = dict(line.split("=", 1) for line in _says(sys.executable, "-m", "pip", "config", "list") if "=" in line)
-    urls = [value.strip("'") for name, value in found.items() if name.endswith(".index-url")]
+    """What pip needs to know of this machine while it builds: which index to ask, and which hosts to trust."""
+    options = dict(line.split("=", 1) for line in _says(sys.executable, "-m", "pip", "config", "list") if "=" in line)
+    urls = [value.strip("'") for name, value in options.items() if name.endswith(".index-url")]
     trusted = [f"--volume={_CA_BUNDLE}:{_CA_BUNDLE}:ro"] if _CA_BUNDLE.exists() else []
     return [f"--build-arg=PIP_INDEX_URL={url}" for url in urls[-1:]] + trusted

@@ -45,8 +45,8 @@ class Pod:
         secrets.mkdir(exist_ok=True)
         (secrets / "current").write_text(SECRET)
         template = f"http://127.0.0.1:{UPSTREAM_PORT}/datafiles/{{sdk_key}}.json"
-        told = {"sdk_keys": KEY, "webhook_secrets_path": _SECRETS_MOUNT, "url_template": template, **settings}
-        environment = [f"--env=DATAFILE_{name.upper()}={value}" for name, value in told.items()]
+        settings = {"sdk_keys": KEY, "webhook_secrets_path": _SECRETS_MOUNT, "url_template": template, **settings}
+        environment = [f"--env=DATAFILE_{name.upper()}={value}" for name, value in settings.items()]
         volumes = (f"--volume={self.volume}:{MOUNT}", f"--volume={secrets}:{_SECRETS_MOUNT}:ro")
         self.run("sidecar", SIDECAR, options=("--memory=128m", "--memory-swap=128m", *environment, *volumes, *options))
 

@@ -25,8 +25,8 @@ async def test_an_edit_on_a_laptop_changes_what_the_app_decides(machine: Machine
         for name, service in services.items():
             assert _RULES.items() <= service.items(), name
             mounts = {"./flags": str(flags), "datafile": str(pod.volume)}
-            places = (volume.partition(":") for volume in service["volumes"])
-            volumes = [f"--volume={mounts[place]}:{rest}" for place, _, rest in places]
+            mappings = (volume.partition(":") for volume in service["volumes"])
+            volumes = [f"--volume={mounts[source]}:{rest}" for source, _, rest in mappings]
             environment = [f"--env={key}={value}" for key, value in service["environment"].items()]
             pod.run(name, service["image"], *service.get("command", ()), options=(*environment, *volumes))
         async with Visitor("local") as visitor:

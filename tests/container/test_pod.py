@@ -192,6 +192,6 @@ def _mib(pod: Pod, name: str) -> float:
 def _mount_options(pid: int, target: str) -> list[str]:
     """Of the mount at, or nearest above, a path in a process's view; symbolic links of the image included."""
     with open(f"/proc/{pid}/mountinfo") as mounts:
-        found = [line.split() for line in mounts]
+        entries = [line.split() for line in mounts]
     real = target.replace("/var/run", "/run")
-    return next(fields[5].split(",") for fields in reversed(found) if fields[4] in {target, real})
+    return next(fields[5].split(",") for fields in reversed(entries) if fields[4] in {target, real})

@@ -14,8 +14,8 @@ from tools import sbom
 
 
 def project(distribution: str) -> dict[str, Any]:
-    found: dict[str, Any] = tomllib.loads((ROOT / distribution / "pyproject.toml").read_text())["project"]
-    return found
+    project: dict[str, Any] = tomllib.loads((ROOT / distribution / "pyproject.toml").read_text())["project"]
+    return project
 
 
 @pytest.mark.parametrize("distribution", ["sidecar", "client"])

@@ -61,7 +61,7 @@ def test_links_lead_somewhere(path: Path) -> None:
 def test_make_targets_exist(path: Path) -> None:
     """Every `make …` that a document tells somebody to type is a verb of the Makefile."""
     targets = set(re.findall(r"^([a-z][a-z0-9-]*):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    asked = {found[1] for line in _commands(path.read_text()) if (found := re.match(r"make ([a-z0-9-]+)", line))}
+    asked = {match[1] for line in _commands(path.read_text()) if (match := re.match(r"make ([a-z0-9-]+)", line))}
     assert asked <= targets
 
 
@@ -96,12 +96,12 @@ def test_requirements_name_no_host(path: Path) -> None:
     assert re.findall(r"https?://|--index-url|--find-links", path.read_text()) == []
 
 
-def test_architecture_names_every_room() -> None:
-    """Who reads how it works meets every module that there is, and none that there is not."""
+def test_architecture_names_every_module() -> None:
+    """The architecture document names every module that exists, and no other."""
     page = (ROOT / "docs/architecture.md").read_text()
     sources = [path for folder in ("sidecar", "client") for path in (ROOT / folder / "src").rglob("*.py")]
-    rooms = {path.name for path in sources} - {"__init__.py"}
-    assert set(re.findall(r"`([\w]+\.py)`", page)) == rooms
+    modules = {path.name for path in sources} - {"__init__.py"}
+    assert set(re.findall(r"`([\w]+\.py)`", page)) == modules
 
 
 def test_decisions_are_short_and_whole() -> None:

@@ -35,14 +35,14 @@ class Shell:
         self._process.stdin.write(lines.encode() + b"\n")
         await self._process.stdin.drain()
 
-    async def see(self, words: str) -> None:
-        """Wait until these words have been printed."""
+    async def see(self, text: str) -> None:
+        """Wait until this has been printed."""
         try:
             async with asyncio.timeout(_PATIENCE_S):
-                while words not in self.printed:
+                while text not in self.printed:
                     await asyncio.sleep(0.02)
         except TimeoutError:
-            pytest.fail(f"{words!r} is not to be seen in:\n{self.printed}")
+            pytest.fail(f"{text!r} is not in:\n{self.printed}")
 
     async def leave(self) -> int:
         """End the input and wait for the shell; its exit status."""

@@ -1,4 +1,4 @@
-"""The volume is as docs/contract.md says: written by the real sidecar's rooms, read by the real client."""
+"""The volume is as docs/contract.md says: written by the real sidecar's modules, read by the real client."""
 
 import asyncio
 import hashlib
@@ -170,9 +170,9 @@ async def test_second_sidecar_exits(volume: Volume, tmp_path: Path) -> None:
         env={"DATAFILE_SDK_KEYS": KEY, "DATAFILE_DIR": str(tmp_path), **addresses},
         stderr=asyncio.subprocess.PIPE,
     )
-    _, said = await second.communicate()
+    _, printed = await second.communicate()
     assert second.returncode == 1
-    assert "another sidecar publishes into" in said.decode()
+    assert "another sidecar publishes into" in printed.decode()
 
 
 async def test_client_trusts_what_the_sidecar_vouches_for(store: KeyStore, tmp_path: Path) -> None:

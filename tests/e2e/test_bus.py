@@ -176,8 +176,8 @@ async def test_a_wrong_password_is_named_and_never_shown(broker: Broker, tmp_pat
     await admin.config_set("requirepass", "its-own")
     urls = [f"redis://127.0.0.1:{broker.port}", f"redis://default:hunter2@127.0.0.1:{broker.port}/0"]
     async with Fleet(tmp_path, [{"bus_url": url} for url in urls]) as fleet:
-        for pod, words in zip(fleet.pods, ["Authentication required", "invalid username-password"], strict=True):
-            assert words in (await pod.logged("bus.disconnected"))["reason"]
+        for pod, reason in zip(fleet.pods, ["Authentication required", "invalid username-password"], strict=True):
+            assert reason in (await pod.logged("bus.disconnected"))["reason"]
             assert (await pod.status())["bus"]["state"] == "disconnected"
             assert await fleet.probes(pod) == [200, 200]
         await admin.config_set("requirepass", "hunter2")

@@ -54,7 +54,7 @@ async def until(volume: Path, revision: int) -> None:
 
 
 async def test_a_full_volume_keeps_the_old_file_and_heals_itself(tmpfs: Path, simulator: Simulator) -> None:
-    """ENOSPC: no half file, the cause in words, and once there is room the update arrives without help."""
+    """ENOSPC: no half file, with its cause, and once there is room the update arrives without help."""
     settings: dict[str, Any] = {
         "sdk_keys": KEY,
         "url_template": simulator.template,
@@ -106,8 +106,8 @@ PUBLISH = textwrap.dedent("""
     from datafile_sidecar.volume.directory import Status, Volume, VolumeError
 
     directory, body = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes()
-    found = datafile.parse(body, "KEY1")
-    status = Status(sdk_key="KEY1", revision=found.revision, sha256=found.sha256, size=found.size,
+    parsed = datafile.parse(body, "KEY1")
+    status = Status(sdk_key="KEY1", revision=parsed.revision, sha256=parsed.sha256, size=parsed.size,
                     trigger="poll", generation=0, published=1.0)
     volume = Volume(directory)
     try:
@@ -170,15 +170,15 @@ class Scene:
 
     def check(self) -> int:
         """The revision that a reader finds: the old or the new one, whole; and what a restart leaves."""
-        found = datafile.parse(self.file.read_bytes(), KEY)
-        assert self.file.read_bytes() == self.bodies[found.revision]
-        status = json.loads((self.volume / f"{KEY}.status.json").read_text()) if found.revision == 2 else None
-        assert status is None or status["sha256"] == found.sha256
+        published = datafile.parse(self.file.read_bytes(), KEY)
+        assert self.file.read_bytes() == self.bodies[published.revision]
+        status = json.loads((self.volume / f"{KEY}.status.json").read_text()) if published.revision == 2 else None
+        assert status is None or status["sha256"] == published.sha256
         volume = Volume(self.volume)
         volume.clean()
         volume.close()
         assert not [name for name in os.listdir(self.volume) if name.startswith(".")]
-        return found.revision
+        return published.revision
 
 
 def test_death_at_any_system_call_leaves_the_old_or_the_new_file(tmp_path: Path) -> None:
@@ -200,7 +200,7 @@ def test_death_at_any_system_call_leaves_the_old_or_the_new_file(tmp_path: Path)
 
 @pytest.mark.parametrize("error", ["ENOSPC", "EIO"])
 def test_an_error_at_any_system_call_leaves_the_old_or_the_new_file(tmp_path: Path, error: str) -> None:
-    """Each call fails in turn: the publish says so in words, or succeeds; the file is whole either way."""
+    """Each call fails in turn: the publish reports it, or succeeds; the file is whole either way."""
     scene = Scene(tmp_path)
     calls = scene.calls()
     for number, name in enumerate(calls):

@@ -52,7 +52,7 @@ class Story:
         self.fleet, self.broker, self.lines, self.dice = fleet, broker, lines, dice
         self.newest = 1
         self.is_hung = False
-        self.told: list[str] = []
+        self.steps_done: list[str] = []
         self.alive = list(fleet.pods)
 
     async def step(self) -> None:
@@ -60,7 +60,7 @@ class Story:
         steps: list[Callable[[], Awaitable[None]]] = [self.flip, self.flip, self.flip, self.pause]
         steps += [self.kill_and_start, self.partition, self.mend, self.broker_dies, self.broker_hangs, self.lag]
         chosen = self.dice.choice(steps)
-        self.told.append(chosen.__name__)
+        self.steps_done.append(chosen.__name__)
         await chosen()
         await asyncio.sleep(self.dice.choice([0, 0, 0.05, 0.3]))
 
@@ -136,7 +136,7 @@ async def test_a_fleet_converges_whatever_happened(seed: int, tmp_path: Path) ->
             await story.end_well()
             took = await fleet.until_published(story.newest, within_s=2 * POLL_S * 1.1 + 1)
         except BaseException as problem:
-            problem.add_note(f"seed {seed}: {', '.join(story.told)}")
+            problem.add_note(f"seed {seed}: {', '.join(story.steps_done)}")
             raise
         finally:
             reading.cancel()

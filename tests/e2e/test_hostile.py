@@ -130,9 +130,9 @@ class Stage:
 
     def used(self, what: str) -> float:
         """`VmRSS` or `VmHWM` of the sidecar, in MiB."""
-        found = re.search(rf"{what}:\s+(\d+)", Path(f"/proc/{self.sidecar.pid}/status").read_text())
-        assert found
-        return int(found[1]) / 1024
+        match = re.search(rf"{what}:\s+(\d+)", Path(f"/proc/{self.sidecar.pid}/status").read_text())
+        assert match
+        return int(match[1]) / 1024
 
     async def dropped(self) -> float:
         """How many connections were dropped at the webhook port."""

@@ -51,7 +51,7 @@ class Reader(threading.Thread):
         match = re.search(rb'"revision":"(\d+)"', body)
         revision = int(match[1]) if match else 0
         if body != self._served.get(revision):
-            self.faults.append(f"{len(body)} bytes that nobody served, perhaps of {revision}")
+            self.faults.append(f"{len(body)} bytes that were never served, perhaps of {revision}")
         if revision < self.newest:
             self.faults.append(f"{revision} after {self.newest}")
         if beside is None or beside.revision < revision:
@@ -105,9 +105,9 @@ async def test_killed_while_publishing(tmp_path: Path) -> None:
                 if not reader.is_alive():
                     reader.start()
                 optimizely.webhook_urls = [running.webhook_url]
-                moment = asyncio.create_task(asyncio.to_thread(killer.kill, running.pid))
                 revision += 1
                 served[revision] = datafile(revision)
+                moment = asyncio.create_task(asyncio.to_thread(killer.kill, running.pid))
                 with contextlib.suppress(ClientError):
                     await optimizely.publish(KEY, served[revision])
                 await moment

@@ -1,4 +1,4 @@
-"""A real sidecar whose log nobody takes away: what a container runtime does when it hangs, or when its disk is full."""
+"""A real sidecar whose log is not read: what a container runtime does when it hangs, or when its disk is full."""
 
 import asyncio
 import fcntl

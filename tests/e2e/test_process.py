@@ -44,8 +44,8 @@ def end(environment: Mapping[str, str]) -> tuple[int, str]:
 
 
 def sidecar(directory: Path, *, ready: bool = True, **more: object) -> RunningSidecar:
-    told = {"sdk_keys": KEY, "webhook_secrets": SECRET, "url_template": NOWHERE, "poll_interval_s": 0}
-    return RunningSidecar(directory, ready=ready, **told | more)
+    settings = {"sdk_keys": KEY, "webhook_secrets": SECRET, "url_template": NOWHERE, "poll_interval_s": 0}
+    return RunningSidecar(directory, ready=ready, **settings | more)
 
 
 @asynccontextmanager
@@ -66,14 +66,14 @@ async def hanging() -> AsyncIterator[str]:
 
 
 def port_of(url: str) -> int:
-    found = re.search(r":(\d+)", url)
-    assert found
-    return int(found[1])
+    match = re.search(r":(\d+)", url)
+    assert match
+    return int(match[1])
 
 
 class TestRefusals:
     def test_all_problems(self, tmp_path: Path) -> None:
-        """Every bad setting is told at once, in words and without a traceback, and what was misspelt is named beside it."""
+        """Every bad setting is reported at once, in a sentence and without a traceback, and what was misspelt is named too."""
         status, printed = end(
             {
                 "DATAFILE_SDK_KEY": KEY,
@@ -84,14 +84,14 @@ class TestRefusals:
             }
         )
         assert status == 2
-        for words in (
+        for message in (
             "SDK_KEYS is not set",
             "POLL_INTERVAL_S: ",
             "WEBHOOK_LISTEN: ",
             "URL_TEMPLATE: ",
             "is DATAFILE_SDK_KEYS meant?",
         ):
-            assert words in printed
+            assert message in printed
         assert len(printed.splitlines()) == 6
         assert "Traceback" not in printed
         assert "hunter2" not in printed
@@ -99,16 +99,16 @@ class TestRefusals:
 
     @pytest.mark.parametrize("key", ["", "undefined", "../../etc", "KEY 1", "KEY1,,KEY2"])
     def test_sdk_key(self, tmp_path: Path, key: str) -> None:
-        """What is no SDK key stops the start, and nothing is written anywhere (trap 67)."""
+        """An invalid SDK key stops the start, and nothing is written anywhere."""
         status, printed = end({"DATAFILE_SDK_KEYS": key, "DATAFILE_DIR": str(tmp_path / "volume")})
         assert (status, "DATAFILE_SDK_KEYS: " in printed, "Traceback" in printed) == (2, True, False)
         assert list(tmp_path.iterdir()) == []
 
     def test_no_secret(self, tmp_path: Path) -> None:
-        """A secret that is set and empty, in the variable or in the file, stops the start (trap 4)."""
+        """A secret that is set and empty, in the variable or in the file, stops the start."""
         (tmp_path / "secret").write_bytes(b"\n")
         (tmp_path / "empty").mkdir()
-        told = {"DATAFILE_SDK_KEYS": KEY, "DATAFILE_DIR": str(tmp_path / "volume")}
+        environment = {"DATAFILE_SDK_KEYS": KEY, "DATAFILE_DIR": str(tmp_path / "volume")}
         for name, value in (
             ("DATAFILE_WEBHOOK_SECRETS", ""),
             ("DATAFILE_WEBHOOK_SECRETS_PATH", str(tmp_path / "secret")),
@@ -116,7 +116,7 @@ class TestRefusals:
             ("DATAFILE_WEBHOOK_SECRETS_PATH", str(tmp_path / "missing")),
             ("DATAFILE_ACCESS_TOKENS_PATH", str(tmp_path / "missing")),
         ):
-            status, printed = end(told | {name: value})
+            status, printed = end(environment | {name: value})
             assert (status, f"{name}: " in printed, "Traceback" in printed) == (2, True, False), printed
 
     async def test_second_sidecar(self, tmp_path: Path) -> None:
@@ -129,14 +129,14 @@ class TestRefusals:
             assert await first.stop() == 0
 
     async def test_port_taken(self, tmp_path: Path) -> None:
-        """A port that is taken is told with the setting that changes it."""
+        """A port that is taken is reported with the setting that changes it."""
         async with sidecar(tmp_path / "first", ready=False) as first:
             for name, url in (
                 ("DATAFILE_WEBHOOK_LISTEN", first.webhook_url),
                 ("DATAFILE_ADMIN_LISTEN", first.admin_url),
             ):
-                told = {"DATAFILE_SDK_KEYS": KEY, "DATAFILE_DIR": str(tmp_path / "second")}
-                status, printed = await asyncio.to_thread(end, told | {name: f"127.0.0.1:{port_of(url)}"})
+                environment = {"DATAFILE_SDK_KEYS": KEY, "DATAFILE_DIR": str(tmp_path / "second")}
+                status, printed = await asyncio.to_thread(end, environment | {name: f"127.0.0.1:{port_of(url)}"})
                 assert (status, f"choose another address in {name}" in printed, "Traceback" in printed) == (
                     1,
                     True,
@@ -145,7 +145,7 @@ class TestRefusals:
 
     @pytest.mark.parametrize("directory", ["file", "x" * 300, "/proc/nowhere"])
     def test_directory(self, tmp_path: Path, directory: str) -> None:
-        """A directory that can't be used is told with the setting that names it."""
+        """A directory that can't be used is reported with the setting that names it."""
         (tmp_path / "file").touch()
         status, printed = end({"DATAFILE_SDK_KEYS": KEY, "DATAFILE_DIR": str(tmp_path / directory)})
         assert (status, "in DATAFILE_DIR" in printed, "Traceback" in printed) == (1, True, False), printed
@@ -153,7 +153,7 @@ class TestRefusals:
 
 class TestStart:
     async def test_service_links(self, tmp_path: Path) -> None:
-        """In a namespace with a Service of our name the sidecar starts as if there were none (trap 65)."""
+        """In a namespace with a Service of our name the sidecar starts as if there were none."""
         running = sidecar(tmp_path, ready=False)
         running.environment |= {
             "DATAFILE_PORT": "tcp://10.43.0.1:8080",
@@ -169,7 +169,7 @@ class TestStart:
         ]
 
     async def test_upstream_hangs(self, tmp_path: Path) -> None:
-        """While upstream hangs both ports answer: alive, not ready, and why; nothing is published (trap 61)."""
+        """While upstream hangs both ports answer: alive, not ready, and why; nothing is published."""
         stopwatch = Stopwatch()
         async with (
             hanging() as template,
@@ -202,7 +202,7 @@ class TestStart:
             assert (status["ready"], status["keys"][KEY]["revision"]) == (True, 42)
 
     async def test_no_secret(self, tmp_path: Path) -> None:
-        """Without any secret the sidecar polls on, says loudly that webhooks are off, and lets nobody in (trap 4)."""
+        """Without any secret the sidecar polls on, says loudly that webhooks are off, and accepts none."""
         running = sidecar(tmp_path, ready=False)
         del running.environment["DATAFILE_WEBHOOK_SECRETS"]
         async with running, ClientSession() as browser:
@@ -214,7 +214,7 @@ class TestStart:
             assert (await running.logged("webhook.disabled"))["level"] == "warning"
 
     async def test_white_space(self, tmp_path: Path) -> None:
-        """A secret that came with a line feed verifies, and one warning says where the white space stood (trap 3)."""
+        """A secret that came with a line feed verifies, and one warning says where the white space stood."""
         (tmp_path / "secrets").mkdir()
         (tmp_path / "secrets" / "webhook").write_bytes(b" file-secret\r\n")
         running = sidecar(
@@ -236,7 +236,7 @@ async def post(browser: ClientSession, running: RunningSidecar, secret: bytes, r
 
 
 async def test_rotation(tmp_path: Path) -> None:
-    """A mounted secret that is replaced works for the next webhook, and the old one no more, without a restart (trap 5)."""
+    """A mounted secret that is replaced works for the next webhook, and the old one no more, without a restart."""
     for name in ("a", "b"):
         (tmp_path / "secrets" / f"..{name}").mkdir(parents=True)
         (tmp_path / "secrets" / f"..{name}" / "webhook").write_text(f"secret-{name}\n")
@@ -273,7 +273,7 @@ class TestEnd:
                 assert running.logs[-1]["event"] == "sidecar.stopped"
 
     async def test_everything_hangs(self, tmp_path: Path) -> None:
-        """It ends within two seconds while upstream, bus and peers hang and connections stay open (trap 55)."""
+        """It ends within two seconds while upstream, bus and peers hang and connections stay open."""
         async with (
             hanging() as template,
             hanging() as broker,
@@ -306,7 +306,7 @@ class TestEnd:
         assert list(tmp_path.glob(".*tmp")) == []
 
     async def test_unready_first(self, tmp_path: Path) -> None:
-        """From the signal on no new traffic is sent to the pod, while it is still alive (trap 57)."""
+        """From the signal on no new traffic is sent to the pod, while it is still alive."""
         (tmp_path / "KEY1.json").write_bytes(datafiles.minimal(42))
         async with (
             hanging() as template,
@@ -341,7 +341,7 @@ class TestEnd:
 
     @pytest.mark.parametrize("after_s", [0.02, 0.05, 0.1, 0.15, 0.2, 0.3, 0.4])
     async def test_early(self, tmp_path: Path, after_s: float) -> None:
-        """A signal in the middle of the start ends it at once, without a traceback (trap 56)."""
+        """A signal in the middle of the start ends it at once, without a traceback."""
         environment = {"DATAFILE_SDK_KEYS": KEY, "DATAFILE_DIR": str(tmp_path)}
         ports = {"DATAFILE_WEBHOOK_LISTEN": "127.0.0.1:0", "DATAFILE_ADMIN_LISTEN": "127.0.0.1:0"}
         async with hanging() as template:
@@ -364,7 +364,7 @@ class TestEnd:
 
 
 async def test_nothing_secret_is_shown(tmp_path: Path) -> None:
-    """After a run full of errors no secret, token or password stands in the log, in `/status`, in `/metrics` or on a probe (59)."""
+    """After a run full of errors no secret, token or password stands in the log, in `/status`, in `/metrics` or on a probe."""
     for name, content in (("secrets/webhook", "hunter2-file\n"), ("tokens/KEY1", "hunter2-token")):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).write_text(content)
@@ -402,7 +402,7 @@ async def test_nothing_secret_is_shown(tmp_path: Path) -> None:
             await running.logged("credentials.failed")
             assert optimizely.requests[0].authorization == "Bearer hunter2-token"
             shown = [
-                await told(browser, f"{running.admin_url}{path}")
+                await text_of(browser, f"{running.admin_url}{path}")
                 for path in ("/status", "/metrics", "/readyz", "/livez", "/")
             ]
             assert await running.stop() == 0
@@ -418,13 +418,13 @@ async def test_no_proxy_password_is_shown(tmp_path: Path) -> None:
     running.environment["HTTP_PROXY"] = "http://user:hunter2@127.0.0.1:9"
     async with running, ClientSession() as browser:
         await running.logged("fetch.failed")
-        shown = [await told(browser, f"{running.admin_url}{path}") for path in ("/status", "/readyz")]
+        shown = [await text_of(browser, f"{running.admin_url}{path}") for path in ("/status", "/readyz")]
         shown.append(running.output)
     assert "through the proxy http://127.0.0.1:9" in shown[0]
     assert not [text for text in shown if "hunter2" in text]
 
 
-async def told(browser: ClientSession, url: str) -> str:
+async def text_of(browser: ClientSession, url: str) -> str:
     async with browser.get(url) as answer:
         return await answer.text()
 

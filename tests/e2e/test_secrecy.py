@@ -32,8 +32,8 @@ async def rude_broker() -> AsyncIterator[int]:
     async def repeat(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writers.append(writer)
         while sent := await reader.read(4096):
-            words = [word for word in sent.decode().split("\r\n") if word and word[0] not in "*$"]
-            writer.write(f"-WRONGPASS you said {' '.join(words)}\r\n".encode())
+            received = [word for word in sent.decode().split("\r\n") if word and word[0] not in "*$"]
+            writer.write(f"-WRONGPASS you said {' '.join(received)}\r\n".encode())
 
     server = await asyncio.start_server(repeat, "127.0.0.1", 0)
     try:
@@ -68,7 +68,7 @@ async def answer(request: web.Request) -> web.StreamResponse | None:
 
 
 async def test_no_output_shows_a_secret(tmp_path: Path) -> None:
-    """After a run full of errors, neither log nor ports nor any command's output holds a secret, a token or a password (59)."""
+    """After a run full of errors, neither log nor ports nor any command's output holds a secret, a token or a password."""
     for name, content in (
         ("secrets/webhook", "hunter2-file\n"),
         ("secrets/empty", ""),

@@ -51,7 +51,7 @@ async def post(url: str, body: bytes, secret: str = SECRET) -> int:
 
 
 async def readiness(sidecar: RunningSidecar) -> tuple[int, str]:
-    """Status and words of /readyz."""
+    """Status and text of /readyz."""
     async with ClientSession() as session, session.get(f"{sidecar.admin_url}/readyz") as answer:
         return answer.status, await answer.text()
 
@@ -85,10 +85,10 @@ async def test_with_nothing_it_is_alive_not_ready_and_says_why(tmp_path: Path) -
         settings: dict[str, Any] = {"sdk_keys": KEY, "url_template": upstream.template}
         async with RunningSidecar(tmp_path, ready=False, **settings) as sidecar:
             await sidecar.logged("fetch.failed")
-            status, words = await readiness(sidecar)
+            status, text = await readiness(sidecar)
             assert status == 503
-            assert KEY in words
-            assert "500" in words
+            assert KEY in text
+            assert "500" in text
             upstream.answer = ok(minimal(42))
             await until(tmp_path, 42)
 
@@ -258,23 +258,23 @@ async def test_somebody_elses_directory_is_reported_not_crashed_on(tmp_path: Pat
         mend = lambda: tmp_path.chmod(0o755)  # noqa: E731
     async with RunningSidecar(tmp_path, ready=False, sdk_keys=KEY, url_template=simulator.template) as sidecar:
         await sidecar.logged("publish.failed")
-        status, words = await readiness(sidecar)
+        status, text = await readiness(sidecar)
         assert status == 503
-        assert str(tmp_path) in words
+        assert str(tmp_path) in text
         mend()
         await until(tmp_path, 42)
         assert (await sidecar.metrics())[f'datafile_sidecar_publish_failures_total{{sdk_key="{KEY}"}}'] >= 1
 
 
-@pytest.mark.parametrize("place", ["cdn", "origin"])
+@pytest.mark.parametrize("source", ["cdn", "origin"])
 async def test_an_upstream_that_lags_by_five_seconds_is_chased(
-    tmp_path: Path, simulator: Simulator, place: str
+    tmp_path: Path, simulator: Simulator, source: str
 ) -> None:
     """In real time: within a second of being served by either, the new revision is on disk, for fewer than 40 fetches in 6 s."""
     settings: dict[str, Any] = {"url_template": simulator.template, "webhook_secrets": SECRET, "poll_interval_s": 3600}
     async with RunningSidecar(tmp_path, sdk_keys=KEY, **settings) as sidecar:
         simulator.webhook_urls = [sidecar.webhook_url]
-        simulator.cdn_lag_s, simulator.origin_lag_s = (5, 60) if place == "cdn" else (60, 5)
+        simulator.cdn_lag_s, simulator.origin_lag_s = (5, 60) if source == "cdn" else (60, 5)
         simulator.requests.clear()
         begun, stopwatch, shown = time.monotonic(), Stopwatch(sidecar.pid), set()
         assert await simulator.publish(KEY, minimal(43)) == 202

@@ -28,9 +28,9 @@ def campaign(names: list[str], seconds: float, number: int) -> int:
             if time.monotonic() > until:
                 print(", ".join(f"{name} {count}" for name, count in tried.items()), "inputs tried", flush=True)
                 return len(broken)
-            if name not in broken and (found := _try(TARGETS[name], name, number + turn, tried)) is not None:
-                broken[name] = found
-                print(f"{name} broke; for tests/fuzz/found.py:\n    ({name!r}, {found!r}),", flush=True)
+            if name not in broken and (shortest := _try(TARGETS[name], name, number + turn, tried)) is not None:
+                broken[name] = shortest
+                print(f"{name} broke; for tests/fuzz/found.py:\n    ({name!r}, {shortest!r}),", flush=True)
     raise AssertionError("unreachable")
 
 

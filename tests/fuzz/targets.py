@@ -152,12 +152,12 @@ def check_prevalidated(data: bytes) -> None:
 
 def check_secret(data: bytes) -> None:
     """A mounted secret is what stands in the file without white space around it, and never empty."""
-    with tempfile.TemporaryDirectory() as directory, expected(CredentialsError) as words:
+    with tempfile.TemporaryDirectory() as directory, expected(CredentialsError) as messages:
         path = Path(directory) / "secret"
         path.write_bytes(data)
         assert Secrets(path, (), lambda: NOW).active == (data.strip(),)
         assert data.strip()
-    assert not words or not data.strip() or len(data) > 1024
+    assert not messages or not data.strip() or len(data) > 1024
 
 
 def check_settings(data: bytes) -> None:
@@ -166,9 +166,9 @@ def check_settings(data: bytes) -> None:
     environ = {name: value.replace("\0", "") for name, _, value in (line.partition("=") for line in lines) if name}
     environ["DATAFILE_WEBHOOK_SECRETS"] = "do-not-tell"
     settings.unknown(environ)
-    with expected(SettingsError) as words:
+    with expected(SettingsError) as messages:
         assert "do-not-tell" not in repr(settings.load(environ))
-    assert "do-not-tell" not in "".join(words)
+    assert "do-not-tell" not in "".join(messages)
 
 
 def check_url(data: bytes) -> None:
@@ -195,13 +195,13 @@ def check_body(data: bytes) -> None:
 
 @contextmanager
 def expected(error: type[Exception]) -> Iterator[list[str]]:
-    """This error is one of the answers that the law allows, and says something; the words that it says."""
-    words: list[str] = []
+    """This error is one of the answers that the law allows, and says something; its messages."""
+    messages: list[str] = []
     try:
-        yield words
-    except error as found:
-        words.append(str(found))
-    assert all(words)
+        yield messages
+    except error as refusal:
+        messages.append(str(refusal))
+    assert all(messages)
 
 
 def _bus_value(body: bytes, described: bytes) -> bytes:
