@@ -14,8 +14,8 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 class Stopwatch:
     """Measures from its creation how long some processes take, this one among them.
 
-    Time in which they were ready to run but had no processor is not counted, as far as other processes kept the processors busy.
-    So where nothing else runs all time counts, and a bound means what it says. Where there is no Linux, all time counts.
+    Time in which they were ready to run but had no processor is not counted, up to the time that all processors together spent
+    on other processes. So where nothing else runs all time counts, and a bound means what it says. Without Linux, all time counts.
     """
 
     def __init__(self, *pids: int) -> None:
@@ -45,7 +45,7 @@ class Stopwatch:
             self._last[pid] = _usage(pid) or self._last.get(pid, _Usage())
         used = [self._last[pid] - self._first.get(pid, _Usage()) for pid in self._last]
         others_s = _busy_s() - self._busy_s - sum(one.ran_s for one in used)
-        return min(max(0.0, others_s), sum(one.waited_s for one in used))
+        return min(max(0.0, others_s) / (os.cpu_count() or 1), sum(one.waited_s for one in used))
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,10 +63,10 @@ class Stage:
         return sum(count for name, count in metrics.items() if name.startswith("datafile_sidecar_fetches_total{"))
 
     async def publish(self, revision: int, *, announced: bool) -> None:
-        """Let Optimizely serve a new revision, and wait until it is on the volume."""
-        self.optimizely.put(KEY, datafiles.minimal(revision))
+        """Let Optimizely serve a new revision, and wait until it is on the volume. No poll comes before its webhook."""
         if announced:
             await self.post(revision)
+        self.optimizely.put(KEY, datafiles.minimal(revision))
         await self.until(f'revision{{sdk_key="{KEY}"}}', lambda value: value == revision)
 
 
