@@ -101,11 +101,7 @@ class Tokens:
         if self._path is None:
             return False
         files = _read_files(_TOKENS_PATH, self._path)
-        tokens = {
-            name: _token(self._path / name, content.strip())
-            for name, content in files.items()
-            if name in self._sdk_keys
-        }
+        tokens = {name: _token(self._path / name, files[name].strip()) for name in files if name in self._sdk_keys}
         self.names = tuple(files)
         previous, self._tokens = self._tokens, tokens
         return tokens != previous

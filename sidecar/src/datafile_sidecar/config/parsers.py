@@ -9,9 +9,6 @@ from typing import NamedTuple
 
 from datafile_sidecar.core.url_policy import UrlPolicy
 
-_SDK_KEY = re.compile(r"[A-Za-z0-9_-]+", re.ASCII)
-_PLACEHOLDERS = {"undefined", "null", "none"}
-
 
 class Address(NamedTuple):
     """An address to listen on. `host` is empty for all interfaces; port 0 lets the system pick one."""
@@ -126,9 +123,9 @@ def parse_choice(text: str, *, choices: tuple[str, ...]) -> str:
 def _sdk_key_problem(key: str) -> str | None:
     if not key:
         return "an SDK key is empty: list at least one, separated by single commas"
-    if key.lower() in _PLACEHOLDERS:
+    if key.lower() in {"undefined", "null", "none"}:
         return f"{key!r} is a placeholder for a missing value, not an SDK key"
-    if not _SDK_KEY.fullmatch(key):
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", key):
         return f"{key[:40]!r} is not an SDK key: use only letters, digits, '_' and '-'"
     return None
 

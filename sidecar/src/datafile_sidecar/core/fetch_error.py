@@ -60,9 +60,8 @@ def unexpected_status(target: str, status: int, retry_after_s: float | None) -> 
     if 500 <= status <= 599:
         return FetchError("server_error", f"{answered}, a fault of the server that is usually temporary")
     if status in {401, 403, 404}:
-        return FetchError(
-            "client_error", f"{answered}; look at the SDK key, its access token and DATAFILE_URL_TEMPLATE"
-        )
+        advice = "look at the SDK key, its access token and DATAFILE_URL_TEMPLATE"
+        return FetchError("client_error", f"{answered}; {advice}")
     if 400 <= status <= 499:
         return FetchError("client_error", f"{answered}; the server rejects the request")
     if status == 304:

@@ -112,9 +112,7 @@ def attribute(event: DatafileUpdated, projects: Mapping[str, str | None]) -> Att
         projects: The project id of each of our SDK keys, None while it is unknown.
     """
     same_project = [
-        key
-        for key, project_id in projects.items()
-        if None in (project_id, event.project_id) or project_id == event.project_id
+        key for key, project_id in projects.items() if project_id is None or event.project_id in (None, project_id)
     ]
     names = {_file_stem(url) for url in event.urls}
     ours = tuple(key for key in same_project if key in names)

@@ -36,10 +36,9 @@ def check_utf8(text: bytes) -> None:
     if text.isascii():
         return
     decoder = codecs.getincrementaldecoder("utf-8")()
-    view = memoryview(text)
     try:
         for start in range(0, len(text), _BLOCK):
-            decoder.decode(view[start : start + _BLOCK])
+            decoder.decode(text[start : start + _BLOCK])
     except UnicodeDecodeError as error:
         raise InvalidDatafileError("not UTF-8") from error
 

@@ -5,7 +5,6 @@ no config then and turns every flag off. Its constructor raises the others.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from typing import TypeVar
@@ -25,15 +24,20 @@ _RUNNING = b'"Running"'
 _FALSY = (b"", b"null", b"false", b"0", b'""', b"[]", b"{}")
 
 
-@dataclass(frozen=True, slots=True)
 class _Ids:
     """The ids in a datafile, those that flags refer to, and the names of typed audiences."""
 
-    experiments: set[schema.Scalar]
-    experiments_of_flags: set[schema.Scalar]
-    rollouts: set[schema.Scalar]
-    rollouts_of_flags: set[schema.Scalar]
-    audience_names: dict[object, object]
+    def __init__(self, outline: schema.Outline) -> None:
+        experiments = chain(lazy_lists.experiments(outline), *(group.experiments for group in outline.groups))
+        self.experiments = {experiment.id for experiment in experiments}
+        self.rollouts = {rollout.id for rollout in lazy_lists.rollouts(outline)}
+        audiences = lazy_lists.typed_audiences(outline)
+        self.audience_names: dict[object, object] = {one.id: _display_name(one.name) for one in audiences}
+        self.experiments_of_flags: set[schema.Scalar] = set()
+        self.rollouts_of_flags: set[schema.Scalar] = set()
+        for flag in lazy_lists.feature_flags(outline):
+            self.experiments_of_flags.update(flag.experiment_ids)
+            self.rollouts_of_flags.add(flag.rollout_id)
 
 
 def check_references(outline: schema.Outline) -> None:
@@ -42,7 +46,7 @@ def check_references(outline: schema.Outline) -> None:
     Raises:
         InvalidDatafileError: One of the supported SDKs fails to load it.
     """
-    ids = _collect_ids(outline)
+    ids = _Ids(outline)
     _check_audiences(outline)
     _check_each("experiments", lazy_lists.experiments(outline), partial(_check_experiment, ids=ids))
     for index, group in enumerate(outline.groups):
@@ -54,21 +58,6 @@ def check_references(outline: schema.Outline) -> None:
     _check_each("featureFlags", lazy_lists.feature_flags(outline), partial(_check_flag, ids=ids))
     _check_each("holdouts", outline.holdouts, _check_holdout)
     _check_each("localHoldouts", outline.local_holdouts, _check_local_holdout)
-
-
-def _collect_ids(outline: schema.Outline) -> _Ids:
-    experiments = chain(lazy_lists.experiments(outline), *(group.experiments for group in outline.groups))
-    ids = _Ids(
-        experiments={experiment.id for experiment in experiments},
-        experiments_of_flags=set(),
-        rollouts={rollout.id for rollout in lazy_lists.rollouts(outline)},
-        rollouts_of_flags=set(),
-        audience_names={audience.id: _display_name(audience.name) for audience in lazy_lists.typed_audiences(outline)},
-    )
-    for flag in lazy_lists.feature_flags(outline):
-        ids.experiments_of_flags.update(flag.experiment_ids)
-        ids.rollouts_of_flags.add(flag.rollout_id)
-    return ids
 
 
 def _display_name(name: Raw) -> object:
