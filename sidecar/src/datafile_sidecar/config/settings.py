@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from datafile_sidecar.config import parsers
-from datafile_sidecar.config.parsers import Address
 
 PREFIX = "DATAFILE_"
 _SERVICE_LINK = re.compile(r".+(_SERVICE_HOST|_SERVICE_PORT(_.+)?|_PORT_\d+_[A-Z]+(_(PROTO|PORT|ADDR))?)")
@@ -32,9 +31,9 @@ class Settings:
     rollback_after_s: float = 900.0
     bus_url: str | None = field(default=None, repr=False)
     """May contain a password."""
-    peers: tuple[Address, ...] = ()
-    webhook_listen: Address = field(default=Address("", 8089))
-    admin_listen: Address = field(default=Address("", 8088))
+    peers: tuple[parsers.Address, ...] = ()
+    webhook_listen: parsers.Address = field(default=parsers.Address("", 8089))
+    admin_listen: parsers.Address = field(default=parsers.Address("", 8088))
     log_level: str = "info"
     log_format: str | None = None
 

@@ -20,7 +20,6 @@ from datafile_sidecar.core.datafile import MAX_BYTES, Datafile, InvalidDatafileE
 MAX_HEAD_BYTES = 8192
 MAX_VALUE_BYTES = MAX_HEAD_BYTES + MAX_BYTES + 65536
 MAX_GENERATION = 1_000_000_000
-_FAST = 1
 
 _Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 _UnixSeconds = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
@@ -80,7 +79,7 @@ _CHECK = msgspec.json.Decoder(Check)
 
 def encode(head: Head, body: bytes) -> bytes:
     """Return the value for these bytes of a datafile."""
-    return head.encode() + b"\n" + zlib.compress(body, _FAST)
+    return head.encode() + b"\n" + zlib.compress(body, level=1)
 
 
 def decode_head(text: bytes) -> Head:

@@ -25,10 +25,9 @@ def retry_after_s(value: str | None, date: str | None, now_s: float) -> float | 
     value = (value or "").strip()
     if _SECONDS.fullmatch(value):
         return min(float(value), MAX_RETRY_AFTER_S)
-    until_s = _unix_time(value)
+    until_s, since_s = _unix_time(value), _unix_time(date or "")
     if until_s is None:
         return None
-    since_s = _unix_time(date or "")
     return min(max(until_s - (now_s if since_s is None else since_s), 0.0), MAX_RETRY_AFTER_S)
 
 

@@ -8,7 +8,7 @@ import base64
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from urllib.parse import SplitResult, unquote, urlsplit
+from urllib.parse import unquote, urlsplit
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -42,7 +42,10 @@ class Proxies:
         """
         target = urlsplit(url)
         setting = self._by_scheme.get(target.scheme)
-        if not setting or self._is_bypassed(target):
+        if not setting:
+            return None
+        host, port = (target.hostname or "").rstrip("."), target.port or _DEFAULT_PORTS[target.scheme]
+        if any(_matches(entry, host, port) for entry in self._no_proxy):
             return None
         try:
             return _parse(setting)
@@ -50,11 +53,6 @@ class Proxies:
             # Not chained: the original message quotes the setting, which may hold a password.
             variable = f"{target.scheme.upper()}_PROXY or ALL_PROXY"
             raise ProxyError(f"{variable} does not hold an http:// or https:// URL") from None
-
-    def _is_bypassed(self, target: SplitResult) -> bool:
-        host = (target.hostname or "").rstrip(".")
-        port = target.port or _DEFAULT_PORTS[target.scheme]
-        return any(_matches(entry, host, port) for entry in self._no_proxy)
 
 
 def _variable(environ: Mapping[str, str], name: str, default: str = "") -> str:

@@ -24,15 +24,13 @@ _ORIGIN = re.compile(r"(https?)://([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{1,5})
 # A segment starts with no dot, so ".", ".." and empty ones never match; nor do a query and a fragment.
 _PATH = re.compile(r"(?:/[A-Za-z0-9_~-][A-Za-z0-9._~-]*)+", re.ASCII)
 
-Origin = tuple[str, str, int]
-
 
 def default_template(configured: str | None, *, has_token: bool) -> str:
     """Return the configured URL template, or else Optimizely's own for requests with or without an access token."""
     return configured or (_PRIVATE if has_token else _PUBLIC)
 
 
-def origin(url: str) -> Origin | None:
+def origin(url: str) -> tuple[str, str, int] | None:
     """Return (scheme, host, port) in lower case, or None unless the URL is http(s) with a plain host and a path."""
     if not (match := _ORIGIN.match(url)):
         return None

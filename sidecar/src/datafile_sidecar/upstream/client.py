@@ -113,31 +113,24 @@ class Upstream:
             FetchError: Anything else came, or nothing within the timeout.
         """
         self._open_session()
-        visited = [url]
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                return await self._follow(visited, sdk_key, validators, token)
-        except FetchError:
-            raise
-        except Exception as error:
-            raise self._to_fetch_error(error, visited[-1]) from safe_cause(error)
-
-    async def _follow(
-        self, visited: list[str], sdk_key: str, validators: Validators | None, token: str | None
-    ) -> Fetched | NotModified:
-        """Request the last visited URL, and append the target of each redirect."""
-        start, shown = visited[0], url_policy.without_query(visited[0])
-        if not self.permitted(start, sdk_key):
-            raise fetch_error.url_refused(start)
-        while len(visited) <= _MAX_REDIRECTS + 1:
-            url = visited[-1]
-            is_template_origin = self._policy.is_template_origin(url, sdk_key)
-            result = await self._request(url, validators, token if is_template_origin else None)
+        if not self.permitted(url, sdk_key):
+            raise fetch_error.url_refused(url)
+        target, deadline = url, asyncio.get_running_loop().time() + self._timeout_s
+        for _ in range(_MAX_REDIRECTS + 1):
+            is_template_origin = self._policy.is_template_origin(target, sdk_key)
+            try:
+                async with asyncio.timeout_at(deadline):
+                    result = await self._request(target, validators, token if is_template_origin else None)
+            except FetchError:
+                raise
+            except Exception as error:
+                raise self._to_fetch_error(error, target) from safe_cause(error)
             if not isinstance(result, str):
                 return result
-            if url_policy.is_downgrade(url, result) or not self.permitted(result, sdk_key):
-                raise fetch_error.redirect_refused(start, result)
-            visited.append(result)
+            if url_policy.is_downgrade(target, result) or not self.permitted(result, sdk_key):
+                raise fetch_error.redirect_refused(url, result)
+            target = result
+        shown = url_policy.without_query(url)
         raise FetchError("redirected", f"{shown}: redirected more than {_MAX_REDIRECTS} times")
 
     async def _request(self, url: str, validators: Validators | None, token: str | None) -> Fetched | NotModified | str:
@@ -196,8 +189,7 @@ def _conditional_headers(url: str, validators: Validators | None) -> dict[str, s
 
 
 def _validators(url: str, response: aiohttp.ClientResponse) -> Validators | None:
-    etag = clean_validator(response.headers.get("ETag"))
-    last_modified = clean_validator(response.headers.get("Last-Modified"))
+    etag, last_modified = (clean_validator(response.headers.get(name)) for name in ("ETag", "Last-Modified"))
     return Validators(url=url, etag=etag, last_modified=last_modified) if etag or last_modified else None
 
 

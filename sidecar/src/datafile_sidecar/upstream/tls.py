@@ -2,7 +2,6 @@
 
 import ssl
 from functools import partial
-from pathlib import Path
 
 from datafile_sidecar.network.single_flight import SingleFlight
 
@@ -41,7 +40,7 @@ def _load(ca_file: str | None) -> ssl.SSLContext:
     if ca_file:
         # OpenSSL already reads SSL_CERT_FILE by default, but ignores a missing or invalid file without an error.
         try:
-            context.load_verify_locations(cafile=Path(ca_file))
+            context.load_verify_locations(cafile=ca_file)
         except OSError as error:  # ssl.SSLError is a subclass
             cause = "holds no PEM certificates" if isinstance(error, ssl.SSLError) else error.strerror
             raise CaFileError(f"SSL_CERT_FILE={ca_file} can't be used: {cause}") from error

@@ -27,7 +27,7 @@ def test_every_entry_is_there_each_time(name: str, entry: type[Any]) -> None:
     expected = msgspec.json.decode(json.dumps(json.loads(BODY)[name]), type=list[entry])  # type: ignore[valid-type]
     assert len(expected) > 3
     for _ in range(2):
-        entries = list(getattr(lazy_lists, field)(outline))
+        entries = list(getattr(lazy_lists, field)(getattr(outline, field)))
         assert [msgspec.json.encode(one) for one in entries] == [msgspec.json.encode(one) for one in expected]
 
 
@@ -45,5 +45,9 @@ def test_the_path_of_a_fault_is_named(name: str) -> None:
 
 def _lists(root: dict[str, Any]) -> list[Any]:
     outline = msgspec.json.decode(json.dumps(root), type=schema.Outline)
-    lists = (lazy_lists.experiments, lazy_lists.feature_flags, lazy_lists.rollouts, lazy_lists.typed_audiences)
-    return [entries(outline) for entries in lists]
+    return [
+        lazy_lists.experiments(outline.experiments),
+        lazy_lists.feature_flags(outline.feature_flags),
+        lazy_lists.rollouts(outline.rollouts),
+        lazy_lists.typed_audiences(outline.typed_audiences),
+    ]

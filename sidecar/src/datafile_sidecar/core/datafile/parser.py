@@ -4,6 +4,7 @@ Whatever `parse` accepts gives every supported SDK a config, and whatever they c
 that docs/decisions/0101 lists with their reasons. The bytes are never changed.
 """
 
+import codecs
 import hashlib
 import re
 from contextlib import suppress
@@ -18,8 +19,6 @@ from datafile_sidecar.core.datafile.references import check_references
 
 MAX_BYTES = 8 * 1024 * 1024
 
-_VERSIONS = ("2", "3", "4")
-_BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")
 _OUTLINE = msgspec.json.Decoder(schema.Outline)
 _VERSION = msgspec.json.Decoder(schema.VersionOnly)
 
@@ -56,7 +55,9 @@ def parse(body: bytes, sdk_key: str) -> Datafile:
         _check_header(outline, sdk_key)
         check_references(outline)
     except msgspec.ValidationError as error:
-        _check_version(body)
+        # Report an unsupported version first: its shape may differ just because it is newer.
+        with suppress(msgspec.DecodeError):
+            _check_version(_VERSION.decode(body).version)
         raise from_validation_error(error) from error
     except msgspec.DecodeError as error:
         raise InvalidDatafileError(f"not strict JSON ({error})") from error
@@ -69,7 +70,7 @@ def parse(body: bytes, sdk_key: str) -> Datafile:
 def _check_text(body: bytes) -> None:
     if len(body) > MAX_BYTES:
         raise InvalidDatafileError(f"larger than {MAX_BYTES} bytes")
-    if body.startswith(_BYTE_ORDER_MARKS):
+    if body.startswith((codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise InvalidDatafileError("starts with a byte order mark")
     if not re.match(rb"[ \t\r\n]*\{", body):
         raise InvalidDatafileError("empty" if not body.strip() else "not a JSON object")
@@ -77,19 +78,13 @@ def _check_text(body: bytes) -> None:
     check_limits(body)
 
 
-def _check_version(body: bytes) -> None:
-    """Report an unsupported version first: its shape may differ just because it is newer."""
-    with suppress(msgspec.DecodeError):
-        _check_supported(_VERSION.decode(body).version)
-
-
-def _check_supported(version: str) -> None:
-    if version not in _VERSIONS:
+def _check_version(version: str) -> None:
+    if version not in {"2", "3", "4"}:
         raise InvalidDatafileError(f"{quoted(version)} is not supported, only 2, 3 and 4 are", "version")
 
 
 def _check_header(outline: schema.Outline, sdk_key: str) -> None:
-    _check_supported(outline.version)
+    _check_version(outline.version)
     if not re.fullmatch("[0-9]{1,15}", outline.revision):
         raise InvalidDatafileError(f"{quoted(outline.revision)} is not a decimal number of 1 to 15 digits", "revision")
     if outline.sdk_key and outline.sdk_key != sdk_key:

@@ -28,14 +28,15 @@ class _Ids:
     """The ids in a datafile, those that flags refer to, and the names of typed audiences."""
 
     def __init__(self, outline: schema.Outline) -> None:
-        experiments = chain(lazy_lists.experiments(outline), *(group.experiments for group in outline.groups))
+        grouped = (group.experiments for group in outline.groups)
+        experiments = chain(lazy_lists.experiments(outline.experiments), *grouped)
         self.experiments = {experiment.id for experiment in experiments}
-        self.rollouts = {rollout.id for rollout in lazy_lists.rollouts(outline)}
-        audiences = lazy_lists.typed_audiences(outline)
+        self.rollouts = {rollout.id for rollout in lazy_lists.rollouts(outline.rollouts)}
+        audiences = lazy_lists.typed_audiences(outline.typed_audiences)
         self.audience_names: dict[object, object] = {one.id: _display_name(one.name) for one in audiences}
         self.experiments_of_flags: set[schema.Scalar] = set()
         self.rollouts_of_flags: set[schema.Scalar] = set()
-        for flag in lazy_lists.feature_flags(outline):
+        for flag in lazy_lists.feature_flags(outline.feature_flags):
             self.experiments_of_flags.update(flag.experiment_ids)
             self.rollouts_of_flags.add(flag.rollout_id)
 
@@ -48,14 +49,14 @@ def check_references(outline: schema.Outline) -> None:
     """
     ids = _Ids(outline)
     _check_audiences(outline)
-    _check_each("experiments", lazy_lists.experiments(outline), partial(_check_experiment, ids=ids))
+    _check_each("experiments", lazy_lists.experiments(outline.experiments), partial(_check_experiment, ids=ids))
     for index, group in enumerate(outline.groups):
         _check_each(f"groups[{index}].experiments", group.experiments, partial(_check_experiment, ids=ids))
-    for index, rollout in enumerate(lazy_lists.rollouts(outline)):
+    for index, rollout in enumerate(lazy_lists.rollouts(outline.rollouts)):
         # The SDK reads the audience conditions of rules only if a flag uses their rollout.
         check = _check_experiment if rollout.id in ids.rollouts_of_flags else _check_variables
         _check_each(f"rollouts[{index}].experiments", rollout.experiments, partial(check, ids=ids))
-    _check_each("featureFlags", lazy_lists.feature_flags(outline), partial(_check_flag, ids=ids))
+    _check_each("featureFlags", lazy_lists.feature_flags(outline.feature_flags), partial(_check_flag, ids=ids))
     _check_each("holdouts", outline.holdouts, _check_holdout)
     _check_each("localHoldouts", outline.local_holdouts, _check_local_holdout)
 
@@ -78,7 +79,7 @@ def _check_audiences(outline: schema.Outline) -> None:
     conditions: dict[schema.Scalar, tuple[str, str | Raw]] = {}
     for index, audience in enumerate(outline.audiences):
         conditions[audience.id] = f"audiences[{index}].conditions", audience.conditions
-    for index, typed in enumerate(lazy_lists.typed_audiences(outline)):
+    for index, typed in enumerate(lazy_lists.typed_audiences(outline.typed_audiences)):
         conditions[typed.id] = f"typedAudiences[{index}].conditions", typed.conditions
     for path, text in conditions.values():
         try:
