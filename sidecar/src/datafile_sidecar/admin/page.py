@@ -9,22 +9,18 @@ from typing import Final
 _INLINE = re.compile(r"<(style|script)>(.*?)</\1>", re.DOTALL)
 
 
-def _headers(html: str) -> dict[str, str]:
-    digests = {tag: hashlib.sha256(content.encode()).digest() for tag, content in _INLINE.findall(html)}
-    hashes = {tag: f"'sha256-{base64.b64encode(digest).decode()}'" for tag, digest in digests.items()}
-    policy = (
-        f"default-src 'none'; script-src {hashes['script']}; style-src {hashes['style']}; connect-src 'self'; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
-    )
-    return {
-        "Content-Security-Policy": policy,
-        "Content-Type": "text/html; charset=utf-8",
-        "Cache-Control": "no-store",
-        "X-Content-Type-Options": "nosniff",
-    }
-
-
 # Read on import, because a request is served on the event loop, where nothing may read files.
 _HTML = Path(__file__).with_name("page.html").read_text(encoding="utf-8")
+_DIGESTS = {tag: hashlib.sha256(content.encode()).digest() for tag, content in _INLINE.findall(_HTML)}
+_HASHES = {tag: f"'sha256-{base64.b64encode(digest).decode()}'" for tag, digest in _DIGESTS.items()}
+
 BODY: Final = _HTML.encode()
-HEADERS: Final = _headers(_HTML)
+HEADERS: Final = {
+    "Content-Security-Policy": (
+        f"default-src 'none'; script-src {_HASHES['script']}; style-src {_HASHES['style']}; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Content-Type": "text/html; charset=utf-8",
+    "Cache-Control": "no-store",
+    "X-Content-Type-Options": "nosniff",
+}

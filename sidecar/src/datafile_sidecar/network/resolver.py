@@ -59,14 +59,13 @@ async def addresses(resolver: AbstractResolver, host: str, timeout_s: float) -> 
     Raises:
         OSError: The name does not resolve, can't be a name, or has no answer in time (TimeoutError).
     """
-    try:
+    with contextlib.suppress(ValueError):
         return [str(ipaddress.ip_address(host))]
-    except ValueError:
-        try:
-            async with asyncio.timeout(timeout_s):
-                return list(dict.fromkeys(result["host"] for result in await resolver.resolve(host)))
-        except UnicodeError as problem:
-            raise OSError(f"{host[:80]!r} can't be a name") from problem
+    try:
+        async with asyncio.timeout(timeout_s):
+            return list(dict.fromkeys(result["host"] for result in await resolver.resolve(host)))
+    except UnicodeError as problem:
+        raise OSError(f"{host[:80]!r} can't be a name") from problem
 
 
 def _result(host: str, info: tuple[Any, ...]) -> ResolveResult:

@@ -5,7 +5,7 @@ import logging
 import resource
 import socket
 from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final
 
 from aiohttp import web
@@ -57,11 +57,9 @@ def bind(host: str, port: int, setting: str) -> socket.socket:
 
 def _bind_all(port: int) -> socket.socket:
     if socket.has_dualstack_ipv6():
-        try:
+        # IPv6 may be compiled in but turned off. Then use IPv4 alone; if that fails too, its error says more.
+        with suppress(OSError):
             return socket.create_server(("", port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=_BACKLOG)
-        except OSError:
-            # IPv6 is compiled in but turned off. Use IPv4 alone; if that fails too, its error says more.
-            pass
     return socket.create_server(("", port), family=socket.AF_INET, backlog=_BACKLOG)
 
 

@@ -38,10 +38,12 @@ class LogWriter:
         """Write a line, now or as soon as the stream can take it."""
         data = f"{line}\n".encode(errors="backslashreplace")
         with self._lock:
-            if self._waiting or not self._can_write_now(data):
-                self._enqueue(data)
-            else:
+            if not self._waiting and self._can_write_now(data):
                 self._write(data)
+            elif self._waiting_bytes + len(data) > MAX_WAITING_BYTES:
+                self._dropped += 1
+            else:
+                self._enqueue(data)
 
     debug = info = warning = error = msg
 
@@ -50,9 +52,6 @@ class LogWriter:
         return self._poll is None or (len(data) <= select.PIPE_BUF and bool(self._poll.poll(0)))
 
     def _enqueue(self, data: bytes) -> None:
-        if self._waiting_bytes + len(data) > MAX_WAITING_BYTES:
-            self._dropped += 1
-            return
         is_first = not self._waiting
         self._waiting.append(data)
         self._waiting_bytes += len(data)

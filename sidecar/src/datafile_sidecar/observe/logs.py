@@ -53,8 +53,7 @@ def _make_printable(_: object, __: str, event: MutableMapping[str, Any]) -> Muta
 
 
 def _render_json(_: object, __: str, event: MutableMapping[str, Any]) -> str:
-    first = {name: event.pop(name) for name in ("time", "level", "event") if name in event}
-    fields = {**first, **event}
+    fields = {name: event.pop(name) for name in ("time", "level", "event")} | dict(event)
     try:
         return json.dumps(fields, default=repr, allow_nan=False)
     except (TypeError, ValueError, RecursionError):

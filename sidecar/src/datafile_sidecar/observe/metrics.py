@@ -6,8 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any, Final
 
-import prometheus_client
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
 
 from datafile_sidecar.core import fetch_error
 from datafile_sidecar.core.state import Trigger
@@ -29,8 +28,7 @@ LABELS: Final[dict[str, tuple[str, ...]]] = {
 
 _KEY = ["sdk_key"]
 _OUTCOME = ["outcome"]
-_LATENCIES_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600)
-_Latency = functools.partial(Histogram, buckets=_LATENCIES_S)
+_Seconds = functools.partial(Histogram, buckets=(0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 600))
 
 # Each metric's type, help text and labels.
 METRICS: Final[dict[str, tuple[Callable[..., Counter | Gauge | Histogram], str, list[str]]]] = {
@@ -44,7 +42,7 @@ METRICS: Final[dict[str, tuple[Callable[..., Counter | Gauge | Histogram], str, 
     "fetches": (Counter, "Requests for a datafile", ["sdk_key", "source", "outcome"]),
     "refusals": (Counter, "Datafiles from upstream that were older than the one on the volume", _KEY),
     "missed_webhooks": (Counter, "Revisions that a poll found before their webhook came", _KEY),
-    "propagation_seconds": (_Latency, "Time from a webhook's arrival until its datafile was renamed into place", _KEY),
+    "propagation_seconds": (_Seconds, "Time from a webhook's arrival until its datafile was renamed into place", _KEY),
     "relays": (Counter, "Webhooks relayed to peers, by outcome; one for each peer address", _OUTCOME),
     "bus_connected": (Gauge, "Whether the bus is connected: 1 or 0; NaN without a bus", []),
     "bus_records": (Counter, "Datafiles shared on the bus, and bus records that were questioned or rejected", _OUTCOME),
@@ -52,7 +50,7 @@ METRICS: Final[dict[str, tuple[Callable[..., Counter | Gauge | Histogram], str, 
     "workers": (Gauge, "App processes that report which revision they use", _KEY),
     "worker_revision_min": (Gauge, "Lowest revision that a worker uses; NaN without workers", _KEY),
     "refused_workers": (Counter, "Worker connections refused, by reason", ["reason"]),
-    "apply_seconds": (_Latency, "Time from the rename of a datafile into place until a worker uses it", _KEY),
+    "apply_seconds": (_Seconds, "Time from the rename of a datafile into place until a worker uses it", _KEY),
     "dropped_connections": (Counter, "Connections dropped at the connection limit", ["port"]),
     "dropped_lines": (Counter, "Log lines dropped because the log was not read fast enough", []),
     "build_info": (Gauge, "Version of the sidecar", ["version"]),
@@ -63,9 +61,9 @@ class Metrics:
     """The metrics of one sidecar. The methods take a metric's name and, in their order, the values of its labels."""
 
     def __init__(self) -> None:
-        prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
-        self.registry = prometheus_client.CollectorRegistry()
-        prometheus_client.ProcessCollector(registry=self.registry)
+        disable_created_metrics()  # type: ignore[no-untyped-call]
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
         self._metrics = {
             name: kind(f"datafile_sidecar_{name}", description, labels, registry=self.registry)
             for name, (kind, description, labels) in METRICS.items()

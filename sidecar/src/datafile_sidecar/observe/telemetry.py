@@ -10,7 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
-import prometheus_client as prometheus
+from prometheus_client import generate_latest
 from structlog.typing import FilteringBoundLogger
 
 from datafile_sidecar.core.display_text import shorten
@@ -55,7 +55,7 @@ class Telemetry:
 
     def exposition(self) -> bytes:
         """Return all metrics in Prometheus' text format."""
-        return prometheus.generate_latest(self._metrics.registry)
+        return generate_latest(self._metrics.registry)
 
     # The process
 

@@ -5,6 +5,7 @@ peer waits for another. A relayed webhook is marked and not relayed again. Polli
 """
 
 import asyncio
+import contextlib
 import functools
 import hashlib
 import ipaddress
@@ -15,7 +16,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import Any, Final, NoReturn
 
 import aiohttp
-from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from datafile_sidecar.core.times import rfc3339
@@ -36,6 +36,7 @@ _MAX_REMEMBERED = 1024
 _MAX_FAILING_SHOWN = 10
 
 Address = tuple[str, int]
+Outcomes = dict[Address, str]
 Post = Callable[[Address], Awaitable[str]]
 
 
@@ -43,33 +44,27 @@ class Peers:
     """The other sidecars, by the names of headless Services or by addresses, and the results of the last relay."""
 
     def __init__(
-        self,
-        names: Iterable[Address],
-        listens_on: Address,
-        telemetry: Telemetry,
-        resolver: AbstractResolver | None = None,
+        self, names: Iterable[Address], own: Address, telemetry: Telemetry, resolver: DaemonResolver | None = None
     ) -> None:
         """Start nothing yet: `run` does.
 
         Args:
             names: Host and port of each peer or headless Service; with none of them, nothing is relayed.
-            listens_on: Where our own webhook port is bound, so that we don't post to ourselves.
+            own: Where our own webhook port is bound, so that we don't post to ourselves.
             telemetry: Logs and counts.
             resolver: Resolves the names.
         """
         self._names = tuple(names)
-        self._listens_on = listens_on
+        self._own = own
         self._telemetry = telemetry
         self._resolver = resolver or DaemonResolver()
         self._queue: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue()
         self._relayed_at: dict[bytes, float] = {}
         self._relays: deque[asyncio.Task[None]] = deque()
-        self._idle = asyncio.Event()
-        self._idle.set()
         # Peers that answered last time have a limit of their own, so that they never wait for those that hang.
         self._responsive: set[Address] = set()
         self._responsive_limit, self._limit = asyncio.Semaphore(_MAX_POSTS), asyncio.Semaphore(_MAX_POSTS)
-        self._last: tuple[float, dict[Address, str]] | None = None
+        self._last: tuple[float, Outcomes] | None = None
 
     def relay(self, body: bytes, signature: bytes) -> None:
         """Queue a verified webhook for the peers, unless the same body was relayed in the last seconds.
@@ -79,7 +74,6 @@ class Peers:
             signature: The value of its signature header.
         """
         if self._names and self._is_new(body):
-            self._idle.clear()
             self._queue.put_nowait((body, signature))
 
     async def run(self) -> NoReturn:
@@ -100,16 +94,14 @@ class Peers:
 
     async def settle(self) -> None:
         """Wait until every relay has ended."""
-        await self._idle.wait()
+        await self._queue.join()
 
     def status(self) -> dict[str, Any]:
         """Return the peers' part of `/status`: the results of the last relay, and the addresses that it did not reach."""
         if not self._names:
             return {"state": "off"}
         at, outcomes = self._last or (None, {})
-        failing = [
-            f"{_host_port(address)}: {outcome}" for address, outcome in outcomes.items() if outcome != "delivered"
-        ]
+        failing = [f"{_host_port(peer)}: {outcome}" for peer, outcome in outcomes.items() if outcome != "delivered"]
         return {
             "state": "on",
             "names": [_host_port(name) for name in self._names],
@@ -120,8 +112,7 @@ class Peers:
 
     def _is_new(self, body: bytes) -> bool:
         now, digest = asyncio.get_running_loop().time(), hashlib.sha256(body).digest()
-        for known in [known for known, at in self._relayed_at.items() if now - at >= DEDUPLICATE_S]:
-            del self._relayed_at[known]
+        self._relayed_at = {known: at for known, at in self._relayed_at.items() if now - at < DEDUPLICATE_S}
         if digest in self._relayed_at:
             return False
         if len(self._relayed_at) >= _MAX_REMEMBERED:
@@ -132,52 +123,46 @@ class Peers:
     def _relay_ended(self, task: asyncio.Task[None]) -> None:
         if task in self._relays:
             self._relays.remove(task)
-        if not self._relays and self._queue.empty():
-            self._idle.set()
+        self._queue.task_done()
 
     # One relay
 
     async def _relay(self, post: Post) -> None:
-        outcomes: dict[Address, str] = {}
+        outcomes: Outcomes = {}
         try:
-            async with asyncio.timeout(_RELAY_S), asyncio.TaskGroup() as tasks:
-                for name in self._names:
-                    tasks.create_task(self._relay_to_name(name, post, outcomes))
-        except TimeoutError:
-            pass  # the outcome of addresses that were not reached in time is "dropped"
+            # The outcome of addresses that are not reached in time is "dropped".
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_RELAY_S), asyncio.TaskGroup() as tasks:
+                    for name in self._names:
+                        tasks.create_task(self._relay_to_name(name, post, outcomes))
         finally:
             self._responsive &= outcomes.keys()
             self._last = time.time(), outcomes
             self._telemetry.webhook_relayed(Counter(outcomes.values()))
 
-    async def _relay_to_name(self, name: Address, post: Post, outcomes: dict[Address, str]) -> None:
+    async def _relay_to_name(self, name: Address, post: Post, outcomes: Outcomes) -> None:
         host, port = name
         try:
             hosts = await addresses(self._resolver, host, _RESOLVE_S)
         except OSError:
             outcomes[name] = "unresolved"
             return
-        new = [(host, port) for host in hosts if (host, port) not in outcomes]
+        new = [(host, port) for host in hosts if (host, port) not in outcomes and not self._is_own((host, port))]
         outcomes |= dict.fromkeys(new, "dropped")
         responsive = [address for address in new if address in self._responsive]
         others = [address for address in new if address not in self._responsive]
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._relay_to_each(responsive, self._responsive_limit, post, outcomes))
-            tasks.create_task(self._relay_to_each(others, self._limit, post, outcomes))
+            tasks.create_task(self._relay_each(responsive, self._responsive_limit, post, outcomes))
+            tasks.create_task(self._relay_each(others, self._limit, post, outcomes))
 
-    async def _relay_to_each(
-        self, group: list[Address], limit: asyncio.Semaphore, post: Post, outcomes: dict[Address, str]
-    ) -> None:
+    async def _relay_each(self, group: list[Address], limit: asyncio.Semaphore, post: Post, outcomes: Outcomes) -> None:
         async with asyncio.TaskGroup() as tasks:
             for address in group:
                 await limit.acquire()
                 task = tasks.create_task(self._relay_to(address, post, outcomes))
                 task.add_done_callback(lambda _: limit.release())
 
-    async def _relay_to(self, address: Address, post: Post, outcomes: dict[Address, str]) -> None:
-        if self._is_own(address):
-            del outcomes[address]
-            return
+    async def _relay_to(self, address: Address, post: Post, outcomes: Outcomes) -> None:
         outcome = outcomes[address] = await post(address)
         if outcome in {"timeout", "unreachable"}:
             self._responsive.discard(address)
@@ -187,10 +172,9 @@ class Peers:
     def _is_own(self, address: Address) -> bool:
         """Whether an address is certainly ours. Posting to ourselves by mistake does no harm."""
         host, port = address
-        own_host, own_port = self._listens_on
-        return port == own_port and (
-            host == own_host or (ipaddress.ip_address(own_host).is_unspecified and _is_local(host))
-        )
+        own_host, own_port = self._own
+        listens_on_all = ipaddress.ip_address(own_host).is_unspecified
+        return port == own_port and (host == own_host or (listens_on_all and _is_local(host)))
 
 
 async def _post(session: aiohttp.ClientSession, body: bytes, headers: dict[str, str], address: Address) -> str:
@@ -208,12 +192,10 @@ async def _post(session: aiohttp.ClientSession, body: bytes, headers: dict[str, 
 def _is_local(host: str) -> bool:
     """Whether the routing table has an address as one of this machine's; nothing is sent."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_DGRAM) as probe:
-            probe.connect((host, 9))
-            return bool(probe.getsockname()[0] == host)
-    except OSError:
-        return False
+    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.connect((host, 9))
+        return bool(probe.getsockname()[0] == host)
+    return False
 
 
 def _host_port(address: Address) -> str:

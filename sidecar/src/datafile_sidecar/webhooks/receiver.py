@@ -66,9 +66,8 @@ class Receiver:
         if body is None:
             return self._reject("too_large", 413, f"a webhook has at most {MAX_BODY_BYTES} bytes")
         if not self.secrets():
-            return self._reject(
-                "no_secret", 503, "no webhook secret is configured here; set DATAFILE_WEBHOOK_SECRETS_PATH"
-            )
+            reason = "no webhook secret is configured here; set DATAFILE_WEBHOOK_SECRETS_PATH"
+            return self._reject("no_secret", 503, reason)
         if (signature := await self._signature(request, body)) is None:
             return self._reject("unverified", 401, "the signature is missing or wrong")
         try:
@@ -84,11 +83,10 @@ class Receiver:
         """Return the header that signs the body, None without a valid one."""
         headers = [value for name, value in request.raw_headers if name.lower() == SIGNATURE]
         header = headers[0] if len(headers) == 1 else None
-        if webhook.verify(body, header, self.secrets()):
-            return header
-        if header is not None and await self.reload_secrets() and webhook.verify(body, header, self.secrets()):
-            return header
-        return None
+        is_valid = webhook.verify(body, header, self.secrets())
+        if not is_valid and header is not None and await self.reload_secrets():
+            is_valid = webhook.verify(body, header, self.secrets())
+        return header if is_valid else None
 
     def _handle(self, event: DatafileUpdated | webhook.OtherEvent, trigger: Trigger) -> web.Response:
         if not isinstance(event, DatafileUpdated):
