@@ -152,8 +152,6 @@ def _updated(method: ast.FunctionDef) -> list[str]:
         if isinstance(node, ast.Call) and ast.unparse(node.func).startswith("self._metrics."):
             name = ast.literal_eval(node.args[0])
             names.append(f"`datafile_sidecar_{name}{'_total' if METRICS[name][0] is Counter else ''}`")
-        if isinstance(node, ast.Call) and ast.unparse(node.func) == "self._set_revisions":
-            names += ["`datafile_sidecar_revision`", "`datafile_sidecar_target_revision`"]
     return list(dict.fromkeys(names))
 
 

@@ -14,11 +14,11 @@ from aiohttp.http import HttpProcessingError
 from datafile_sidecar.network.connection_limiter import ConnectionLimiter
 
 MAX_CONNECTIONS: Final = 256
+# Connections that may wait in the kernel. Above that it drops the next one's first packet, which costs its sender a second.
 _BACKLOG = 4096
-"""Connections that may wait in the kernel. Above that it drops the next one's first packet, which costs its sender a second."""
+# In one iteration of the event loop. A connection is read a few iterations after it was accepted, and must not be dropped at
+# the limit before that. By default asyncio accepts the whole backlog at once, which may be more than there are file descriptors.
 _ACCEPTED_AT_ONCE = 4
-"""In one iteration of the event loop. A connection is read a few iterations after it was accepted, and must not be dropped at
-the limit before that. By default asyncio accepts the whole backlog at once, which may be more than there are file descriptors."""
 
 
 def _is_worth_logging(record: logging.LogRecord) -> bool:

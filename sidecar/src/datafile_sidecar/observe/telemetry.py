@@ -323,7 +323,8 @@ class Telemetry:
 
     def datafile_loaded(self, sdk_key: str, revision: int, checked: float | None) -> None:
         """A valid datafile was already on the volume at the start. → Nothing."""
-        self._set_revisions(sdk_key, revision, revision)
+        self._metrics.set("revision", revision, sdk_key)
+        self._metrics.set("target_revision", revision, sdk_key)
         if checked is not None:
             self._metrics.set("checked_timestamp_seconds", checked, sdk_key)
         self._log.info("datafile.loaded", sdk_key=sdk_key, revision=revision)
@@ -351,7 +352,8 @@ class Telemetry:
         """A datafile was renamed into place; `trigger` says what caused it, `propagation_s` how long after its webhook.
         → Nothing.
         """
-        self._set_revisions(sdk_key, revision, target)
+        self._metrics.set("revision", revision, sdk_key)
+        self._metrics.set("target_revision", target, sdk_key)
         self._metrics.set("published_timestamp_seconds", time.time(), sdk_key)
         self._metrics.count("publishes", sdk_key, trigger)
         if propagation_s is not None:
@@ -374,10 +376,6 @@ class Telemetry:
         """
         self._metrics.count("publish_failures", sdk_key)
         self._log.error("publish.failed", sdk_key=sdk_key, **_retry(reason, wait_s))
-
-    def _set_revisions(self, sdk_key: str, revision: int, target: int) -> None:
-        self._metrics.set("revision", revision, sdk_key)
-        self._metrics.set("target_revision", target, sdk_key)
 
 
 def _short(text: str) -> str:

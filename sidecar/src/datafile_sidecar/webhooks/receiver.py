@@ -92,18 +92,18 @@ class Receiver:
         if not isinstance(event, DatafileUpdated):
             return self._ignore("it is not a datafile update")
         if sdk_keys := self.notify(event, trigger):
-            self.stats.verified("accepted")
+            self.stats.count("accepted")
             self.telemetry.webhook_accepted(sdk_keys, trigger, event.revision, event.environment)
             return web.Response(status=202, text="accepted\n")
         return self._ignore("it is for another environment or project, or its revision is already on the volume")
 
     def _ignore(self, reason: str) -> web.Response:
-        self.stats.verified("ignored")
+        self.stats.count("ignored")
         self.telemetry.webhook_ignored(reason)
         return web.Response(status=204)
 
     def _reject(self, outcome: str, status: int, reason: str) -> web.Response:
-        self.stats.rejected(outcome, reason)
+        self.stats.count(outcome, reason)
         self.telemetry.webhook_rejected(outcome, reason)
         return web.Response(status=status, text=f"{reason}\n")
 

@@ -14,28 +14,21 @@ class WebhookStats:
         """`clock` gives Unix seconds."""
         self._clock = clock
         self._outcomes: Counter[str] = Counter()
-        self._verified_at: float | None = None
-        self._rejected_at: float | None = None
+        self._last_at: dict[str, float] = {}
         self._last_error: str | None = None
 
-    def verified(self, outcome: str) -> None:
-        """Count a webhook with a valid signature."""
+    def count(self, outcome: str, error: str | None = None) -> None:
+        """Count a webhook. `error` is the reason if it was rejected, None if its signature is valid."""
         self._outcomes[outcome] += 1
-        self._verified_at = self._clock()
-        self._last_error = None
-
-    def rejected(self, outcome: str, reason: str) -> None:
-        """Count a webhook that was rejected."""
-        self._outcomes[outcome] += 1
-        self._rejected_at = self._clock()
-        self._last_error = reason
+        self._last_at["verified" if error is None else "rejected"] = self._clock()
+        self._last_error = error
 
     def status(self, *, has_secrets: bool) -> dict[str, Any]:
         """Return the webhooks' part of `/status`; `last_error` is None once a valid one has come."""
         return {
             "state": "on" if has_secrets else "off",
-            "verified": rfc3339(self._verified_at),
-            "rejected": rfc3339(self._rejected_at),
+            "verified": rfc3339(self._last_at.get("verified")),
+            "rejected": rfc3339(self._last_at.get("rejected")),
             "outcomes": dict(self._outcomes),
             "last_error": self._last_error,
         }
