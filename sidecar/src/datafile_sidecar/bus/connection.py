@@ -30,15 +30,12 @@ _STABLE_AFTER_S = 10.0
 class Bus:
     """The connection to one broker. It never shows the password in its URL."""
 
-    def __init__(
-        self, url: str, telemetry: Telemetry, now: Callable[[], float] = time.time, *, connect: Connect | None = None
-    ) -> None:
+    def __init__(self, url: str, telemetry: Telemetry, *, connect: Connect | None = None) -> None:
         """Prepare the bus; `run` connects it.
 
         Args:
             url: The broker, with user and password.
             telemetry: Where events go.
-            now: Gives Unix seconds.
             connect: Opens connections; None means Redis; `run` then loads its client.
 
         Raises:
@@ -50,11 +47,10 @@ class Bus:
             )
         self._url = url
         self._telemetry = telemetry
-        self._now = now
         self._connect = connect
         self._members: dict[str, Member] = {}
         self._leases = PollLeases()
-        self._records = Records(self._members, telemetry, now)
+        self._records = Records(self._members, telemetry)
         self._commands = PendingCommands()
         self._broker: Broker | None = None
         self._since: float | None = None
@@ -118,7 +114,7 @@ class Bus:
         try:
             answer = await self._leases.acquire(broker, sdk_key, suits, lease_s)
         except Exception as error:  # no error of the broker may prevent a poll
-            self._telemetry.bus_refused(self._explained(error))
+            self._telemetry.bus_refused(explained(self._url, error))
             return Lease.OURS
         if isinstance(answer, Check):
             self.release_lease(sdk_key)
@@ -135,7 +131,7 @@ class Bus:
             try:
                 await self._use_connection(connect)
             except Exception as error:  # no error of the broker, of whatever kind, may end the sidecar
-                self._last_error = self._explained(error)
+                self._last_error = explained(self._url, error)
             for member in self._members.values():
                 member.receive(None)
             failures = 1 if _clock() - started > _STABLE_AFTER_S else failures + 1
@@ -152,7 +148,7 @@ class Bus:
                     tasks.create_task(self._ping(broker))
                     tasks.create_task(self._commands.run(functools.partial(self._execute, broker)))
             except Exception as error:
-                self._last_error = self._explained(error)  # now, because closing may take a moment
+                self._last_error = explained(self._url, error)  # now, because closing may take a moment
                 raise
             finally:
                 self._broker = self._since = None
@@ -165,18 +161,16 @@ class Bus:
         for sdk_key, member in self._members.items():
             await self._execute(broker, functools.partial(self._records.synchronize, sdk_key=sdk_key))
             member.receive(None)
-        self._since, self._last_error = self._now(), None
+        self._since, self._last_error = time.time(), None
         self._telemetry.bus_connected(shown(self._url))
 
     async def _listen(self, broker: Broker) -> NoReturn:
         sdk_keys = {channel(sdk_key): sdk_key for sdk_key in self._members}
         while True:
             source, message = await broker.next_message()
-            self._handle(sdk_keys[source], message)
-
-    def _handle(self, sdk_key: str, message: bytes) -> None:
-        if self._records.is_wanted(sdk_key, message):
-            self._add("read", sdk_key, lambda broker: self._records.read(broker, sdk_key))
+            sdk_key = sdk_keys[source]
+            if self._records.is_wanted(sdk_key, message):
+                self._add("read", sdk_key, functools.partial(self._records.read, sdk_key=sdk_key))
 
     async def _ping(self, broker: Broker) -> NoReturn:
         while True:
@@ -190,15 +184,12 @@ class Bus:
             async with asyncio.timeout(ANSWER_WITHIN_S):
                 await command(broker)
         except CommandRefusedError as error:
-            self._last_error = self._explained(error)
+            self._last_error = explained(self._url, error)
             self._telemetry.bus_refused(self._last_error)
 
     def _add(self, kind: str, sdk_key: str, command: Command) -> None:
         if self._broker is not None:  # else the next connection begins by reading and writing everything
             self._commands.add(kind, sdk_key, command)
-
-    def _explained(self, error: BaseException) -> str:
-        return explained(self._url, error, ANSWER_WITHIN_S)
 
 
 def _load_redis() -> Connect:

@@ -2,6 +2,8 @@
 
 from urllib.parse import unquote, urlsplit
 
+from datafile_sidecar.bus.broker import ANSWER_WITHIN_S
+
 
 class BusError(Exception):
     """The bus can't be used with these settings; the text says what to fix."""
@@ -21,13 +23,12 @@ def shown(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
 
 
-def explained(url: str, error: BaseException, answer_within_s: float) -> str:
+def explained(url: str, error: BaseException) -> str:
     """Say what went wrong. Brokers quote what they were sent, so the password is removed from their text."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    text = str(error) or (
-        f"no answer within {answer_within_s:g} s" if isinstance(error, TimeoutError) else type(error).__name__
-    )
+    no_answer = f"no answer within {ANSWER_WITHIN_S:g} s"
+    text = str(error) or (no_answer if isinstance(error, TimeoutError) else type(error).__name__)
     parts = urlsplit(url)
     for secret in (parts.password, unquote(parts.password or "")):
         text = text.replace(secret, "***") if secret else text

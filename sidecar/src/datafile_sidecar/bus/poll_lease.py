@@ -34,7 +34,10 @@ class PollLeases:
             return check
         if lease_s is None:
             return Lease.OURS
-        if not await self._acquire(broker, sdk_key, lease_s):
+        # Remember the token before the broker answers: the answer may be lost though the lease was acquired.
+        self._tokens[sdk_key] = token = secrets.token_hex(8).encode()
+        if not await broker.acquire_lease(lease_key(sdk_key), token, lease_s):
+            self.forget(sdk_key)
             return Lease.OTHERS
         # The pod that held the lease may have reported its check after our first look and before we acquired the lease.
         return await self._suitable(broker, sdk_key, suits) or Lease.OURS
@@ -50,14 +53,6 @@ class PollLeases:
     async def report_check(self, broker: Broker, sdk_key: str, check: Check) -> None:
         """Store a check for other pods. This ends any lease, also one that was written without an expiry."""
         await broker.set_and_delete(check_key(sdk_key), check.encode(), lease_key(sdk_key))
-
-    async def _acquire(self, broker: Broker, sdk_key: str, lease_s: float) -> bool:
-        # Remember the token before the broker answers: the answer may be lost though the lease was acquired.
-        self._tokens[sdk_key] = token = secrets.token_hex(8).encode()
-        if await broker.acquire_lease(lease_key(sdk_key), token, lease_s):
-            return True
-        self._tokens.pop(sdk_key, None)
-        return False
 
     async def _suitable(self, broker: Broker, sdk_key: str, suits: Callable[[Check], bool]) -> Check | None:
         check = bus_record.decode_check(await broker.get(check_key(sdk_key), bus_record.MAX_HEAD_BYTES + 1))

@@ -2,7 +2,8 @@
 
 import asyncio
 import secrets
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
@@ -35,11 +36,10 @@ class Member(Protocol):
 class Records:
     """One datafile for each member, and the messages that announce it."""
 
-    def __init__(self, members: Mapping[str, Member], telemetry: Telemetry, now: Callable[[], float]) -> None:
-        """Take the members by SDK key; `now` gives Unix seconds."""
+    def __init__(self, members: Mapping[str, Member], telemetry: Telemetry) -> None:
+        """Take the members by SDK key."""
         self._members = members
         self._telemetry = telemetry
-        self._now = now
 
     def is_wanted(self, sdk_key: str, message: bytes) -> bool:
         """Return whether a message announces a datafile that the member wants."""
@@ -85,7 +85,7 @@ class Records:
             if (head := member.held()) is None:
                 return
             current = await broker.get(key, MAX_HEAD_BYTES + 1)
-            if not self._is_due(head, current, bad) or (body := await member.body(head)) is None:
+            if not _is_due(head, current, bad) or (body := await member.body(head)) is None:
                 return
             head = msgspec.structs.replace(head, id=secrets.token_hex(8))
             value = await asyncio.to_thread(bus_record.encode, head, body)
@@ -98,11 +98,10 @@ class Records:
         self._telemetry.bus_record_rejected(sdk_key, "value", str(error))
         await self.write(broker, sdk_key, line)
 
-    def _is_due(self, head: Head, current: bytes, bad: bytes | None) -> bool:
-        line = bus_record.head_line(current)
-        if not current or line is None or line == bad:
-            return True
-        try:
-            return bus_record.is_newer(head, bus_record.decode_head(line), self._now())
-        except BadRecordError:
-            return True
+
+def _is_due(head: Head, current: bytes, bad: bytes | None) -> bool:
+    try:
+        is_newer = bus_record.is_newer(head, bus_record.decode_head(current), time.time())
+    except BadRecordError:
+        return True
+    return is_newer or bus_record.head_line(current) == bad

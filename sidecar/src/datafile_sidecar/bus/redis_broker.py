@@ -146,13 +146,8 @@ async def _get(client: Redis, key: str, max_bytes: int) -> bytes:
 def _translated_errors() -> Iterator[None]:
     try:
         yield
-    except ReadOnlyError as error:  # after a failover: the next connection finds the primary
-        raise BrokerError(_text(error)) from error
-    except ResponseError as error:
-        raise CommandRefusedError(_text(error)) from error
     except RedisError as error:
-        raise BrokerError(_text(error)) from error
-
-
-def _text(error: RedisError) -> str:
-    return str(error) or type(error).__name__
+        # A server that is read-only after a failover is of no use: the next connection finds the primary.
+        is_refusal = isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError)
+        kind = CommandRefusedError if is_refusal else BrokerError
+        raise kind(str(error) or type(error).__name__) from error

@@ -7,9 +7,9 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from importlib.metadata import version
-from typing import Any, NoReturn
+from typing import Any
 
 from datafile_sidecar.admin.server import Admin
 from datafile_sidecar.bus import Bus
@@ -37,10 +37,7 @@ from datafile_sidecar.webhooks.stats import WebhookStats
 
 SUMMARY_INTERVAL_S = 10.0
 SETTLE_S = 1.0
-
-
-class Stopping(Exception):  # noqa: N818
-    """Unwinds the TaskGroup, and with it every part that was opened, the last one first."""
+Work = Callable[[], Awaitable[None]]
 
 
 class Daemon:
@@ -55,7 +52,6 @@ class Daemon:
             BusError: The client for Redis is not installed.
         """
         self._settings = settings
-        self._environ = environ
         self._telemetry = telemetry
         self._version = version("datafile-sidecar")
         self._volume = volume
@@ -66,10 +62,9 @@ class Daemon:
         self._secrets = Secrets(settings.webhook_secrets_path, settings.webhook_secrets, time.monotonic)
         self._tokens = Tokens(settings.access_tokens_path, settings.sdk_keys)
         self._credentials = CredentialReloader(self._secrets, self._tokens, self._retry, telemetry)
-        self._webhook_socket = bind(
-            settings.webhook_listen.host, settings.webhook_listen.port, "DATAFILE_WEBHOOK_LISTEN"
-        )
-        self._admin_socket = bind(settings.admin_listen.host, settings.admin_listen.port, "DATAFILE_ADMIN_LISTEN")
+        webhook, admin = settings.webhook_listen, settings.admin_listen
+        self._webhook_socket = bind(webhook.host, webhook.port, "DATAFILE_WEBHOOK_LISTEN")
+        self._admin_socket = bind(admin.host, admin.port, "DATAFILE_ADMIN_LISTEN")
         self._upstreams = {
             template: Upstream(template=template, environ=environ, user_agent=f"datafile-sidecar/{self._version}")
             for template in ([settings.url_template] if settings.url_template else url_policy.TEMPLATES)
@@ -84,49 +79,48 @@ class Daemon:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then end in phases: unready, accepted work, servers, connections."""
         self._announce_start()
-        try:
-            async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
-                await self._open(stack)
-                for key, one in self._syncers.items():
-                    tasks.create_task(_forever(one.run, f"the loop of {key}"), name=key)
-                tasks.create_task(_forever(self._report_regularly, "the log summary"))
-                tasks.create_task(_forever(self._credentials.run, "the reload of credentials"))
-                tasks.create_task(_forever(self._workers.run, "the socket for workers"))
-                tasks.create_task(_forever(self._peers.run, "the relay to peers"))
-                if self._bus is not None:
-                    tasks.create_task(_forever(self._bus.run, "the bus"))
-                await self._end(stop)
-        except* Stopping:
-            self._telemetry.sidecar_stopped()
+        async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
+            await self._open(stack)
+            running = [tasks.create_task(_forever(work, name)) for name, work in self._work().items()]
+            await stop.wait()
+            self._is_stopping = True
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._settle(), SETTLE_S)
+            for task in running:
+                task.cancel()
+        self._telemetry.sidecar_stopped()
+
+    def _work(self) -> dict[str, Work]:
+        """Return what must run as long as the process, by its name in an error."""
+        work: dict[str, Work] = {f"the loop of {key}": one.run for key, one in self._syncers.items()}
+        work["the log summary"] = self._report_regularly
+        work["the reload of credentials"] = self._credentials.run
+        work["the socket for workers"] = self._workers.run
+        work["the relay to peers"] = self._peers.run
+        if self._bus is not None:
+            work["the bus"] = self._bus.run
+        return work
 
     async def _open(self, stack: AsyncExitStack) -> None:
         for one in self._upstreams.values():
             await stack.enter_async_context(one)
         admin = Admin(self._stuck, self._unready, self._status, self._telemetry.exposition)
         await stack.enter_async_context(serving(admin.app(), self._admin_socket, self._dropped("admin")))
-        notify = functools.partial(dispatch.notify, self._syncers)
         receiver = Receiver(
             secrets=lambda: self._secrets.active,
             reload_secrets=self._credentials.reload_secrets,
-            notify=notify,
+            notify=functools.partial(dispatch.notify, self._syncers),
             relay=self._peers.relay,
             stats=self._stats,
             telemetry=self._telemetry,
         )
         await stack.enter_async_context(serving(receiver.app(), self._webhook_socket, self._dropped("webhook")))
 
-    async def _end(self, stop: asyncio.Event) -> NoReturn:
-        """Wait for `stop`; then turn unready, give accepted work a moment, and unwind."""
-        await stop.wait()
-        self._is_stopping = True
-        try:
-            async with asyncio.timeout(SETTLE_S):
-                await asyncio.gather(self._peers.settle(), *(one.settle() for one in self._syncers.values()))
-                if self._bus is not None:
-                    await self._bus.settle()
-        except TimeoutError:
-            raise Stopping from None
-        raise Stopping
+    async def _settle(self) -> None:
+        """Let accepted work come to its end."""
+        await asyncio.gather(self._peers.settle(), *(one.settle() for one in self._syncers.values()))
+        if self._bus is not None:
+            await self._bus.settle()
 
     def _announce_start(self) -> None:
         settings, telemetry = self._settings, self._telemetry
@@ -142,13 +136,11 @@ class Daemon:
 
     def _clean(self) -> None:
         try:
-            leftovers = self._volume.clean()
+            if leftovers := self._volume.clean():
+                self._telemetry.volume_cleaned(leftovers)
         except VolumeError as problem:
             # No reason to end: a volume that can't be written to still serves what it holds.
             self._telemetry.cleaning_failed(str(problem))
-        else:
-            if leftovers:
-                self._telemetry.volume_cleaned(leftovers)
 
     # What the parts are given
 
@@ -157,16 +149,10 @@ class Daemon:
 
     def _syncer(self, sdk_key: str) -> KeySyncer:
         settings, jitter = self._settings, random.Random()
-        fetcher = Fetcher(
-            sdk_key,
-            source=functools.partial(self._source, sdk_key),
-            poll_interval_s=settings.poll_interval_s,
-            random=jitter,
-            telemetry=self._telemetry,
-        )
+        source = functools.partial(self._source, sdk_key)
         return KeySyncer(
             store=KeyStore(sdk_key, self._volume),
-            fetcher=fetcher,
+            fetcher=Fetcher(sdk_key, source, settings.poll_interval_s, jitter, self._telemetry),
             bus=self._bus,
             bootstrap=self._bootstrap,
             pace=Pace(settings.poll_interval_s, backoff.place(self._pod, sdk_key)),
@@ -213,7 +199,7 @@ class Daemon:
             one.retry()
 
 
-async def _forever(work: Callable[[], Awaitable[None]], name: str) -> None:
+async def _forever(work: Work, name: str) -> None:
     """Run what must never return; if it does, that is an error, and the process ends."""
     await work()
     raise RuntimeError(f"{name} ended, which it never should")

@@ -85,16 +85,11 @@ def _from_bus(state: State, candidate: Candidate) -> Verdict:
         return Verdict.REFUSE if _is_pending(state, candidate) else Verdict.HOLD
     if candidate.version.sha256 in state.rolled_back_from:
         return Verdict.REFUSE
-    ours, theirs = (
-        (state.published.revision, state.fetched or 0.0),
-        (candidate.version.revision, candidate.fetched or 0.0),
-    )
+    ours = state.published.revision, state.fetched or 0.0
+    theirs = candidate.version.revision, candidate.fetched or 0.0
     return Verdict.PUBLISH if theirs > ours else Verdict.REFUSE
 
 
 def _is_pending(state: State, candidate: Candidate) -> bool:
-    pending = state.pending_rollback
-    return pending is not None and (pending.candidate.version, pending.candidate.generation) == (
-        candidate.version,
-        candidate.generation,
-    )
+    pending = state.pending_rollback.candidate if state.pending_rollback else None
+    return pending is not None and (pending.version, pending.generation) == (candidate.version, candidate.generation)

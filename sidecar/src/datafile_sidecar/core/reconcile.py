@@ -110,11 +110,9 @@ def confirmed(state: State, now: float) -> State:
 
 def refused(state: State, served: Version, now: float, policy: RollbackPolicy) -> State:
     """Note that upstream serves something older than what is published."""
-    evidence = state.rollback_evidence
+    evidence = state.rollback_evidence.again(now, policy) if state.rollback_evidence else RollbackEvidence(now)
     error = f"upstream serves revision {served.revision}, older than {state.revision}, which is on the volume"
-    return replace(
-        state, rollback_evidence=evidence.again(now, policy) if evidence else RollbackEvidence(now), last_error=error
-    )
+    return replace(state, rollback_evidence=evidence, last_error=error)
 
 
 # The volume
@@ -149,24 +147,21 @@ def written(state: State) -> State:
 
 def published(state: State, candidate: Candidate, now: float) -> State:
     """Note that a candidate was renamed into place. What it fulfils is wanted no more."""
-    if candidate.source is Source.BOOTSTRAP:
-        return loaded(state, candidate.version, state.generation, None)
-    before, is_checked = state, state.checked
+    fetch_now, is_checked = state.fetch_now, state.checked or candidate.source is Source.UPSTREAM
     if candidate.source is Source.UPSTREAM:
-        state, is_checked = _after_fetch(state, candidate.version), True
-    else:
+        state = _after_fetch(state, candidate.version)
+    elif candidate.source is Source.BUS:
         state = joined(state, candidate)
-    wanted = tuple(a for a in state.announced if a.revision > candidate.version.revision)
-    hint_left = state.hint if state.fetch_now else None
+    state = loaded(state, candidate.version, state.generation, candidate.fetched)
+    if candidate.source is Source.BOOTSTRAP:
+        return state
+    hint_left = state.hint if fetch_now else None
     return replace(
         state,
-        published=candidate.version,
-        fetched=candidate.fetched,
-        announced=wanted,
         hint=hint_left,
         overdue=0,
         # From the bus at start, upstream or a younger check still has to confirm it.
-        fetch_now=before.fetch_now and bool(wanted or hint_left or not is_checked),
+        fetch_now=fetch_now and bool(state.announced or hint_left or not is_checked),
         checked=is_checked,
         confirmed_at=now,
         rollback_evidence=None,

@@ -24,24 +24,20 @@ class Bootstrap:
         """Hand the file of a key to `publish` after `after_s`, if it is still needed; again while that returns False."""
         failures = 0
         await asyncio.sleep(self.after_s)
-        while is_needed() and (body := await asyncio.to_thread(self.read, sdk_key)) is not None:
-            try:
-                parsed = await asyncio.to_thread(datafile.parse, body, sdk_key)
-            except InvalidDatafileError as problem:
-                return self.telemetry.datafile_unusable(sdk_key, "bootstrap", str(problem))
-            if await publish(parsed):
-                return None
+        while is_needed() and (parsed := await asyncio.to_thread(self._load, sdk_key)) and not await publish(parsed):
             failures += 1
             await asyncio.sleep(backoff.failure_pause(failures, 0.0))
-        return None
 
-    def read(self, sdk_key: str) -> bytes | None:
-        """Return the file's bytes, not validated; log a warning and return None where there is no such file."""
+    def _load(self, sdk_key: str) -> Datafile | None:
+        """Return the datafile in the file; log a warning and return None where there is no valid one."""
         if self.directory is None:
             return None
         try:
             with (self.directory / f"{sdk_key}.json").open("rb") as file:
-                return file.read(datafile.MAX_BYTES + 1)
+                return datafile.parse(file.read(datafile.MAX_BYTES + 1), sdk_key)
         except OSError as problem:
-            self.telemetry.datafile_unusable(sdk_key, "bootstrap", f"{problem.filename}: {problem.strerror}")
-            return None
+            reason = f"{problem.filename}: {problem.strerror}"
+        except InvalidDatafileError as problem:
+            reason = str(problem)
+        self.telemetry.datafile_unusable(sdk_key, "bootstrap", reason)
+        return None

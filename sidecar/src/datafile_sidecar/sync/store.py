@@ -48,21 +48,10 @@ class KeyStore:
 
     def view(self, *, target: int | None, error: str | None) -> dict[str, Any]:
         """Return this key's part of `/status`. `target` is the revision that should be there, `error` why it is not."""
-        at = self._record
-        return {
-            "revision": at.revision if at else None,
-            "target_revision": target,
-            "sha256": at.sha256 if at else None,
-            "size": at.size if at else None,
-            "trigger": at.trigger if at else None,
-            "generation": at.generation if at else None,
-            "webhook": rfc3339(self._webhook),
-            "fetched": rfc3339(at.fetched) if at else None,
-            "published": rfc3339(at.published) if at else None,
-            "checked": rfc3339(at.checked) if at else None,
-            "changes": list(self._changes),
-            "last_error": error,
-        }
+        fields = self._record.fields() if self._record else dict.fromkeys(Status.__struct_fields__)
+        del fields["sdk_key"]
+        changing = {"target_revision": target, "webhook": rfc3339(self._webhook), "last_error": error}
+        return fields | changing | {"changes": list(self._changes)}
 
     async def is_intact(self) -> bool:
         """Tell whether what was published or loaded is still there, untouched."""

@@ -51,11 +51,14 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     published: float | None = None
     checked: float | None = None
 
+    def fields(self) -> dict[str, Any]:
+        """Return all fields, times in RFC 3339 UTC."""
+        fields = msgspec.structs.asdict(self)
+        return fields | {name: rfc3339(fields[name]) for name in _TIMES}
+
     def encode(self) -> bytes:
-        """Return the file's bytes: JSON, times in RFC 3339 UTC."""
-        fields = {"schema": SCHEMA} | msgspec.structs.asdict(self)
-        times = {name: rfc3339(fields[name]) for name in _TIMES}
-        return msgspec.json.format(msgspec.json.encode(fields | times)) + b"\n"
+        """Return the file's bytes, JSON."""
+        return msgspec.json.format(msgspec.json.encode({"schema": SCHEMA} | self.fields())) + b"\n"
 
     @classmethod
     def decode(cls, text: bytes) -> "Status | None":
