@@ -50,8 +50,9 @@ class KeyStore:
         """Return this key's part of `/status`. `target` is the revision that should be there, `error` why it is not."""
         fields = self._record.fields() if self._record else dict.fromkeys(Status.__struct_fields__)
         del fields["sdk_key"]
-        changing = {"target_revision": target, "webhook": rfc3339(self._webhook), "last_error": error}
-        return fields | changing | {"changes": list(self._changes)}
+        first = {"revision": fields["revision"], "target_revision": target}  # the order in docs/contract.md
+        last = {"webhook": rfc3339(self._webhook), "changes": list(self._changes), "last_error": error}
+        return first | fields | last
 
     async def is_intact(self) -> bool:
         """Tell whether what was published or loaded is still there, untouched."""

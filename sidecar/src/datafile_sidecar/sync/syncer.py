@@ -80,8 +80,7 @@ class KeySyncer:
 
     def hint(self, trigger: Trigger) -> None:
         """Note that a webhook came that may mean this key, and wake the loop to look."""
-        before = self._hear(reconcile.hint(self._state, _now(), trigger), trigger)
-        if before.hint is None:
+        if self._hear(reconcile.hint(self._state, _now(), trigger), trigger).hint is None:
             self.fetcher.end_backoff()
 
     def retry(self) -> None:
