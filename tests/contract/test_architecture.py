@@ -168,8 +168,8 @@ def test_the_owner_of_the_state_is_small_and_the_only_one() -> None:
 
 
 def _package(module: str) -> str:
-    path = SOURCES["datafile_sidecar"].joinpath(*module.split("."))
-    return module if path.is_dir() else module.rpartition(".")[0]
+    path = SOURCES["datafile_sidecar"].joinpath(*module.split("."), "__init__.py")
+    return module if path.exists() else module.rpartition(".")[0]
 
 
 def _depth(package: str, edges: set[tuple[str, str]], above: tuple[str, ...]) -> int:

@@ -5,6 +5,7 @@ threads of their own, a few for each host.
 """
 
 import asyncio
+import contextlib
 import functools
 import ipaddress
 import socket
