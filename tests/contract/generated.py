@@ -159,7 +159,7 @@ def _metrics() -> list[tuple[str, str, str, dict[str, list[str]], str]]:
     """Return each metric: its name, type, labels, the values of its fixed labels, and its help text."""
     telemetry = Telemetry(structlog.wrap_logger(structlog.ReturnLogger()), time.monotonic)
     telemetry.prepare("0", ["key"])
-    telemetry.datafile_checked("key")
+    telemetry.datafile_checked("key", 1.0)
     telemetry.datafile_published("key", revision=1, target=1, trigger="poll", size=1, propagation_s=None)
     rows = []
     for family in text_string_to_metric_families(telemetry.exposition().decode()):

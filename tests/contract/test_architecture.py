@@ -160,7 +160,7 @@ def test_the_owner_of_the_state_is_small_and_the_only_one() -> None:
                 fields = [
                     one for one in ast.walk(cls) if isinstance(one, ast.Attribute) and isinstance(one.ctx, ast.Store)
                 ]
-                if any(one.attr == "_state" for one in fields):
+                if any(one.attr == "state" for one in fields):
                     holders.append(cls)
     assert [cls.name for cls in holders] == ["KeySyncer"]
     assert holders[0].bases == []

@@ -44,7 +44,7 @@ def store(volume: Volume) -> KeyStore:
 
 async def _publish(store: KeyStore, revision: int, trigger: Trigger = Trigger.WEBHOOK) -> bytes:
     body = datafiles.minimal(revision)
-    await store.publish(datafile.parse(body, KEY), trigger, 0, fetched=1_700_000_000.25)
+    await store.publish(datafile.parse(body, KEY), trigger, 0, (), fetched=1_700_000_000.25)
     return body
 
 
@@ -194,7 +194,7 @@ async def test_client_decides_by_what_the_sidecar_publishes(store: KeyStore, tmp
         assert watcher.revision == 42
         await _publish(store, 43)
         assert await asyncio.to_thread(watcher.wait_for_revision, 43, 10)
-        await store.confirm()
+        await store.note(0, (), store.now())
         told = watcher.status()
     assert told.checked_at == datetime.fromisoformat(_status(tmp_path)["checked"])
     assert told.sha256 == _status(tmp_path)["sha256"]

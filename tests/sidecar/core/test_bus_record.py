@@ -54,8 +54,14 @@ def test_the_json_is_the_one_that_other_versions_know() -> None:
         "left": ["a" * 64],
         "condition": condition,
     }
-    check = Check(at=NOW, sha256="a" * 64, validators=validators)
-    assert json.loads(check.encode()) == {"v": 1, "at": NOW, "sha256": "a" * 64, "condition": condition}
+    check = Check(at=NOW, sha256="a" * 64, by="0a1b2c3d", validators=validators)
+    assert json.loads(check.encode()) == {
+        "v": 1,
+        "at": NOW,
+        "sha256": "a" * 64,
+        "by": "0a1b2c3d",
+        "condition": condition,
+    }
 
 
 @pytest.mark.parametrize(

@@ -164,7 +164,7 @@ def test_a_new_pod_still_has_to_hear_of_a_check() -> None:
 
 def test_going_back_and_forth_is_each_time_a_generation() -> None:
     """Upstream insists on 41, then on 42 again: both are believed in time, and neither is refused for ever."""
-    state = replace(HOLDING, rollback_evidence=RollbackEvidence(0, 900))
+    state = replace(HOLDING, rollback_evidence=(RollbackEvidence(OLD, 0, 900),))
     assert decide(state, OLD, 900) is Verdict.ROLL_BACK
     state = fetched(state, OLD)
     assert (state.generation, state.rolled_back_from) == (1, ("a",))

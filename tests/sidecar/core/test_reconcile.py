@@ -21,7 +21,7 @@ HAVE = Version(42, "a")
 OLD = Version(41, "x")
 NEW = State()
 POLICY = AdmissionPolicy(RollbackPolicy(insist_s=900, max_gap_s=120))
-INSISTED = RollbackEvidence(at=900, lasted_s=840)
+INSISTED = (RollbackEvidence(Version(41, "x"), at=900, lasted_s=840),)
 HOLDING = reconcile.confirmed(State(published=HAVE, fetch_now=False), now=0)
 POLL, WEBHOOK, PEER, STARTUP = Trigger.POLL, Trigger.WEBHOOK, Trigger.PEER, Trigger.STARTUP
 
@@ -55,7 +55,7 @@ def published(state: State, version: Version) -> State:
         ),
         (
             "older, long ago",
-            replace(HOLDING, rollback_evidence=RollbackEvidence(0)),
+            replace(HOLDING, rollback_evidence=(RollbackEvidence(Version(41, "x"), 0),)),
             Version(41, "x"),
             9999,
             Verdict.REFUSE,
@@ -158,14 +158,14 @@ def test_a_nudge_fades_after_a_minute() -> None:
 def test_upstream_insists_only_without_a_break() -> None:
     """One answer that is not older starts the patience anew."""
     state = reconcile.refused(reconcile.refused(HOLDING, OLD, 10, POLICY.rollback), OLD, 20, POLICY.rollback)
-    assert state.rollback_evidence == RollbackEvidence(20, 10)
-    assert reconcile.confirmed(state, now=30).rollback_evidence is None
+    assert state.rollback_evidence == (RollbackEvidence(OLD, 20, 10),)
+    assert reconcile.confirmed(state, now=30).rollback_evidence == ()
 
 
 def test_going_back_starts_a_new_generation() -> None:
     """Readers and other pods can tell a believed rollback from a late message."""
     back = published(replace(HOLDING, rollback_evidence=INSISTED), Version(41, "x"))
-    assert (back.published, back.generation, back.rollback_evidence) == (Version(41, "x"), 1, None)
+    assert (back.published, back.generation, back.rollback_evidence) == (Version(41, "x"), 1, ())
     assert published(back, Version(44, "y")).generation == 1
 
 
@@ -195,19 +195,21 @@ def test_a_missed_webhook_is_one_that_should_have_come(case: str, state: State, 
 def test_the_reason_of_a_fetch_is_the_news_that_caused_it() -> None:
     """`trigger` says startup until upstream answered once, then webhook, peer or poll."""
     assert NEW.trigger is STARTUP
-    assert reconcile.loaded(NEW, HAVE, 0, None).trigger is STARTUP
+    assert reconcile.loaded(NEW, HAVE, 0, (), None).trigger is STARTUP
     assert reconcile.announce(NEW, 43, 0, PEER).trigger is PEER
     assert HOLDING.trigger is POLL
 
 
 def test_a_lost_file_is_fetched_at_once() -> None:
     """Somebody deleted the published file: there is nothing to compare with, and no time to lose."""
-    state = reconcile.missing(HOLDING)
-    assert (state.published, state.fetch_now) == (None, True)
+    state = reconcile.missing(HOLDING, "it is gone")
+    assert (state.on_volume, state.fetch_now) == (None, True)
+    assert gate.admit(state, served_by_upstream(HAVE), 0, POLICY) is Verdict.PUBLISH
+    assert gate.admit(state, served_by_upstream(Version(41, "x")), 0, POLICY) is Verdict.REFUSE
 
 
 def test_what_was_kept_fulfils_what_was_announced_meanwhile() -> None:
     """A webhook that comes while the kept file is being read, and names that very revision, is not chased for ten minutes."""
     told = reconcile.announce(reconcile.announce(NEW, 42, 1, WEBHOOK), 44, 1, WEBHOOK)
-    state = reconcile.loaded(told, HAVE, 3, None)
+    state = reconcile.loaded(told, HAVE, 3, (), None)
     assert ([a.revision for a in state.announced], state.generation) == ([44], 3)

@@ -5,7 +5,7 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datafile_sidecar.core.state import RollbackEvidence, RollbackPolicy
+from datafile_sidecar.core.state import RollbackEvidence, RollbackPolicy, Version
 
 POLICY = RollbackPolicy.of(900, poll_interval_s=60)
 PAUSES = st.lists(st.floats(0, 5000), min_size=1, max_size=60)
@@ -13,7 +13,7 @@ PAUSES = st.lists(st.floats(0, 5000), min_size=1, max_size=60)
 
 def believed_at(pauses: list[float], policy: RollbackPolicy) -> int | None:
     """After how many answers, so far apart, what they say is believed; None where it never is."""
-    said = RollbackEvidence(0.0)
+    said = RollbackEvidence(Version(41, "x"), 0.0)
     for number, now in enumerate(itertools.accumulate(pauses), 2):
         if said.is_enough(now, policy):
             return number

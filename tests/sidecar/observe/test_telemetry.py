@@ -4,6 +4,7 @@ import inspect
 import io
 import json
 import re
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -90,7 +91,7 @@ def test_dropped_lines(recorder: Recorder) -> None:
 def test_names(recorder: Recorder) -> None:
     """Dashboards and alerts find every documented metric under its name and with its labels."""
     publish(recorder.telemetry)
-    recorder.telemetry.datafile_checked("KEY1")
+    recorder.telemetry.datafile_checked("KEY1", time.time())
     exported: dict[str, set[str]] = {}
     for name, labels in recorder.samples():
         exported.setdefault(name, set()).update(label for label, _ in labels)

@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import tempfile
+from datetime import datetime
 from pathlib import Path
 from random import Random
 
@@ -42,6 +43,7 @@ class FakeOptimizely:
         self.failure = FetchError("server_error", "it is down")
         self.fetches: list[tuple[float, str]] = []
         self.answers: list[tuple[float, int]] = []
+        self.validates_by_seconds = False
 
     def url(self, _: str) -> str:
         return CDN
@@ -62,9 +64,13 @@ class FakeOptimizely:
             raise self.failure
         revision = self.serves(url)
         self.answers.append((self._loop.time(), revision))
-        if validators and validators.etag == str(revision):
+        if self.validates_by_seconds:
+            mark = Validators(url=url, last_modified="Sat, 28 Nov 2026 12:00:00 GMT")
+        else:
+            mark = Validators(url=url, etag=str(revision))
+        if validators == mark:
             return NotModified()
-        return Fetched(minimal(revision), Validators(url=url, etag=str(revision)))
+        return Fetched(minimal(revision), mark)
 
 
 class WatchedVolume(Volume):
@@ -92,6 +98,7 @@ class House:
         self.publications: list[Status] = []
         self.directory = Path(tempfile.mkdtemp(dir=MEMORY))
         self.bootstrap_dir: Path | None = None
+        self.clock_offset_s = 0.0
         self.log = open(self.directory / "log", "w")  # noqa: SIM115 - closed in `close`
         self.begin()
 
@@ -107,7 +114,7 @@ class House:
             telemetry=telemetry,
         )
         self.syncer = KeySyncer(
-            store=KeyStore(KEY, self.volume, self.loop.time),
+            store=KeyStore(KEY, self.volume, self.unix_now, self.loop.time),
             fetcher=fetcher,
             bus=None,
             bootstrap=Bootstrap(self.bootstrap_dir, 5.0, telemetry),
@@ -132,9 +139,11 @@ class House:
     def wait(self, seconds: float) -> None:
         self.loop.run_until_complete(asyncio.sleep(seconds))
 
-    def announce(self, revision: int, trigger: Trigger = Trigger.WEBHOOK) -> bool:
+    def announce(
+        self, revision: int, trigger: Trigger = Trigger.WEBHOOK, urls: tuple[str, ...] = (ORIGIN, CDN)
+    ) -> bool:
         async def inside() -> bool:
-            return self.syncer.announce(revision, (ORIGIN, CDN), trigger)
+            return self.syncer.announce(revision, urls, trigger)
 
         return self.loop.run_until_complete(inside())
 
@@ -143,6 +152,14 @@ class House:
             self.syncer.hint(Trigger.WEBHOOK)
 
         self.loop.run_until_complete(inside())
+
+    def unix_now(self) -> float:
+        """The wall clock, which may be set."""
+        return self.loop.time() + 1_800_000_000 + self.clock_offset_s
+
+    def checked_at(self) -> float:
+        """What `/status` says of the last check, as a time of the wall clock."""
+        return datetime.fromisoformat(self.syncer.status()["checked"]).timestamp()
 
     @property
     def published(self) -> int | None:

@@ -195,7 +195,7 @@ class Pod:
             telemetry=telemetry,
         )
         self.syncer = KeySyncer(
-            store=KeyStore(KEY, self.volume, fleet.loop.time),
+            store=KeyStore(KEY, self.volume, fleet.loop.time, fleet.loop.time),
             fetcher=fetcher,
             bus=self.bus,  # type: ignore[arg-type]
             bootstrap=Bootstrap(None, 5.0, telemetry),

@@ -29,7 +29,7 @@ async def published(volume: Volume, *revisions: tuple[int, int]) -> KeyStore:
     store = KeyStore(KEY, volume, clock)
     for revision, generation in revisions:
         clock.now += 1
-        await store.publish(datafile.parse(minimal(revision), KEY), "poll", generation, fetched=clock.now)
+        await store.publish(datafile.parse(minimal(revision), KEY), "poll", generation, (), fetched=clock.now)
         store.note_change(None)
     return store
 
@@ -40,8 +40,8 @@ async def test_a_restart_remembers_when_and_in_which_generation(tmp_path: Path) 
     before = (await published(volume, (42, 3))).view(target=None, error=None)
     after = KeyStore(KEY, volume)
     loaded = await after.load()
-    assert loaded is not None
-    assert (loaded[0].revision, loaded[1]) == (42, 3)
+    assert loaded.record is not None
+    assert (loaded.record.revision, loaded.record.generation) == (42, 3)
     assert after.view(target=None, error=None) == before | {"changes": []}
 
 
@@ -59,8 +59,8 @@ async def test_a_death_between_the_two_renames_loses_no_generation(
     await published(volume, was_to_come)
     (tmp_path / f"{KEY}.json").write_bytes(kept)
     loaded = await KeyStore(KEY, volume).load()
-    assert loaded is not None
-    assert (loaded[0].revision, loaded[1]) == (stayed[0], generation)
+    assert loaded.record is not None
+    assert (loaded.record.revision, loaded.record.generation) == (stayed[0], generation)
 
 
 async def test_a_datafile_without_a_status_is_as_good(tmp_path: Path) -> None:
@@ -68,8 +68,8 @@ async def test_a_datafile_without_a_status_is_as_good(tmp_path: Path) -> None:
     (tmp_path / f"{KEY}.json").write_bytes(minimal(42))
     store = KeyStore(KEY, Volume(tmp_path))
     loaded = await store.load()
-    assert loaded is not None
-    assert loaded[1] == 0
+    assert loaded.record is not None
+    assert loaded.record.generation == 0
     view = store.view(target=None, error=None)
     assert (view["revision"], view["trigger"], view["published"], view["checked"]) == (42, "startup", None, None)
 
@@ -78,11 +78,11 @@ async def test_checks_reach_the_volume_at_most_once_a_second(tmp_path: Path) -> 
     """An upstream that is asked ten times a second does not make the disk busy, and /status is exact all the same."""
     volume, clock = Volume(tmp_path), Clock()
     store = KeyStore(KEY, volume, clock)
-    await store.publish(datafile.parse(minimal(42), KEY), "poll", 0, fetched=clock.now)
+    await store.publish(datafile.parse(minimal(42), KEY), "poll", 0, (), fetched=clock.now)
     inodes = set()
     for _ in range(30):
         clock.now += 0.1
-        await store.confirm()
+        await store.note(0, (), clock.now)
         inodes.add(os.stat(tmp_path / f"{KEY}.status.json").st_ino)
     assert store.checked == clock.now
     assert 2 <= len(inodes) <= 4

@@ -185,6 +185,7 @@ def test_a_bootstrap_file_that_could_not_be_written_is_tried_again(house: House)
     """A volume that was full when the moment came does not leave the pod without a datafile for the whole outage."""
     house.end()
     (house.directory / f"{KEY}.json").unlink()
+    (house.directory / f"{KEY}.status.json").unlink()
     house.optimizely.fails_until[CDN] = house.loop.time() + 1000
     house.bootstrap_dir = house.directory / "bootstrap"
     house.bootstrap_dir.mkdir()

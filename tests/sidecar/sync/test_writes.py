@@ -83,5 +83,5 @@ async def test_a_write_that_is_cancelled_while_it_waits_has_done_nothing(tmp_pat
         while not volume.written:
             await asyncio.sleep(0.005)
     assert volume.written == ["startup"]
-    assert syncer.problem
+    assert syncer.state.problem
     volume.close()

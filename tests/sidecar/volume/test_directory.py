@@ -1,6 +1,7 @@
 """The shared directory on a real file system: what readers see, and what the writer survives."""
 
 import contextlib
+import hashlib
 import json
 import os
 import stat
@@ -18,6 +19,7 @@ from hypothesis import strategies as st
 from datafile_sidecar.core.times import rfc3339
 from datafile_sidecar.volume.directory import Status, Volume, VolumeBusyError, VolumeError
 
+OURS = hashlib.sha256(b"ours").hexdigest()
 KEY = "KEY1"
 MAX = 1000
 
@@ -47,7 +49,7 @@ def names(directory: Path) -> list[str]:
 
 class TestPublish:
     def test_bytes_and_mode(self, volume: Volume, directory: Path) -> None:
-        """An app of any user reads the exact bytes, also under a strict umask and after the second publish (trap 33)."""
+        """An app of any user reads the exact bytes, also under a strict umask and after the second publish."""
         before = os.umask(0o077)
         mode = directory.stat().st_mode
         try:
@@ -76,6 +78,7 @@ class TestPublish:
             "fetched": None,
             "published": "2023-11-14T22:13:20.250Z",
             "checked": None,
+            "rolled_back_from": [],
         }
 
     def test_order(self, volume: Volume, directory: Path) -> None:
@@ -185,11 +188,11 @@ class TestPublish:
         inode = (directory / "KEY1.json").stat().st_ino
         volume.refresh(status(checked=1_700_000_001.0))
         kept = volume.load(KEY, MAX)
-        assert kept
+        assert kept.body
         assert kept.status
         assert (kept.body, kept.status.checked) == (b"ours", 1_700_000_001.0)
         assert (directory / "KEY1.json").stat().st_ino == inode
-        assert volume.is_intact(KEY)
+        assert volume.is_intact(KEY, OURS, MAX)
 
 
 SHORT_OF_SPACE = """
@@ -208,7 +211,7 @@ for limit, body in ((5000, b"new" * 100_000), (100, b"new")):
         print(problem)
     else:
         sys.exit("published, though there was no room")
-    assert volume.is_intact("KEY1")
+    assert volume.is_intact("KEY1", "x", 1000)
 resource.setrlimit(resource.RLIMIT_FSIZE, before)
 assert (Path(sys.argv[1]) / "KEY1.json").read_bytes() == b"old" * 100
 print(sorted(path.name for path in Path(sys.argv[1]).iterdir()))
@@ -277,15 +280,15 @@ def _holder(directory: Path) -> Iterator[str]:
 class TestLoad:
     def test_nothing(self, volume: Volume) -> None:
         """An empty volume has nothing, and says so without an error."""
-        assert volume.load(KEY, MAX) is None
-        assert not volume.is_intact(KEY)
+        assert volume.load(KEY, MAX).body is None
+        assert not volume.is_intact(KEY, OURS, MAX)
 
     def test_published(self, volume: Volume) -> None:
         """What was published is found again with its status after a restart, times to the millisecond."""
         told = status(43, webhook=1_700_000_000.123, fetched=None, checked=1e9)
         volume.publish(b"ours", told)
         kept = volume.load(KEY, MAX)
-        assert kept
+        assert kept.body
         assert (kept.body, kept.status) == (b"ours", told)
 
     @pytest.mark.parametrize("size", [0, 1, MAX])
@@ -293,9 +296,8 @@ class TestLoad:
         """A bare file of any size up to the limit is read as it is, torn or not: to judge it is for others."""
         (directory / "KEY1.json").write_bytes(b"x" * size)
         kept = volume.load(KEY, MAX)
-        assert kept
         assert (kept.body, kept.status) == (b"x" * size, None)
-        assert volume.is_intact(KEY)
+        assert volume.is_intact(KEY, OURS, MAX)
 
     def test_huge(self, volume: Volume, directory: Path) -> None:
         """A file that is too large is refused in words, and not read into memory."""
@@ -325,7 +327,7 @@ class TestLoad:
             volume.load(KEY, MAX)
         path.unlink()
         path.symlink_to("nowhere")
-        assert volume.load(KEY, MAX) is None
+        assert volume.load(KEY, MAX).body is None
 
     @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: path.symlink_to("/dev/zero")])
     def test_odd_status(self, volume: Volume, directory: Path, make: object) -> None:
@@ -334,22 +336,25 @@ class TestLoad:
         assert callable(make)
         make(directory / "KEY1.status.json")
         kept = volume.load(KEY, MAX)
-        assert kept
+        assert kept.body
         assert (kept.body, kept.status) == (b"ours", None)
 
-    def test_touched(self, volume: Volume, directory: Path) -> None:
+    def test_replaced(self, volume: Volume, directory: Path) -> None:
         """A published file that somebody removed, replaced or wrote into is noticed."""
         path = directory / "KEY1.json"
-        for touch in (
-            path.unlink,
-            lambda: path.write_bytes(b"theirs!"),
-            lambda: os.utime(path),
-            lambda: _replace(path),
-        ):
+        for change in (path.unlink, lambda: path.write_bytes(b"theirs!"), lambda: path.write_bytes(b"")):
             volume.publish(b"ours", status())
-            assert volume.is_intact(KEY)
+            assert volume.is_intact(KEY, OURS, MAX)
+            change()
+            assert not volume.is_intact(KEY, OURS, MAX)
+
+    def test_touched(self, volume: Volume, directory: Path) -> None:
+        """A published file that somebody only touched, or wrote again as it was, is still the published one."""
+        path = directory / "KEY1.json"
+        for touch in (lambda: os.utime(path), lambda: path.write_bytes(b"ours"), lambda: _replace(path)):
+            volume.publish(b"ours", status())
             touch()
-            assert not volume.is_intact(KEY)
+            assert volume.is_intact(KEY, OURS, MAX)
 
 
 def _replace(path: Path) -> None:

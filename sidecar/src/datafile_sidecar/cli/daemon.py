@@ -171,7 +171,7 @@ class Daemon:
         return [f"the loop of {key}" for key, one in self._syncers.items() if not one.is_alive]
 
     def _unready(self) -> dict[str, str]:
-        missing = {key: problem for key, one in self._syncers.items() if (problem := one.problem)}
+        missing = {key: problem for key, one in self._syncers.items() if (problem := one.state.problem)}
         return missing | ({"sidecar": "it is stopping"} if self._is_stopping else {})
 
     def _status(self) -> dict[str, Any]:

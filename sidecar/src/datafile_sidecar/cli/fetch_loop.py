@@ -5,7 +5,6 @@ It is the same loop as in `run`, so retries, validation and rollbacks are the sa
 
 import asyncio
 import random
-import time
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 
@@ -79,9 +78,7 @@ class _KeyFetch:
             random=jitter,
             telemetry=telemetry,
         )
-        self._store = store
         self._has_bootstrap = bootstrap.directory is not None
-        self._started = time.time()
 
     async def run(self, timeout_s: float) -> tuple[int | None, str | None]:
         """Fetch and publish.
@@ -103,7 +100,7 @@ class _KeyFetch:
 
     @property
     def _is_confirmed(self) -> bool:
-        return (self._store.checked or 0.0) >= self._started
+        return self._syncer.state.checked and self._syncer.state.problem is None
 
     async def _wait(self, timeout_s: float) -> None:
         now = asyncio.get_running_loop().time
@@ -111,6 +108,6 @@ class _KeyFetch:
         while not self._is_confirmed and now() < deadline:
             # After a refusal, or a Retry-After beyond the deadline, only a bootstrap file can still help.
             retries_too_late = self._fetcher.available_at() > deadline
-            if retries_too_late and (self._syncer.problem is None or not self._has_bootstrap):
+            if retries_too_late and (self._syncer.state.problem is None or not self._has_bootstrap):
                 return
             await asyncio.sleep(_CHECK_INTERVAL_S)

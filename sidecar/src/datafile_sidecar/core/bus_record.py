@@ -60,6 +60,7 @@ class Check(_Message, frozen=True, kw_only=True):
 
     at: _UnixSeconds
     sha256: _Digest
+    by: Annotated[str, msgspec.Meta(max_length=16)] = ""
     validators: Validators | None = msgspec.field(name="condition", default=None)
 
 

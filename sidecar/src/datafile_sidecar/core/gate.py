@@ -8,6 +8,7 @@ generation is never taken on another pod's word. A pod that has nothing takes wh
 from dataclasses import dataclass
 from enum import StrEnum
 
+from datafile_sidecar.core.bus_record import Check
 from datafile_sidecar.core.state import Candidate, RollbackPolicy, Source, State, Version
 
 
@@ -37,27 +38,33 @@ def admit(state: State, candidate: Candidate, now: float, policy: AdmissionPolic
     Args:
         now: Seconds of the clock that the state's times are from.
     """
-    if candidate.version == state.published:
+    if candidate.version == state.on_volume:
         return Verdict.UNCHANGED
     if candidate.source is Source.BUS:
         return _from_bus(state, candidate)
     if state.published is None:
-        return Verdict.PUBLISH
+        return Verdict.REFUSE if _is_behind_fleet(state, candidate, now) else Verdict.PUBLISH
     if candidate.source is Source.BOOTSTRAP:
         return Verdict.REFUSE
     if not is_older(state, candidate.version):
         return Verdict.PUBLISH
-    pending, evidence = state.pending_rollback, state.rollback_evidence
+    pending = state.pending_rollback
     is_confirmed = pending is not None and pending.candidate.version == candidate.version
-    is_believed = evidence is not None and evidence.is_enough(now, policy.rollback)
-    return Verdict.ROLL_BACK if is_confirmed or is_believed else Verdict.REFUSE
+    return Verdict.ROLL_BACK if is_confirmed or _is_believed(state, candidate, now, policy) else Verdict.REFUSE
 
 
 def is_useful(state: State, candidate: Candidate) -> bool:
     """Tell whether the datafile that a message of the bus describes is worth reading."""
-    if candidate.version == state.published:
-        return candidate.generation > state.generation
+    if candidate.version == state.on_volume:
+        return tells_more(state, candidate)
     return _from_bus(state, candidate) is not Verdict.REFUSE
+
+
+def tells_more(state: State, candidate: Candidate) -> bool:
+    """Tell whether the bus knows of what is published a later generation, or more that rollbacks went away from."""
+    if candidate.generation != state.generation:
+        return candidate.generation > state.generation
+    return not {*candidate.rolled_back_from} - {candidate.version.sha256} <= {*state.rolled_back_from}
 
 
 def is_older(state: State, version: Version) -> bool:
@@ -67,19 +74,39 @@ def is_older(state: State, version: Version) -> bool:
     return version.revision < state.published.revision or version.sha256 in state.rolled_back_from
 
 
-def accepts_check(state: State, sha256: str, at: float, last_check: float | None, now: float, max_age_s: float) -> bool:
+def accepts_check(
+    state: State, check: Check, last_check: float | None, now: float, max_age_s: float, most: int
+) -> bool:
     """Tell whether another pod's check stands for ours: of the same bytes, younger than ours and `max_age_s`, not of the future.
 
-    All times are Unix seconds.
+    At most so many in a row by one pod: its view of upstream may be stale, so each pod asks for itself now and then. All times
+    are Unix seconds.
     """
-    is_same = state.published is not None and state.published.sha256 == sha256
-    return is_same and max(last_check or 0.0, now - max_age_s) < at <= now
+    pod, count = state.spared_by
+    is_same = state.on_volume is not None and state.on_volume.sha256 == check.sha256
+    is_young = max(last_check or 0.0, now - max_age_s) < check.at <= now
+    return is_same and is_young and not (pod == check.by and count >= most)
+
+
+def _is_believed(state: State, candidate: Candidate, now: float, policy: AdmissionPolicy) -> bool:
+    """Tell whether upstream has insisted on exactly this version, and serves nothing else that is newer and older than ours."""
+    served = {evidence.version: evidence for evidence in state.rollback_evidence}
+    evidence = served.pop(candidate.version, None)
+    recent = [one for one in served.values() if now - one.at <= policy.rollback.max_gap_s]
+    is_newest = all(one.version.revision <= candidate.version.revision for one in recent)
+    return evidence is not None and is_newest and evidence.is_enough(now, policy.rollback)
+
+
+def _is_behind_fleet(state: State, candidate: Candidate, now: float) -> bool:
+    """Tell whether a new pod would begin with something older than the fleet has; it waits for the newer one for a moment."""
+    expected = state.expected
+    return expected is not None and now < expected.until and candidate.version.revision < expected.revision
 
 
 def _from_bus(state: State, candidate: Candidate) -> Verdict:
     if candidate.generation < state.generation:
         return Verdict.REFUSE
-    if state.published is None:
+    if state.published is None or candidate.version == state.published:
         return Verdict.PUBLISH
     if candidate.generation > state.generation:
         return Verdict.REFUSE if _is_pending(state, candidate) else Verdict.HOLD

@@ -13,6 +13,7 @@ from datafile_sidecar.core.gate import AdmissionPolicy, Verdict
 from datafile_sidecar.core.state import (
     Announcement,
     Candidate,
+    ExpectedRevision,
     Hint,
     PendingRollback,
     RollbackEvidence,
@@ -23,10 +24,11 @@ from datafile_sidecar.core.state import (
     Version,
 )
 
-_HOLD_AGAIN_S = 10.0
+HOLD_AGAIN_S = 10.0
 """Upstream is asked about a pending rollback at most once in this time."""
 _PENDING_AT_LEAST_S = 60.0
 _MAX_ANNOUNCEMENTS = 64
+_MAX_EVIDENCE = 4
 _MAX_ROLLED_BACK_FROM = 4
 
 # Webhooks
@@ -39,8 +41,9 @@ def announce(state: State, revision: int, now: float, trigger: Trigger) -> State
         return state
     if any(known.revision == revision for known in state.announced):
         return state
-    announced = sorted((*state.announced, Announcement(revision, now, trigger)), key=lambda a: -a.revision)
-    return replace(state, announced=tuple(announced[:_MAX_ANNOUNCEMENTS]), fetch_now=True)
+    latest = sorted(state.announced, key=lambda a: -a.at)[: _MAX_ANNOUNCEMENTS - 1]
+    announced = sorted((*latest, Announcement(revision, now, trigger)), key=lambda a: -a.revision)
+    return replace(state, announced=tuple(announced), fetch_now=True)
 
 
 def hint(state: State, now: float, trigger: Trigger) -> State:
@@ -69,7 +72,7 @@ def is_missed(state: State, revision: int, trigger: Trigger) -> bool:
 
     Only for a key that webhooks have come for: some environments never get one.
     """
-    return trigger is Trigger.POLL and state.webhook_seen and revision > state.overdue and state.published is not None
+    return trigger is Trigger.POLL and state.webhook_seen and revision > state.overdue and state.on_volume is not None
 
 
 # Candidates, and fetches
@@ -84,7 +87,7 @@ def admitted(state: State, candidate: Candidate, verdict: Verdict, now: float, p
         case Verdict.UNCHANGED:
             if is_upstream:
                 return confirmed(state, now)
-            return joined(state, candidate) if candidate.generation > state.generation else state
+            return joined(state, candidate) if gate.tells_more(state, candidate) else state
         case Verdict.REFUSE:
             return refused(state, candidate.version, now, policy.rollback) if is_upstream else state
         case Verdict.HOLD:
@@ -92,8 +95,8 @@ def admitted(state: State, candidate: Candidate, verdict: Verdict, now: float, p
 
 
 def begin_fetch(state: State) -> State:
-    """Note that a fetch begins, here or in another pod: what comes from now on asks for another one."""
-    return replace(state, fetch_now=False, timers=replace(state.timers, retry_at=math.inf))
+    """Note that a fetch begins: what comes from now on asks for another one."""
+    return replace(state, fetch_now=False, spared_by=("", 0), timers=replace(state.timers, retry_at=math.inf))
 
 
 def fetch_failed(state: State, reason: str, now: float) -> State:
@@ -105,23 +108,48 @@ def confirmed(state: State, now: float) -> State:
     """Note that upstream serves what is published."""
     if state.published:
         state = _in_generation_of_pending(state, state.published)
-    return replace(state, checked=True, confirmed_at=now, rollback_evidence=None, last_error=None)
+    return replace(state, checked=True, confirmed_at=now, rollback_evidence=(), last_error=None)
 
 
 def refused(state: State, served: Version, now: float, policy: RollbackPolicy) -> State:
     """Note that upstream serves something older than what is published."""
-    evidence = state.rollback_evidence.again(now, policy) if state.rollback_evidence else RollbackEvidence(now)
-    error = f"upstream serves revision {served.revision}, older than {state.revision}, which is on the volume"
-    return replace(state, rollback_evidence=evidence, last_error=error)
+    floor = f"{state.published.revision}, which is published" if state.published else "what other pods have"
+    error = f"upstream serves revision {served.revision}, older than {floor}"
+    known = next((one for one in state.rollback_evidence if one.version == served), None)
+    evidence = known.again(now, policy) if known else RollbackEvidence(served, now)
+    others = [one for one in state.rollback_evidence if one.version != served]
+    return replace(state, rollback_evidence=(*others, evidence)[-_MAX_EVIDENCE:], last_error=error)
+
+
+def spared(state: State, by: str | None) -> State:
+    """Note that another pod makes the fetch that is due; `by` names it once its check stands for ours."""
+    pod, count = state.spared_by
+    spared_by = state.spared_by if by is None else (by, count + 1 if pod == by else 1)
+    return replace(begin_fetch(state), spared_by=spared_by)
+
+
+def expect(state: State, revision: int, until: float) -> State:
+    """Note what a new pod has heard of the newest revision of its fleet. It sets no target."""
+    return replace(state, expected=ExpectedRevision(revision, until))
 
 
 # The volume
 
 
-def loaded(state: State, version: Version, generation: int, fetched: float | None) -> State:
+def loaded(
+    state: State, version: Version, generation: int, rolled_back_from: tuple[str, ...], fetched: float | None
+) -> State:
     """Note that an earlier sidecar left this datafile on the volume, or that the bootstrap file was published."""
     wanted = tuple(a for a in state.announced if a.revision > version.revision)
-    return replace(state, published=version, fetched=fetched, generation=generation, announced=wanted)
+    return replace(
+        state,
+        published=version,
+        is_missing=False,
+        fetched=fetched,
+        generation=generation,
+        rolled_back_from=merged(rolled_back_from, (), version),
+        announced=wanted,
+    )
 
 
 def unusable(state: State, reason: str) -> State:
@@ -129,9 +157,9 @@ def unusable(state: State, reason: str) -> State:
     return replace(state, last_error=f"the file that was kept on the volume can't be used: {reason}")
 
 
-def missing(state: State) -> State:
-    """Note that what was published is not on the volume any more: fetch it now."""
-    return replace(state, published=None, fetched=None, fetch_now=True)
+def missing(state: State, reason: str) -> State:
+    """Note that what was published is not on the volume any more: fetch it now. Its revision stays the floor."""
+    return replace(state, is_missing=True, fetch_now=True, last_error=reason)
 
 
 def write_failed(state: State, reason: str, retry_at: float) -> State:
@@ -152,7 +180,7 @@ def published(state: State, candidate: Candidate, now: float) -> State:
         state = _after_fetch(state, candidate.version)
     elif candidate.source is Source.BUS:
         state = joined(state, candidate)
-    state = loaded(state, candidate.version, state.generation, candidate.fetched)
+    state = loaded(state, candidate.version, state.generation, state.rolled_back_from, candidate.fetched)
     if candidate.source is Source.BOOTSTRAP:
         return state
     hint_left = state.hint if fetch_now else None
@@ -164,7 +192,7 @@ def published(state: State, candidate: Candidate, now: float) -> State:
         fetch_now=fetch_now and bool(state.announced or hint_left or not is_checked),
         checked=is_checked,
         confirmed_at=now,
-        rollback_evidence=None,
+        rollback_evidence=(),
         last_error=None,
     )
 
@@ -175,9 +203,9 @@ def published(state: State, candidate: Candidate, now: float) -> State:
 def held(state: State, candidate: Candidate, now: float) -> State:
     """Note that the bus tells of a rollback: ask upstream now, unless that was done a moment ago; then in a while."""
     pending = state.pending_rollback
-    is_early = pending is not None and now - pending.since < _HOLD_AGAIN_S
+    is_early = pending is not None and now - pending.since < HOLD_AGAIN_S
     fetch_now = state.fetch_now or not is_early
-    retry_at = state.timers.retry_at if fetch_now else min(state.timers.retry_at, now + _HOLD_AGAIN_S)
+    retry_at = state.timers.retry_at if fetch_now else min(state.timers.retry_at, now + HOLD_AGAIN_S)
     timers = replace(state.timers, retry_at=retry_at)
     return replace(state, pending_rollback=PendingRollback(candidate, now), fetch_now=fetch_now, timers=timers)
 

@@ -18,6 +18,7 @@ LEASE_S: Final = 10.0
 _SPREAD_S = 0.25
 _SPREAD_WITHOUT_BUS_S = 0.1
 _LOOK_AGAIN_S = 1.0
+_HINT_AGAIN_S = 1.0
 _ALONE_AFTER_INTERVALS = 2.5
 
 
@@ -50,6 +51,9 @@ def woken(before: State, after: State, now: float, trigger: Trigger, jitter: flo
 
     Where another pod relayed it, that pod may bring the datafile by the bus. Without a bus the fetches of all pods are spread.
     """
+    if before.hint is not None and before.announced == after.announced and now - before.hint.at < _HINT_AGAIN_S:
+        # One hint after another, perhaps replayed: the next fetch comes a second after the last.
+        return after if before.fetch_now else _timed(after, not_before=now + _HINT_AGAIN_S)
     if trigger is not Trigger.PEER:
         return _timed(after, not_before=0.0)
     if before.fetch_now or not after.fetch_now:
@@ -64,15 +68,21 @@ def bus_answered(state: State) -> State:
 
 
 def next_action(state: State, source_available_at: float, *, has_candidate: bool) -> tuple[float, Action]:
-    """Return when to act next, and how. `source_available_at` is when a source of upstream may be asked again."""
+    """Return when to act next, and how. `source_available_at` is when a source of upstream may be asked again.
+
+    While the volume can't be written to, its retries set the pace: nothing is fetched that can't be published.
+    """
     if has_candidate:
         return 0.0, Action.ADMIT
     timers = state.timers
+    if state.write_failures:
+        return max(timers.retry_at, source_available_at), Action.FETCH
     urgent_at = timers.not_before if state.fetch_now else math.inf
-    at = max(min(urgent_at, timers.chase_at, timers.retry_at, timers.poll_at), source_available_at)
-    is_poll = state.trigger in {Trigger.POLL, Trigger.STARTUP}
-    may_be_spared = is_poll and state.published is not None and not state.write_failures
-    return at, Action.ASK_PODS if may_be_spared else Action.FETCH
+    fetch_at = max(min(urgent_at, timers.chase_at, timers.retry_at, timers.poll_at), source_available_at)
+    if state.trigger not in {Trigger.POLL, Trigger.STARTUP} or state.on_volume is None:
+        return fetch_at, Action.FETCH
+    # Another pod's check needs no source of ours.
+    return min(fetch_at, timers.poll_at), Action.ASK_PODS
 
 
 def asks_pods(state: State, pace: Pace, now: float) -> bool:

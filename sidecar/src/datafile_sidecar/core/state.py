@@ -98,18 +98,27 @@ class RollbackPolicy:
 
 @dataclass(frozen=True, slots=True)
 class RollbackEvidence:
-    """That upstream serves an older revision: when it last said so, and for how long its answers have insisted."""
+    """That upstream serves this older version: when it last did, and for how long its answers have insisted on it."""
 
+    version: Version
     at: float
     lasted_s: float = 0.0
 
     def again(self, now: float, policy: RollbackPolicy) -> "RollbackEvidence":
-        """Add one more answer that says so."""
-        return RollbackEvidence(now, self.lasted_s + min(now - self.at, policy.max_gap_s))
+        """Add one more answer with this version."""
+        return RollbackEvidence(self.version, now, self.lasted_s + min(now - self.at, policy.max_gap_s))
 
     def is_enough(self, now: float, policy: RollbackPolicy) -> bool:
         """Tell whether an answer that comes now is to be believed."""
         return self.again(now, policy).lasted_s >= policy.insist_s
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedRevision:
+    """The newest revision of the fleet, as a new pod hears it. Until then, nothing older is the first to be published."""
+
+    revision: int
+    until: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,21 +138,25 @@ class Timers:
 class State:
     """One SDK key.
 
-    `published` is on the volume, and upstream served it at `fetched` (Unix seconds; None for a bootstrap file). `announced` are
-    the revisions that are wanted, the highest first. `fetch_now` means: fetch, whatever the pauses say. `checked` is True once
-    upstream has confirmed or replaced what is published; `confirmed_at` is when it did so last, or the bus did. `overdue` is the
-    highest revision that was announced and given up.
+    `published` was renamed into place; `is_missing` tells that it is not there any more, since somebody removed or replaced it:
+    nothing older takes its place. Upstream served it at `fetched` (Unix seconds; None for a bootstrap file). `announced` are the
+    revisions that are wanted, the highest first. `fetch_now` means: fetch, whatever the pauses say. `checked` is True once
+    upstream has confirmed or replaced what is published; `confirmed_at` is when it did so last, or the bus did. `spared_by` is the
+    pod whose checks stood for ours lately, and how many did. `overdue` is the highest revision that was announced and given up.
     `rolled_back_from` are the digests that rollbacks went away from. `last_error` says why the newest datafile is not there.
     """
 
     published: Version | None = None
+    is_missing: bool = False
     fetched: float | None = None
     generation: int = 0
     rolled_back_from: tuple[str, ...] = ()
     pending_rollback: PendingRollback | None = None
-    rollback_evidence: RollbackEvidence | None = None
+    rollback_evidence: tuple[RollbackEvidence, ...] = ()
     announced: tuple[Announcement, ...] = ()
     hint: Hint | None = None
+    expected: ExpectedRevision | None = None
+    spared_by: tuple[str, int] = ("", 0)
     fetch_now: bool = True
     checked: bool = False
     confirmed_at: float = -math.inf
@@ -156,7 +169,12 @@ class State:
     @property
     def revision(self) -> int | None:
         """The revision on the volume."""
-        return self.published.revision if self.published else None
+        return self.on_volume.revision if self.on_volume else None
+
+    @property
+    def on_volume(self) -> Version | None:
+        """What is published and still there."""
+        return None if self.is_missing else self.published
 
     @property
     def target(self) -> int | None:
@@ -166,7 +184,7 @@ class State:
     @property
     def problem(self) -> str | None:
         """Why nothing valid is on the volume, None where something is."""
-        return None if self.published else self.last_error or "no datafile has been published yet"
+        return None if self.on_volume else self.last_error or "no datafile has been published yet"
 
     @property
     def error(self) -> str | None:

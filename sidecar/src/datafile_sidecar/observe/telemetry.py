@@ -342,9 +342,10 @@ class Telemetry:
         reason = "another process removed or replaced the published file"
         self._log.warning("datafile.lost", sdk_key=sdk_key, reason=reason)
 
-    def datafile_checked(self, sdk_key: str, at: float | None = None) -> None:
+    def datafile_checked(self, sdk_key: str, at: float | None) -> None:
         """Upstream has confirmed the datafile on the volume; no log line, only the metric. → Nothing."""
-        self._metrics.set("checked_timestamp_seconds", time.time() if at is None else at, sdk_key)
+        if at is not None:
+            self._metrics.set("checked_timestamp_seconds", at, sdk_key)
 
     def datafile_published(
         self, sdk_key: str, *, revision: int, target: int, trigger: str, size: int, propagation_s: float | None

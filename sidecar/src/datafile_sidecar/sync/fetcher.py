@@ -42,6 +42,7 @@ class Fetcher:
     _rotation: SourceRotation = field(default_factory=SourceRotation, init=False)
     _backoff_ends: int = field(default=0, init=False)
     _validators: dict[str, Validators] = field(default_factory=dict, init=False)
+    _tried_without: set[str] = field(default_factory=set, init=False)
 
     # Which source is asked
 
@@ -63,8 +64,13 @@ class Fetcher:
         """Return when a source may be asked."""
         return self._rotation.available_at()
 
-    async def fetch(self) -> FetchResult | None:
+    async def fetch(self, *, is_announced: bool = False) -> FetchResult | None:
         """Ask the source whose turn it is.
+
+        Args:
+            is_announced: Something newer is announced. Then "not modified" is believed only of an ETag that has been tried
+                without: a Last-Modified of whole seconds can stand for two revisions. And a source that refuses us pauses
+                like one that fails.
 
         Returns:
             The answer, None while all sources back off.
@@ -79,10 +85,11 @@ class Fetcher:
         url = upstream.url(self.sdk_key) if place == CDN else place
         started, ends = _now(), self._backoff_ends
         try:
-            answer = await upstream.fetch(url, sdk_key=self.sdk_key, validators=self._validators.get(url), token=token)
+            validators = self._conditions(url, is_announced=is_announced)
+            answer = await upstream.fetch(url, sdk_key=self.sdk_key, validators=validators, token=token)
             served, validators = await self._parsed(url, answer)
         except FetchError as error:
-            self._failed(place, error, ends)
+            self._failed(place, error, ends, is_announced=is_announced)
             raise
         self._rotation.succeeded(place)
         outcome = "ok" if served else "not_modified"
@@ -102,6 +109,16 @@ class Fetcher:
             self._validators.clear()
         if validators:
             self._validators[url or self._cdn_url] = validators
+
+    def _conditions(self, url: str, *, is_announced: bool) -> Validators | None:
+        validators = self._validators.get(url)
+        if not is_announced:
+            self._tried_without.clear()
+            return validators
+        if validators is None or (validators.etag and url in self._tried_without):
+            return validators
+        self._tried_without.add(url)
+        return None
 
     def forget_validators(self) -> None:
         """Make the next request unconditional."""
@@ -125,9 +142,9 @@ class Fetcher:
         except InvalidDatafileError as error:
             raise FetchError("invalid", f"{url} served no valid datafile: {error}") from error
 
-    def _failed(self, place: str, error: FetchError, ends: int) -> None:
+    def _failed(self, place: str, error: FetchError, ends: int, *, is_announced: bool) -> None:
         failures = self._rotation.failed(place)
-        if error.outcome in {"client_error", "throttled"}:
+        if error.outcome in {"client_error", "throttled"} and not is_announced:
             wait_s = backoff.refusal_pause(self.poll_interval_s, error.retry_after_s)
         else:
             wait_s = backoff.failure_pause(failures, self.random.random())

@@ -4,6 +4,7 @@ With no bus, or one that is down, a key behaves as if it were alone.
 """
 
 import asyncio
+import secrets
 from dataclasses import dataclass, field
 
 from datafile_sidecar.bus import Bus, Lease
@@ -22,6 +23,8 @@ class Replica:
 
     sdk_key: str
     bus: Bus | None
+    pod: str = field(default_factory=lambda: secrets.token_hex(4))
+    """Names this pod in its checks."""
     _held: bytes = field(default=b"", init=False)
     _question: asyncio.Timeout | None = field(default=None, init=False)
 
@@ -30,18 +33,21 @@ class Replica:
         """Whether the bus is connected."""
         return self.bus is not None and self.bus.is_connected
 
-    async def ask_pods(self, state: State, pace: Pace, last_check: float | None, unix_now: float) -> Check | Lease:
+    async def ask_pods(
+        self, state: State, pace: Pace, last_check: float | None, unix_now: float, most: int
+    ) -> Check | Lease:
         """Return the check that another pod has just made, where it stands for ours; else which pod polls now.
 
         Args:
             last_check: When upstream last confirmed what is published, in Unix seconds.
+            most: How many checks in a row by one pod stand for ours.
         """
         now = asyncio.get_running_loop().time()
         if self.bus is None or not self.bus.is_connected or not schedule.asks_pods(state, pace, now):
             return Lease.OURS
 
         def accepts(check: Check) -> bool:
-            return gate.accepts_check(state, check.sha256, check.at, last_check, unix_now, pace.poll_interval_s)
+            return gate.accepts_check(state, check, last_check, unix_now, pace.poll_interval_s, most)
 
         try:
             async with asyncio.timeout(_ANSWER_WITHIN_S) as self._question:
@@ -59,7 +65,9 @@ class Replica:
     def share(self, head: Head | None, checked: float | None) -> None:
         """Tell that upstream served the datafile with this head, at that time (Unix seconds)."""
         if self.bus is not None and head is not None and checked is not None:
-            self.bus.report_check(self.sdk_key, Check(at=checked, sha256=head.sha256, validators=head.validators))
+            self.bus.report_check(
+                self.sdk_key, Check(at=checked, by=self.pod, sha256=head.sha256, validators=head.validators)
+            )
             self.bus.share(self.sdk_key)
 
     def fetch_failed(self) -> None:

@@ -8,24 +8,40 @@ import hashlib
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import msgspec
 
 from datafile_sidecar.core import datafile
-from datafile_sidecar.core.datafile import Datafile
+from datafile_sidecar.core.datafile import Datafile, InvalidDatafileError
 from datafile_sidecar.core.times import rfc3339
-from datafile_sidecar.volume.directory import Status, Volume, VolumeError
+from datafile_sidecar.volume.directory import TIMES, Status, Volume, VolumeError
 
 _REFRESH_S = 1.0
+_CLOCK_STEP_S = 2.0
 _KEPT_CHANGES = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """What an earlier sidecar left: the record of its datafile, and why that is not there any more, None where it is."""
+
+    record: Status | None
+    problem: str | None
 
 
 class KeyStore:
     """The file of one SDK key. Hold `write_lock` over a decision and the write that follows from it."""
 
-    def __init__(self, sdk_key: str, volume: Volume, now: Callable[[], float] = time.time) -> None:
-        """Build the store; `load` reads what is there. `now` gives Unix seconds."""
+    def __init__(
+        self,
+        sdk_key: str,
+        volume: Volume,
+        now: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Build the store; `load` reads what is there. `now` gives Unix seconds, `clock` seconds that are never set."""
         self.sdk_key = sdk_key
         self.now = now
         self.write_lock = asyncio.Lock()
@@ -34,12 +50,9 @@ class KeyStore:
         self._record: Status | None = None
         self._refreshed = 0.0
         self._webhook: float | None = None
+        self._clock = clock
+        self._clock_offset = now() - clock()
         self._changes: deque[dict[str, Any]] = deque(maxlen=_KEPT_CHANGES)
-
-    @property
-    def fetched(self) -> float | None:
-        """When upstream served the datafile, None where it never did."""
-        return self._record.fetched if self._record else None
 
     @property
     def checked(self) -> float | None:
@@ -49,45 +62,54 @@ class KeyStore:
     def view(self, *, target: int | None, error: str | None) -> dict[str, Any]:
         """Return this key's part of `/status`. `target` is the revision that should be there, `error` why it is not."""
         fields = self._record.fields() if self._record else dict.fromkeys(Status.__struct_fields__)
-        del fields["sdk_key"]
+        del fields["sdk_key"], fields["rolled_back_from"]
         first = {"revision": fields["revision"], "target_revision": target}  # the order in docs/contract.md
         last = {"webhook": rfc3339(self._webhook), "changes": list(self._changes), "last_error": error}
         return first | fields | last
 
     async def is_intact(self) -> bool:
-        """Tell whether what was published or loaded is still there, untouched."""
-        return await asyncio.to_thread(self._volume.is_intact, self.sdk_key)
+        """Tell whether what was published or loaded is still there."""
+        sha256 = self._record.sha256 if self._record else ""
+        return await asyncio.to_thread(self._volume.is_intact, self.sdk_key, sha256, datafile.MAX_BYTES)
 
-    async def load(self) -> tuple[Datafile, int] | None:
-        """Read what an earlier sidecar left.
-
-        Returns:
-            The datafile and its generation, None where there is none.
-
-        Raises:
-            VolumeError: It can't be read.
-            InvalidDatafileError: It is no valid datafile. It stays until a better one comes.
-        """
-        kept = await asyncio.to_thread(self._volume.load, self.sdk_key, datafile.MAX_BYTES)
-        if kept is None:
-            return None
-        found = await asyncio.to_thread(datafile.parse, kept.body, self.sdk_key)
+    async def load(self) -> Kept:
+        """Read what an earlier sidecar left. A datafile that can't be used stays until a better one comes."""
+        try:
+            kept = await asyncio.to_thread(self._volume.load, self.sdk_key, datafile.MAX_BYTES)
+        except VolumeError as problem:
+            return Kept(None, str(problem))
         status = kept.status
+        if kept.body is None:
+            return Kept(status, "the published file is not there any more" if status else None)
+        try:
+            found = await asyncio.to_thread(datafile.parse, kept.body, self.sdk_key)
+        except InvalidDatafileError as problem:
+            return Kept(status, str(problem))
         if status is None or status.sha256 != found.sha256:
-            self._record = self._describe(found, "startup", _generation(found, status))
+            left = status.rolled_back_from if status else ()
+            self._record = self._describe(found, "startup", _generation(found, status), left)
         else:
-            self._record = msgspec.structs.replace(
-                status, sdk_key=self.sdk_key, revision=found.revision, size=found.size
+            self._record = _in_the_past(
+                status, self.now(), sdk_key=self.sdk_key, revision=found.revision, size=found.size
             )
-            self._webhook = self._webhook or status.webhook
-            self._refreshed = status.checked or 0.0
+            self._webhook = self._webhook or self._record.webhook
+            self._refreshed = self._record.checked or 0.0
         self.project_id = found.project_id
-        return found, self._record.generation
+        return Kept(self._record, None)
 
-    async def publish(self, found: Datafile, trigger: str, generation: int, *, fetched: float | None) -> float:
+    async def publish(
+        self,
+        found: Datafile,
+        trigger: str,
+        generation: int,
+        rolled_back_from: tuple[str, ...],
+        *,
+        fetched: float | None,
+    ) -> float:
         """Rename a datafile into place.
 
         Args:
+            rolled_back_from: The digests that rollbacks went away from: a restart must not forget them.
             fetched: When upstream served it, None where it did not.
 
         Returns:
@@ -96,24 +118,55 @@ class KeyStore:
         Raises:
             VolumeError: It could not be written; the old one is still there.
         """
-        record = self._describe(found, trigger, generation, fetched=fetched, checked=fetched, published=self.now())
+        times = {"fetched": fetched, "checked": fetched, "published": self.now()}
+        record = self._describe(found, trigger, generation, rolled_back_from, **times)
         renamed_at = await asyncio.to_thread(self._volume.publish, found.body, record)
         self._record, self._refreshed, self.project_id = record, fetched or 0.0, found.project_id
         return renamed_at
 
-    async def confirm(self, at: float | None = None) -> None:
-        """Note that upstream serves what is there, or did at that time. The volume hears of it at most once a second.
+    async def note(self, generation: int, rolled_back_from: tuple[str, ...], checked: float | None = None) -> None:
+        """Note what is known of the published datafile now. The volume hears of a check at most once a second.
+
+        Args:
+            checked: When upstream was seen to serve it, None where it was not.
 
         Raises:
             VolumeError: The status file could not be written.
         """
-        checked = self.now() if at is None else at
-        if self._record is None:
+        if (before := self._record) is None:
             return
-        self._record = msgspec.structs.replace(self._record, checked=checked, webhook=self._webhook)
-        if not 0 <= checked - self._refreshed < _REFRESH_S:
+        checked = before.checked if checked is None else checked
+        changes: dict[str, Any] = {"generation": generation, "rolled_back_from": rolled_back_from, "checked": checked}
+        self._record = msgspec.structs.replace(before, webhook=self._webhook, **changes)
+        is_same = (generation, rolled_back_from) == (before.generation, before.rolled_back_from)
+        if not (is_same and 0 <= (checked or 0.0) - self._refreshed < _REFRESH_S):
+            await self._refresh()
+
+    async def follow_clock(self) -> bool:
+        """Take the times of the record back with a clock that was set back, so that none lies in the future.
+
+        Returns:
+            Whether that was so.
+
+        Raises:
+            VolumeError: The status file could not be written.
+        """
+        step = self.now() - self._clock() - self._clock_offset
+        if abs(step) < _CLOCK_STEP_S:
+            return False
+        self._clock_offset += step
+        if step > 0 or self._record is None:
+            return False
+        times = {name: at and at + step for name in TIMES if (at := getattr(self._record, name))}
+        self._record = msgspec.structs.replace(self._record, **times)
+        self._webhook = self._webhook and self._webhook + step
+        await self._refresh()
+        return True
+
+    async def _refresh(self) -> None:
+        if self._record is not None:
             await asyncio.to_thread(self._volume.refresh, self._record)
-            self._refreshed = checked
+            self._refreshed = self._record.checked or 0.0
 
     async def body(self, sha256: str) -> bytes | None:
         """Return the bytes on the volume, None where they are not those with this digest."""
@@ -135,7 +188,9 @@ class KeyStore:
             what = {"revision": self._record.revision, "trigger": self._record.trigger}
             self._changes.append({**what, "published": rfc3339(self._record.published), "propagation_s": took_s})
 
-    def _describe(self, found: Datafile, trigger: str, generation: int, **times: float | None) -> Status:
+    def _describe(
+        self, found: Datafile, trigger: str, generation: int, left: tuple[str, ...], **times: float | None
+    ) -> Status:
         return Status(
             sdk_key=self.sdk_key,
             revision=found.revision,
@@ -143,9 +198,18 @@ class KeyStore:
             size=found.size,
             trigger=trigger,
             generation=generation,
+            rolled_back_from=left,
             webhook=self._webhook,
             **times,
         )
+
+
+def _in_the_past(status: Status, now: float, **changes: Any) -> Status:
+    """Return a status without times in the future, which vouch for nothing: the clock was set back since."""
+    times = {name: min(at, now) for name in TIMES if (at := getattr(status, name)) is not None}
+    if status.checked is not None and status.checked > now + _CLOCK_STEP_S:
+        times["checked"] = None
+    return msgspec.structs.replace(status, **times, **changes)
 
 
 def _generation(found: Datafile, status: Status | None) -> int:

@@ -5,6 +5,7 @@ is noted and wakes the loop; nothing of the work is done inside a request. Times
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
@@ -13,7 +14,7 @@ from typing import Any
 from datafile_sidecar.bus import Bus, Lease
 from datafile_sidecar.core import backoff, gate, reconcile, schedule
 from datafile_sidecar.core.bus_record import Head, Record
-from datafile_sidecar.core.datafile import Datafile, InvalidDatafileError
+from datafile_sidecar.core.datafile import Datafile
 from datafile_sidecar.core.gate import AdmissionPolicy, Verdict
 from datafile_sidecar.core.schedule import Action, Pace
 from datafile_sidecar.core.state import Candidate, Source, State, Trigger, Version
@@ -25,6 +26,8 @@ from datafile_sidecar.sync.replica import Replica, candidate_of, head_of
 from datafile_sidecar.sync.store import KeyStore
 from datafile_sidecar.upstream import FetchError
 from datafile_sidecar.volume.directory import VolumeError
+
+_CHECKS_OF_ONE_POD = 2
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
@@ -44,7 +47,8 @@ class KeySyncer:
     sdk_key: str = field(init=False)
     _replica: Replica = field(init=False)
     _candidate: Record | None = field(default=None, init=False)
-    _state: State = field(default_factory=State, init=False)
+    state: State = field(default_factory=State, init=False)
+    """What is known of the key. Written here alone."""
     _alarm: Alarm = field(default_factory=Alarm, init=False)
 
     def __post_init__(self) -> None:
@@ -58,29 +62,26 @@ class KeySyncer:
         """Whether the loop turns as it should, whatever upstream does."""
         return not self._alarm.is_stuck
 
-    @property
-    def problem(self) -> str | None:
-        """Why there is no valid file on the volume, None where there is one."""
-        return self._state.problem
-
     def status(self) -> dict[str, Any]:
         """Return this key's part of `/status`."""
-        return self.store.view(target=self._state.target, error=self._state.error)
+        return self.store.view(target=self.state.target, error=self.state.error)
 
-    # What a webhook says
+    def expect(self, revision: int, until: float) -> None:
+        """Note the newest revision of the fleet, as a new pod hears it: nothing older is published before that time."""
+        self.state = reconcile.expect(self.state, revision, until)
 
     def announce(self, revision: int, urls: tuple[str, ...], trigger: Trigger) -> bool:
         """Note that a webhook named a revision of this key; tell whether the loop is awake for it now."""
-        before = self._hear(reconcile.announce(self._state, revision, _now(), trigger), trigger)
-        if self._state.announced != before.announced:
+        before = self._hear(reconcile.announce(self.state, revision, _now(), trigger), trigger)
+        if self.state.announced != before.announced:
             self.fetcher.add_urls(urls)
             self.fetcher.end_backoff()
-            self.telemetry.target_changed(self.sdk_key, self._state.target or 0)
-        return any(a.revision == revision for a in self._state.announced)
+            self.telemetry.target_changed(self.sdk_key, self.state.target or 0)
+        return any(a.revision == revision for a in self.state.announced)
 
     def hint(self, trigger: Trigger) -> None:
         """Note that a webhook came that may mean this key, and wake the loop to look."""
-        if self._hear(reconcile.hint(self._state, _now(), trigger), trigger).hint is None:
+        if self._hear(reconcile.hint(self.state, _now(), trigger), trigger).hint is None:
             self.fetcher.end_backoff()
 
     def retry(self) -> None:
@@ -90,8 +91,8 @@ class KeySyncer:
 
     def _hear(self, after: State, trigger: Trigger) -> State:
         """Take the state after a webhook, and wake the loop if that asks for a fetch; return the state before."""
-        before, has_bus = self._state, self._replica.is_connected
-        self._state = schedule.woken(before, after, _now(), trigger, self.random.random(), has_bus=has_bus)
+        before, has_bus = self.state, self._replica.is_connected
+        self.state = schedule.woken(before, after, _now(), trigger, self.random.random(), has_bus=has_bus)
         self.store.note_webhook()
         if after.fetch_now:
             if trigger is not Trigger.PEER:
@@ -99,18 +100,18 @@ class KeySyncer:
             self._alarm.wake(busy=True)
         return before
 
-    # The loop
-
     async def run(self) -> None:
         """Load what is there, then sync for ever; beside it, wait for the moment of the bootstrap file."""
         self._alarm.work()
         await self._load()
-        self._state = schedule.started(self._state, _now(), has_bus=self.bus is not None)
+        self.state = schedule.started(self.state, _now(), has_bus=self.bus is not None)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self.bootstrap.run(self.sdk_key, lambda: self.problem is not None, self._begin_with))
+            tasks.create_task(
+                self.bootstrap.run(self.sdk_key, lambda: self.state.problem is not None, self._begin_with)
+            )
             while True:
                 await self._act(await self._next_action())
-                self._state = schedule.planned(self._state, self.pace, _now(), self.random.random)
+                self.state = schedule.planned(self.state, self.pace, _now(), self.random.random)
 
     async def settle(self) -> None:
         """Return when the loop has nothing to do. Accepted work gets this moment when the process ends."""
@@ -121,7 +122,7 @@ class KeySyncer:
         while True:
             await self._look_around()
             has_candidate = self._candidate is not None
-            at, action = schedule.next_action(self._state, self.fetcher.available_at(), has_candidate=has_candidate)
+            at, action = schedule.next_action(self.state, self.fetcher.available_at(), has_candidate=has_candidate)
             if (wait_s := at - _now()) <= 0:
                 self._alarm.work()
                 return action
@@ -133,117 +134,116 @@ class KeySyncer:
             await self._take_from_bus(record)
         elif action is Action.FETCH or not await self._is_spared():
             await self._fetch()
-        if not self._state.announced:
+        if not self.state.announced:
             self.fetcher.only_cdn()
 
     async def _look_around(self) -> None:
-        """Note what time has brought about: announcements that are overdue, and a file that somebody removed."""
-        self._state, overdue = reconcile.expire(self._state, _now())
+        """Note what time has brought about: overdue announcements, a file that was removed, a clock that was set back."""
+        self.state, overdue = reconcile.expire(self.state, _now())
         for one in overdue:
-            self.telemetry.webhook_overdue(self.sdk_key, one.revision, self._state.revision, _now() - one.at)
-            self.telemetry.target_changed(self.sdk_key, self._state.target or 0)
-        if self._state.published is not None and not await self.store.is_intact():
-            self._state = reconcile.missing(self._state)
+            self.telemetry.webhook_overdue(self.sdk_key, one.revision, self.state.revision, _now() - one.at)
+            self.telemetry.target_changed(self.sdk_key, self.state.target or 0)
+        if self.state.on_volume is not None and not await self.store.is_intact():
+            self.state = reconcile.missing(self.state, "the published file was removed or replaced")
             self.fetcher.forget_validators()
             self.telemetry.datafile_lost(self.sdk_key)
-
-    # The volume
+        with contextlib.suppress(VolumeError):
+            if await self.store.follow_clock():
+                self.telemetry.datafile_checked(self.sdk_key, self.store.checked)
 
     async def _load(self) -> None:
-        try:
-            kept = await self.store.load()
-        except (VolumeError, InvalidDatafileError) as problem:
-            self._state = reconcile.unusable(self._state, str(problem))
-            self.telemetry.datafile_unusable(self.sdk_key, "volume", str(problem))
-            return
-        if kept is not None:
-            datafile, generation = kept
-            self._state = reconcile.loaded(self._state, version_of(datafile), generation, self.store.fetched)
-            self.telemetry.datafile_loaded(self.sdk_key, datafile.revision, self.store.checked)
+        kept = await self.store.load()
+        if (record := kept.record) is not None:
+            version = Version(record.revision, record.sha256)
+            self.state = reconcile.loaded(
+                self.state, version, record.generation, record.rolled_back_from, record.fetched
+            )
+        if kept.problem is not None:
+            reason = f"the file that was kept on the volume can't be used: {kept.problem}"
+            self.state = reconcile.missing(self.state, reason)
+            self.telemetry.datafile_unusable(self.sdk_key, "volume", kept.problem)
+        elif record is not None:
+            self.telemetry.datafile_loaded(self.sdk_key, record.revision, self.store.checked)
 
     async def _admit(self, candidate: Candidate, trigger: Trigger, datafile: Datafile | None = None) -> Verdict | None:
         """Let the gate decide about a candidate, and do what it says; None where the volume could not be written to."""
         try:
             async with self.store.write_lock:
-                verdict = gate.admit(self._state, candidate, _now(), self.policy)
+                verdict = gate.admit(self.state, candidate, _now(), self.policy)
                 if datafile is not None and verdict in {Verdict.PUBLISH, Verdict.ROLL_BACK}:
                     await self._publish(candidate.dated(self.store.now()), verdict, trigger, datafile)
                 else:
-                    self._state = reconcile.admitted(self._state, candidate, verdict, _now(), self.policy)
-                    if verdict is Verdict.UNCHANGED and candidate.source is Source.UPSTREAM:
-                        await self.store.confirm(candidate.fetched)
-                        self.telemetry.datafile_checked(self.sdk_key, candidate.fetched)
+                    self.state = reconcile.admitted(self.state, candidate, verdict, _now(), self.policy)
+                    checked = candidate.dated(self.store.now()).fetched if candidate.source is Source.UPSTREAM else None
+                    if verdict is Verdict.UNCHANGED:
+                        await self.store.note(self.state.generation, self.state.rolled_back_from, checked)
+                        self.telemetry.datafile_checked(self.sdk_key, self.store.checked)
         except VolumeError as problem:
-            wait_s = backoff.failure_pause(self._state.write_failures + 1, self.random.random())
-            self._state = reconcile.write_failed(self._state, str(problem), _now() + wait_s)
+            wait_s = backoff.failure_pause(self.state.write_failures + 1, self.random.random())
+            self.state = reconcile.write_failed(self.state, str(problem), _now() + wait_s)
             self.telemetry.publish_failed(self.sdk_key, str(problem), wait_s)
             return None
-        self._state = reconcile.written(self._state)
+        self.state = reconcile.written(self.state)
         return verdict
 
     async def _publish(self, candidate: Candidate, verdict: Verdict, trigger: Trigger, datafile: Datafile) -> None:
-        generation = reconcile.published(self._state, candidate, _now()).generation
-        renamed_at = await self.store.publish(datafile, trigger, generation, fetched=candidate.fetched)
-        before = self._state  # with what came while the file was written
-        self._state = reconcile.admitted(before, candidate, verdict, _now(), self.policy)
+        after = reconcile.published(self.state, candidate, _now())
+        left = after.rolled_back_from
+        renamed_at = await self.store.publish(datafile, trigger, after.generation, left, fetched=candidate.fetched)
+        before = self.state  # with what came while the file was written
+        self.state = reconcile.admitted(before, candidate, verdict, _now(), self.policy)
         announced = reconcile.fulfilled(before, datafile.revision)
         took_s = _now() - announced.at if announced and trigger is not Trigger.BOOTSTRAP else None
         self.store.note_change(took_s)
         self.on_published(datafile.revision, renamed_at)
-        revision, target = datafile.revision, self._state.target or 0
-        self.telemetry.datafile_published(
-            self.sdk_key, revision=revision, target=target, trigger=trigger, size=datafile.size, propagation_s=took_s
-        )
-        if candidate.fetched is not None:
-            self.telemetry.datafile_checked(self.sdk_key, candidate.fetched)
-        if verdict is Verdict.ROLL_BACK:
-            self.telemetry.datafile_rolled_back(self.sdk_key, revision, before.revision)
-        if reconcile.is_missed(before, revision, trigger):
-            self.telemetry.webhook_missed(self.sdk_key, revision)
+        _report(self, before, Publication(datafile, verdict, trigger, candidate.fetched, took_s))
 
     async def _begin_with(self, bootstrap: Datafile) -> bool:
         """Publish the bootstrap file, unless something better is there; False where the volume failed."""
         candidate = Candidate(version_of(bootstrap), Source.BOOTSTRAP)
         return await self._admit(candidate, Trigger.BOOTSTRAP, bootstrap) is not None
 
-    # Upstream and other pods
-
     async def _fetch(self) -> None:
-        trigger, before = self._state.trigger, self._state.published
-        self._state = reconcile.begin_fetch(self._state)
+        if self.fetcher.available_at() > _now():
+            return
+        trigger, before = self.state.trigger, self.state.on_volume
+        self.state = reconcile.begin_fetch(self.state)
         try:
-            result = await self.fetcher.fetch()
+            result = await self.fetcher.fetch(is_announced=bool(self.state.announced))
         except FetchError as error:
-            self._state = reconcile.fetch_failed(self._state, error.reason, _now())
+            self.state = reconcile.fetch_failed(self.state, error.reason, _now())
             self._replica.fetch_failed()
             return
-        version = version_of(result.datafile) if result and result.datafile else self._state.published
+        version = version_of(result.datafile) if result and result.datafile else self.state.on_volume
         if result is None or version is None:
             return
         verdict = await self._admit(Candidate(version, Source.UPSTREAM), trigger, result.datafile)
         if verdict is Verdict.REFUSE:
-            self.telemetry.datafile_refused(self.sdk_key, result.source, version.revision, self._state.revision)
+            self.telemetry.datafile_refused(self.sdk_key, result.source, version.revision, self.state.revision)
         if verdict in {Verdict.REFUSE, None}:
             return
-        replaced = self._state.published != before
+        replaced = self.state.on_volume != before
         self.fetcher.remember(result.validators, replaced=replaced, url=result.url)
         # A check of the old bytes helps no other pod while something newer is announced.
-        if replaced or not self._state.announced:
+        if replaced or not self.state.announced:
             self._replica.share(self.held(), self.store.checked)
-        if reconcile.is_outvoted(self._state, _now(), self.policy.rollback):
-            self._state = reconcile.outvoted(self._state)
+        if reconcile.is_outvoted(self.state, _now(), self.policy.rollback):
+            self.state = reconcile.outvoted(self.state)
             self._replica.overwrite_held()
 
     async def _is_spared(self) -> bool:
         """Tell whether another pod makes the fetch that is due: a poll, or the first look at what was kept."""
-        answer = await self._replica.ask_pods(self._state, self.pace, self.store.checked, self.store.now())
-        version = self._state.published
-        if answer is Lease.OURS or self._state.announced or self._state.hint or version is None:
+        most = _CHECKS_OF_ONE_POD + self.random.randrange(_CHECKS_OF_ONE_POD)
+        answer = await self._replica.ask_pods(self.state, self.pace, self.store.checked, self.store.now(), most)
+        version = self.state.on_volume
+        if answer is Lease.OURS or self.state.announced or self.state.hint or version is None:
             return False
-        self._state = reconcile.begin_fetch(self._state)
         if answer is Lease.OTHERS:
-            self._state = schedule.look_again(self._state, self.pace, _now(), self.random.random())
-        elif await self._admit(Candidate(version, Source.UPSTREAM, answer.at), Trigger.POLL):
+            self.state = reconcile.spared(self.state, None)
+            self.state = schedule.look_again(self.state, self.pace, _now(), self.random.random())
+            return True
+        self.state = reconcile.spared(self.state, answer.by)
+        if await self._admit(Candidate(version, Source.UPSTREAM, answer.at), Trigger.POLL):
             self.fetcher.remember(answer.validators, replaced=False)
             self.telemetry.poll_spared(self.sdk_key)
         return True
@@ -254,13 +254,13 @@ class KeySyncer:
             self.fetcher.remember(record.head.validators, replaced=True)
         elif verdict is Verdict.HOLD:
             self._replica.hold(record)
-            self.telemetry.bus_record_questioned(self.sdk_key, record.head.revision, self._state.revision)
+            self.telemetry.bus_record_questioned(self.sdk_key, record.head.revision, self.state.revision)
 
     # What the bus asks and brings (see `bus.Member`)
 
     def held(self) -> Head | None:
         """Describe what is published, None where upstream never served it."""
-        return head_of(self._state, self.fetcher.validators)
+        return head_of(self.state, self.fetcher.validators)
 
     async def body(self, head: Head) -> bytes | None:
         """Return the bytes of that datafile, None where they are not on the volume any more."""
@@ -268,15 +268,41 @@ class KeySyncer:
 
     def wants(self, head: Head) -> bool:
         """Tell whether the datafile under this head is worth reading."""
-        return gate.is_useful(self._state, candidate_of(head, self.store.now()))
+        return gate.is_useful(self.state, candidate_of(head, self.store.now()))
 
     def receive(self, record: Record | None) -> None:
         """Wake the loop for a datafile that came, or, with None, because the bus has said all that it has."""
         if record is not None:
             self._candidate = record
         else:
-            self._state = schedule.bus_answered(self._state)
+            self.state = schedule.bus_answered(self.state)
         self._alarm.wake()
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """A datafile that was renamed into place. `propagation_s` is the time since its webhook, None where none announced it."""
+
+    datafile: Datafile
+    verdict: Verdict
+    trigger: Trigger
+    fetched: float | None
+    propagation_s: float | None
+
+
+def _report(syncer: KeySyncer, before: State, published: Publication) -> None:
+    """Log and count a publication. `before` is what was known until then."""
+    telemetry, key, revision, trigger = syncer.telemetry, syncer.sdk_key, published.datafile.revision, published.trigger
+    target, size, took_s = syncer.state.target or 0, published.datafile.size, published.propagation_s
+    telemetry.datafile_published(
+        key, revision=revision, target=target, trigger=trigger, size=size, propagation_s=took_s
+    )
+    if published.fetched is not None:
+        telemetry.datafile_checked(key, published.fetched)
+    if published.verdict is Verdict.ROLL_BACK:
+        telemetry.datafile_rolled_back(key, revision, before.revision)
+    if reconcile.is_missed(before, revision, trigger):
+        telemetry.webhook_missed(key, revision)
 
 
 def version_of(datafile: Datafile) -> Version:

@@ -6,6 +6,7 @@ Everything here blocks: callers on an event loop use a thread.
 import contextlib
 import fcntl
 import functools
+import hashlib
 import os
 import re
 import stat
@@ -22,7 +23,7 @@ from datafile_sidecar.core.times import rfc3339
 
 SCHEMA = 1
 _TEMPORARY = re.compile(r"\.datafile-sidecar\..+\.tmp")
-_TIMES = ("webhook", "fetched", "published", "checked")
+TIMES = ("webhook", "fetched", "published", "checked")
 _MAX_STATUS_BYTES = 65536
 _MODE = 0o644
 _Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
@@ -50,11 +51,12 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     fetched: float | None = None
     published: float | None = None
     checked: float | None = None
+    rolled_back_from: tuple[_Word, ...] = ()
 
     def fields(self) -> dict[str, Any]:
         """Return all fields, times in RFC 3339 UTC."""
         fields = msgspec.structs.asdict(self)
-        return fields | {name: rfc3339(fields[name]) for name in _TIMES}
+        return fields | {name: rfc3339(fields[name]) for name in TIMES}
 
     def encode(self) -> bytes:
         """Return the file's bytes, JSON."""
@@ -67,16 +69,16 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
             fields = msgspec.json.decode(text, type=dict[str, Any])
             if fields.get("schema") != SCHEMA:
                 return None
-            return msgspec.convert(fields | {name: _moment(fields.get(name)) for name in _TIMES}, cls)
+            return msgspec.convert(fields | {name: _moment(fields.get(name)) for name in TIMES}, cls)
         except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
             return None
 
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A datafile that an earlier sidecar left, and its status, None where that can't be parsed."""
+    """A datafile that an earlier sidecar left, and its status: each None where it is missing, or the status can't be parsed."""
 
-    body: bytes
+    body: bytes | None
     status: Status | None
 
 
@@ -127,23 +129,19 @@ class Volume:
                 os.unlink(self._directory / name)
         return leftovers
 
-    def load(self, sdk_key: str, max_bytes: int) -> Kept | None:
-        """Return the datafile that is there, not validated; None where there is none.
+    def load(self, sdk_key: str, max_bytes: int) -> Kept:
+        """Return what is there of a key, not validated.
 
         Raises:
-            VolumeError: It can't be read, or has more than `max_bytes`.
+            VolumeError: The datafile can't be read, or has more than `max_bytes`.
         """
-        path = self._path(sdk_key)
-        with _explained(path, "can't be read"):
-            try:
-                body = _read(path, max_bytes)
-            except FileNotFoundError:
-                return None
+        path, body, status = self._path(sdk_key), None, None
+        with contextlib.suppress(OSError):
+            status = Status.decode(_read(self._status_path(sdk_key), _MAX_STATUS_BYTES))
+        with _explained(path, "can't be read"), contextlib.suppress(FileNotFoundError):
+            body = _read(path, max_bytes)
             self._remember(sdk_key)
-        try:
-            return Kept(body, Status.decode(_read(self._status_path(sdk_key), _MAX_STATUS_BYTES)))
-        except OSError:
-            return Kept(body, None)
+        return Kept(body, status)
 
     def read(self, sdk_key: str, max_bytes: int) -> bytes:
         """Return the bytes that are there now.
@@ -155,12 +153,16 @@ class Volume:
         with _explained(path, "can't be read"):
             return _read(path, max_bytes)
 
-    def is_intact(self, sdk_key: str) -> bool:
-        """Tell whether the file that was published or loaded last is still there, untouched."""
-        try:
-            return self._known.get(sdk_key) == _identity(self._path(sdk_key))
-        except OSError:
-            return False
+    def is_intact(self, sdk_key: str, sha256: str, max_bytes: int) -> bool:
+        """Tell whether the file that was published or loaded last is still there. A file that was only touched is."""
+        with contextlib.suppress(OSError):
+            identity = _identity(self._path(sdk_key))
+            if self._known.get(sdk_key) == identity:
+                return True
+            if hashlib.sha256(_read(self._path(sdk_key), max_bytes)).hexdigest() == sha256:
+                self._known[sdk_key] = identity
+                return True
+        return False
 
     def publish(self, body: bytes, status: Status) -> float:
         """Replace a key's datafile and its status file.
