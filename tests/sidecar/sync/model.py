@@ -4,6 +4,7 @@ import asyncio
 import json
 import shutil
 import tempfile
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from random import Random
@@ -77,6 +78,7 @@ class WatchedVolume(Volume):
     """A volume that remembers what was renamed into place, so that nothing passes between two looks."""
 
     published: list[Status]
+    on_publish: Callable[[Status], None] = staticmethod(lambda _: None)
     refuses = 0
 
     def publish(self, body: bytes, status: Status) -> float:
@@ -85,6 +87,7 @@ class WatchedVolume(Volume):
             raise VolumeError("no space left")
         renamed_at = super().publish(body, status)
         self.published.append(status)
+        self.on_publish(status)
         return renamed_at
 
 
@@ -96,6 +99,7 @@ class House:
         self.loop = VirtualTimeLoop()
         self.optimizely = FakeOptimizely(self.loop)
         self.publications: list[Status] = []
+        self.published_at: list[float] = []
         self.directory = Path(tempfile.mkdtemp(dir=MEMORY))
         self.bootstrap_dir: Path | None = None
         self.clock_offset_s = 0.0
@@ -105,6 +109,7 @@ class House:
     def begin(self) -> None:
         self.volume = WatchedVolume(self.directory)
         self.volume.published = self.publications
+        self.volume.on_publish = lambda _: self.published_at.append(self.loop.time())
         telemetry = Telemetry(logs.configure("info", "json", self.log), self.loop.time)
         fetcher = Fetcher(
             KEY,

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import json
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -63,6 +64,32 @@ class Optimizely(FakeOptimizely):
         if validators and validators.etag == etag:
             return NotModified()
         return Fetched(body, Validators(url=url, etag=etag))
+
+
+class View:
+    """One pod's way to upstream: for a while, its edge serves something older than the others'."""
+
+    def __init__(self, optimizely: Optimizely) -> None:
+        self._optimizely = optimizely
+        self.stale_until = 0.0
+
+    def url(self, sdk_key: str) -> str:
+        return self._optimizely.url(sdk_key)
+
+    def permitted(self, url: str, sdk_key: str) -> bool:
+        return self._optimizely.permitted(url, sdk_key)
+
+    async def fetch(
+        self, url: str, *, sdk_key: str, validators: Validators | None = None, token: str | None = None
+    ) -> Fetched | NotModified:
+        """Ask the stale edge, or the true one."""
+        optimizely = self._optimizely
+        if optimizely._loop.time() >= self.stale_until:
+            return await optimizely.fetch(url, sdk_key=sdk_key, validators=validators, token=token)
+        optimizely.fetches.append((optimizely._loop.time(), url))
+        await asyncio.sleep(optimizely.latency_s)
+        body = optimizely.bodies[min(optimizely.bodies)]
+        return Fetched(body, Validators(url=url, etag=hashlib.sha256(body).hexdigest()))
 
 
 class ModelBroker:
@@ -178,6 +205,7 @@ class Pod:
         self._number = number
         self.directory = fleet.directory / str(number)
         self.publications: list[Status] = []
+        self.view = View(fleet.optimizely)
         self.begin()
 
     def begin(self) -> None:
@@ -189,7 +217,7 @@ class Pod:
         self.bus = ModelBus(fleet.loop, fleet.broker)
         fetcher = Fetcher(
             KEY,
-            source=lambda: (fleet.optimizely, None),  # type: ignore[arg-type, return-value]
+            source=lambda: (self.view, None),  # type: ignore[arg-type, return-value]
             poll_interval_s=POLL_S,
             random=random,
             telemetry=telemetry,
@@ -357,6 +385,38 @@ def test_no_claim_keeps_a_pod_from_polling_for_long(fleet: Fleet) -> None:
     assert fleet.broker.claimed_until == 0.0
 
 
+def test_a_stale_view_of_one_pod_holds_the_others_back_for_a_few_intervals_only(fleet: Fleet) -> None:
+    """Without any webhook, the pods whose edge has the new revision find it, at no more than two polls an interval."""
+    fleet.pods[0].view.stale_until = float("inf")
+    fleet.wait(2 * POLL_S)
+    fleet.optimizely.issue(11)
+    for place in (CDN, ORIGIN):
+        fleet.optimizely.history[place].append((fleet.loop.time(), 11))
+    fleet.optimizely.fetches.clear()
+    fleet.wait(6 * POLL_S)
+    assert [pod.body for pod in fleet.pods] == [fleet.optimizely.bodies[11]] * PODS
+    assert len(fleet.optimizely.fetches) <= 2 * 6 + 2
+
+
+def test_a_pod_that_comes_back_learns_from_the_bus_what_was_left(fleet: Fleet) -> None:
+    """What a rollback went away from is not published by a pod whose own memory of it is lost."""
+    fleet.optimizely.issue(9)
+    for place in (CDN, ORIGIN):
+        fleet.optimizely.history[place] = [(0.0, 9)]
+    fleet.wait(ROLLBACK_S + 4 * POLL_S)
+    pod = fleet.pods[0]
+    pod.end()
+    status = json.loads((pod.directory / f"{KEY}.status.json").read_text())
+    del status["rolled_back_from"]
+    (pod.directory / f"{KEY}.status.json").write_text(json.dumps(status))
+    pod.begin()
+    fleet.wait(2)
+    fleet.optimizely.history[CDN].append((fleet.loop.time(), 10))
+    fleet.announce(pod, 11, Trigger.WEBHOOK)
+    fleet.wait(5)
+    assert pod.body == fleet.optimizely.bodies[9]
+
+
 pods = st.integers(0, PODS - 1)
 
 
@@ -396,6 +456,11 @@ class AnyFleet(RuleBasedStateMachine):
         """For a while, the CDN serves something older again."""
         old = max((r for r in self.fleet.optimizely.bodies if r <= self.newest - back), default=self.newest)
         self.fleet.optimizely.history[CDN] += [(self.now, old), (self.now + for_s, self.newest)]
+
+    @rule(number=pods, for_s=st.sampled_from([30, 400, 2000]))
+    def stale_view(self, number: int, for_s: float) -> None:
+        """One pod is sent to an edge that is stuck at the very first revision."""
+        self.fleet.pods[number].view.stale_until = self.now + for_s
 
     @rule(place=st.sampled_from([CDN, ORIGIN]), for_s=st.sampled_from([1, 20, 200]))
     def outage(self, place: str, for_s: float) -> None:
@@ -476,6 +541,7 @@ class AnyFleet(RuleBasedStateMachine):
             fleet.optimizely.history[place] = [(0.0, self.newest)]
             fleet.optimizely.fails_until[place] = 0.0
         for pod in fleet.pods:
+            pod.view.stale_until = 0.0
             pod.bus.connect()
         fleet.wait(ROLLBACK_S + 6 * POLL_S)
         for pod in fleet.pods:

@@ -1,6 +1,7 @@
 """The real loop on a real volume, in virtual time, under any order of news, lags, failures, restarts and rollbacks."""
 
 import itertools
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -304,9 +305,28 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule()
     def lose_file(self) -> None:
-        """Somebody deletes the published file: what comes next has nothing to be compared with."""
+        """Somebody deletes the published file: its revision is still the floor."""
         (self.house.directory / f"{KEY}.json").unlink(missing_ok=True)
         self.file_was_lost = True
+
+    @rule()
+    def touch_file(self) -> None:
+        """Somebody touches the published file, which changes nothing."""
+        if (path := self.house.directory / f"{KEY}.json").exists():
+            os.utime(path)
+
+    @rule(turns=st.integers(2, 20))
+    def several_older_versions(self, turns: int) -> None:
+        """For a while, edges that are stuck at different revisions answer in turn."""
+        history = self.house.optimizely.history[CDN]
+        for turn in range(turns):
+            history.append((self.now + 60 * turn, max(1, self.newest - 1 - turn % 2)))
+        history.append((self.now + 60 * turns, self.newest))
+
+    @rule(step_s=st.sampled_from([-3600, -10, 10, 3600]))
+    def set_clock(self, step_s: float) -> None:
+        """Somebody sets the wall clock."""
+        self.house.clock_offset_s += step_s
 
     @precondition(lambda self: self.newest > 12)
     @rule()
@@ -318,25 +338,29 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(seconds=st.sampled_from([0.005, 0.2, 3.0, 61.0, 200.0]))
     def time_passes(self, seconds: float) -> None:
-        """Nothing happens, for a moment or for minutes."""
+        """Nothing happens, for a moment or for minutes. After a turn of the loop, no check lies in the future."""
         self.house.wait(seconds)
+        if seconds > POLL_S * 1.5 and self.house.syncer.status()["checked"]:
+            assert self.house.checked_at() <= self.house.unix_now() + 3
 
     @invariant()
     def never_goes_back(self) -> None:
-        """Nothing is published that is older than before, but for a believed rollback, or after the file was lost."""
-        for status in self.house.publications:
-            if self.last and not self.file_was_lost:
+        """Nothing is published that is older than before, but for a believed rollback: also after the file was lost."""
+        for status, at in zip(self.house.publications, self.house.published_at, strict=True):
+            if self.last:
                 assert (status.generation, status.revision) >= (self.last.generation, self.last.revision)
                 assert status.generation <= self.last.generation + (status.revision < self.last.revision)
-                assert status.revision >= self.last.revision or self._insisted(status, self.last) >= 9
+                assert status.revision >= self.last.revision or self._insisted(status, self.last, at) >= 9
             self.last = status
             self.file_was_lost = False
         self.house.publications.clear()
+        self.house.published_at.clear()
 
-    def _insisted(self, status: Status, last: Status) -> int:
-        """How many answers in a row were older than what was left for this one: nine times two minutes make the patience."""
-        answers = [revision for at, revision in self.house.optimizely.answers if at <= (status.published or 0)]
-        return len(list(itertools.takewhile(lambda revision: revision < last.revision, reversed(answers))))
+    def _insisted(self, status: Status, last: Status, at: float) -> int:
+        """How often upstream answered with just this, since it last served what was left: nine times two minutes are enough."""
+        answers = [revision for time, revision in self.house.optimizely.answers if time <= at]
+        older = itertools.takewhile(lambda revision: revision < last.revision, reversed(answers))
+        return sum(revision == status.revision for revision in older)
 
     @invariant()
     def the_file_is_whole(self) -> None:
