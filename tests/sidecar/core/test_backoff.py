@@ -88,3 +88,62 @@ def test_a_fleet_that_started_at_once_spreads_its_polls() -> None:
     polls = sorted(backoff.next_poll(1000.0, 60, place, 0.5) for place in places)
     assert polls[-1] - polls[0] > 40
     assert max(later - earlier for earlier, later in itertools.pairwise(polls)) < 20
+
+
+@pytest.mark.parametrize(
+    ("elapsed_s", "jitter", "pause_s"),
+    [(0, 0.0, 0.086), (0, 0.5, 0.0905), (1.2, 0.0, 0.086), (60, 0.0, 4.3), (60, 0.5, 4.525), (600, 0.5, 30)],
+)
+def test_a_chase_slows_down(elapsed_s: float, jitter: float, pause_s: float) -> None:
+    """A revision that upstream is late to serve is asked for less and less often, and never less than twice a minute."""
+    assert backoff.chase_pause(elapsed_s, jitter) == pytest.approx(pause_s)
+
+
+@pytest.mark.parametrize(
+    ("elapsed_s", "jitter", "pause_s"),
+    [(0, 0.0, 0.45), (0, 0.5, 0.5), (0.6, 0.5, 0.6), (4, 0.0, 3.6), (4, 0.5, 4), (20, 0.75, 21), (59, 0.0, 30)],
+)
+def test_the_pauses_after_a_hint_grow(elapsed_s: float, jitter: float, pause_s: float) -> None:
+    """The fetches after a hint become rare: each pause is about as long as the time since the hint."""
+    assert backoff.hint_pause(elapsed_s, jitter) == pytest.approx(pause_s)
+
+
+@pytest.mark.parametrize(
+    ("failures", "jitter", "pause_s"),
+    [(1, 0.0, 0.2), (1, 0.5, 0.225), (2, 0.0, 0.4), (3, 0.0, 0.8), (7, 0.5, 14.4), (8, 0.0, 24), (10_000, 0.5, 27)],
+)
+def test_each_failure_doubles_the_pause(failures: int, jitter: float, pause_s: float) -> None:
+    """A short fault of upstream costs a fraction of a second, a long one costs it two requests a minute."""
+    assert backoff.failure_pause(failures, jitter) == pytest.approx(pause_s)
+
+
+@pytest.mark.parametrize(
+    ("failures", "jitter", "pause_s"),
+    [(1, 0.0, 0.125), (1, 0.5, 0.1875), (2, 0.0, 0.25), (3, 0.0, 0.5), (6, 0.0, 4), (7, 0.0, 4), (10_000, 0.5, 6)],
+)
+def test_a_lost_bus_is_back_soon(failures: int, jitter: float, pause_s: float) -> None:
+    """A broker that restarts has its sidecars back within eight seconds, and not all of them at once."""
+    assert backoff.reconnect_pause(failures, jitter) == pytest.approx(pause_s)
+
+
+@pytest.mark.parametrize(
+    ("now", "offset", "jitter", "at"),
+    [
+        (1000, 0.5, 0.0, 1050),
+        (1000, 0.5, 0.5, 1053),
+        (1035, 0.5, 0.0, 1050),
+        (1036, 0.5, 0.0, 1110),
+        (1050, 0.5, 0.0, 1110),
+        (1000, 0.0, 0.0, 1020),
+        (0, 0.5, 0.0, 30),
+    ],
+)
+def test_polls_stand_at_the_pods_own_offset(now: float, offset: float, jitter: float, at: float) -> None:
+    """The next poll is at this pod's offset in the interval, and skips one that would come within a quarter of it."""
+    assert backoff.next_poll(now, 60, offset, jitter) == at
+
+
+def test_a_pod_keeps_its_place() -> None:
+    """A pod polls at the same offset after a restart and after an upgrade, and at another one for its other keys."""
+    assert backoff.place("shop-0-1", "KEY1") == pytest.approx(0.484929581)
+    assert backoff.place("shop-0-1", "KEY2") == pytest.approx(0.354755933)

@@ -175,3 +175,79 @@ def test_going_back_and_forth_is_each_time_a_generation() -> None:
     assert decide(state, HAVE, 1801) is Verdict.ROLL_BACK
     state = fetched(state, HAVE)
     assert (state.published, state.generation, state.rolled_back_from) == (HAVE, 2, ("o",))
+
+
+def test_of_two_datafiles_without_a_time_the_published_one_stays() -> None:
+    """Two pods that start with different bootstrap files of one revision don't replace each other's for ever."""
+    assert gate.admit(replace(HOLDING, fetched=None), on_bus(Version(42, "b"), 0, fetched=None), 0, POLICY) is (
+        Verdict.REFUSE
+    )
+
+
+def test_a_message_of_an_earlier_generation_is_not_read() -> None:
+    """A pod that is late to hear of a rollback makes no other pod read the datafile that it still has."""
+    state = replace(HOLDING, generation=3)
+    assert not gate.is_useful(state, on_bus(HAVE, 2))
+    assert not gate.is_useful(state, on_bus(NEW, 2))
+
+
+@pytest.mark.parametrize(
+    ("case", "source", "published", "verdict"),
+    [
+        ("nothing on disk", Source.BOOTSTRAP, None, Verdict.PUBLISH),
+        ("a bootstrap file never replaces a datafile", Source.BOOTSTRAP, HAVE, Verdict.REFUSE),
+        ("upstream's does", Source.UPSTREAM, HAVE, Verdict.PUBLISH),
+    ],
+)
+def test_a_bootstrap_file_only_fills_a_gap(
+    case: str, source: Source, published: Version | None, verdict: Verdict
+) -> None:
+    """The file that the image brought is used only while there is nothing better, whatever its revision is."""
+    assert gate.admit(State(published=published), Candidate(NEW, source), 0, POLICY) is verdict, case
+
+
+def test_upstream_confirms_only_the_rollback_that_the_bus_told_of() -> None:
+    """While one rollback is pending, upstream has to insist on any other older revision as long as ever."""
+    assert decide(ASKED, Version(40, "p"), 101) is Verdict.REFUSE
+
+
+@pytest.mark.parametrize(
+    ("candidate", "verdict"),
+    [(on_bus(OLD, 2), Verdict.HOLD), (on_bus(Version(41, "q"), 1), Verdict.HOLD), (FLEET_WENT_BACK, Verdict.REFUSE)],
+)
+def test_a_pending_rollback_is_asked_about_once(candidate: Candidate, verdict: Verdict) -> None:
+    """Another rollback, or the same one of a later generation, is asked about too; the pending one is not asked about twice."""
+    assert gate.admit(ASKED, candidate, 100, POLICY) is verdict
+
+
+@pytest.mark.parametrize(
+    ("version", "older"),
+    [(OLD, True), (HAVE, False), (Version(42, "b"), False), (NEW, False), (Version(43, "r"), True)],
+)
+def test_what_counts_as_older(version: Version, older: bool) -> None:
+    """A lower revision is older, and so is any that a rollback replaced; the published one never is."""
+    assert gate.is_older(replace(HOLDING, rolled_back_from=("r", "a")), version) is older
+    assert not gate.is_older(State(rolled_back_from=("r",)), version)
+
+
+@pytest.mark.parametrize(
+    ("case", "sha256", "at", "last_check", "accepted"),
+    [
+        ("younger than ours", "a", 990, 980, True),
+        ("of this moment", "a", 1000, 980, True),
+        ("we have none", "a", 990, None, True),
+        ("as old as ours", "a", 980, 980, False),
+        ("older than ours", "a", 970, 980, False),
+        ("as old as is allowed", "a", 940, 900, False),
+        ("just young enough", "a", 940.1, 900, True),
+        ("of the future", "a", 1000.1, 980, False),
+        ("of other bytes", "b", 990, 980, False),
+        ("of yet other bytes", "0", 990, 980, False),
+    ],
+)
+def test_another_pods_check_stands_for_ours_while_it_is_fresh(
+    case: str, sha256: str, at: float, last_check: float | None, accepted: bool
+) -> None:
+    """One pod's poll confirms the datafile for the whole fleet, unless it is too old, of other bytes, or from a wrong clock."""
+    assert gate.accepts_check(HOLDING, sha256, at, last_check, now=1000, max_age_s=60) is accepted, case
+    assert not gate.accepts_check(State(), sha256, at, last_check, now=1000, max_age_s=60)

@@ -1,5 +1,6 @@
 """What is known of a key and what follows from it, case by case; `test_syncer_machine.py` tries the orders that nobody lists."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -9,6 +10,7 @@ from datafile_sidecar.core.gate import AdmissionPolicy, Verdict
 from datafile_sidecar.core.state import (
     Announcement,
     Candidate,
+    PendingRollback,
     RollbackEvidence,
     RollbackPolicy,
     Source,
@@ -213,3 +215,171 @@ def test_what_was_kept_fulfils_what_was_announced_meanwhile() -> None:
     told = reconcile.announce(reconcile.announce(NEW, 42, 1, WEBHOOK), 44, 1, WEBHOOK)
     state = reconcile.loaded(told, HAVE, 3, (), None)
     assert ([a.revision for a in state.announced], state.generation) == ([44], 3)
+
+
+def test_a_chase_ends_after_ten_minutes_and_a_hint_after_one() -> None:
+    """What upstream never serves costs fetches for ten minutes, and an event that was not ours for one."""
+    state = reconcile.hint(reconcile.announce(HOLDING, 43, 100, WEBHOOK), 100, WEBHOOK)
+    assert reconcile.expire(state, 159.9) == (state, ())
+    without_hint = replace(state, hint=None)
+    assert reconcile.expire(state, 160) == (without_hint, ())
+    assert reconcile.expire(state, 161) == (without_hint, ())
+    assert reconcile.expire(without_hint, 699.9) == (without_hint, ())
+    assert reconcile.expire(without_hint, 700) == (
+        replace(without_hint, announced=(), overdue=43),
+        (Announcement(43, 100, WEBHOOK),),
+    )
+
+
+def test_a_lower_revision_that_is_overdue_hides_no_higher_one() -> None:
+    """`/status` names the highest revision that never came, in whatever order they were announced."""
+    state, _ = reconcile.expire(replace(HOLDING, overdue=50, announced=(Announcement(43, 0, WEBHOOK),)), 600)
+    assert state.overdue == 50
+    both = (Announcement(52, 0, WEBHOOK), Announcement(51, 0, WEBHOOK))
+    state, overdue = reconcile.expire(replace(state, announced=both), 600)
+    assert (state.overdue, overdue) == (52, both)
+
+
+@pytest.mark.parametrize(("revision", "fulfilled"), [(42, None), (43, 43), (44, 43), (45, 45), (46, 45)])
+def test_a_publication_fulfils_the_highest_announcement_up_to_it(revision: int, fulfilled: int | None) -> None:
+    """The measured time from webhook to volume is that of the announcement that the datafile answers."""
+    state = replace(HOLDING, announced=(Announcement(45, 2, WEBHOOK), Announcement(43, 1, WEBHOOK)))
+    announcement = reconcile.fulfilled(state, revision)
+    assert (announcement.revision if announcement else None) == fulfilled
+
+
+BUS_SAME = Candidate(HAVE, Source.BUS, 20, 2, ("z",))
+BUS_OLD = Candidate(OLD, Source.BUS, 20, 1, ("a",))
+
+
+@pytest.mark.parametrize(
+    ("case", "candidate", "verdict", "expected"),
+    [
+        (
+            "new",
+            served_by_upstream(Version(43, "n")),
+            Verdict.PUBLISH,
+            reconcile.published(HOLDING, served_by_upstream(Version(43, "n")), 5),
+        ),
+        (
+            "an older one",
+            served_by_upstream(OLD),
+            Verdict.ROLL_BACK,
+            reconcile.published(HOLDING, served_by_upstream(OLD), 5),
+        ),
+        ("the same", served_by_upstream(HAVE), Verdict.UNCHANGED, reconcile.confirmed(HOLDING, 5)),
+        ("the same, by the bus", replace(BUS_SAME, generation=0), Verdict.UNCHANGED, HOLDING),
+        ("the same in a later generation", BUS_SAME, Verdict.UNCHANGED, reconcile.joined(HOLDING, BUS_SAME)),
+        ("refused", served_by_upstream(OLD), Verdict.REFUSE, reconcile.refused(HOLDING, OLD, 5, POLICY.rollback)),
+        ("refused, by the bus", BUS_OLD, Verdict.REFUSE, HOLDING),
+        ("a rollback", BUS_OLD, Verdict.HOLD, reconcile.held(HOLDING, BUS_OLD, 5)),
+    ],
+)
+def test_each_verdict_is_noted(case: str, candidate: Candidate, verdict: Verdict, expected: State) -> None:
+    """What the gate decides shows in `/status`; what another pod sends counts for no answer of upstream."""
+    assert reconcile.admitted(HOLDING, candidate, verdict, 5, POLICY) == expected, case
+
+
+def test_a_failed_fetch_is_tried_again() -> None:
+    """The reason shows in `/status` until the next good answer, and the retry waits only for a source."""
+    state = reconcile.fetch_failed(HOLDING, "down", 10)
+    assert (state.last_error, state.timers.retry_at, state.published) == ("down", 10, HAVE)
+    assert reconcile.begin_fetch(state).timers.retry_at == math.inf
+    state = reconcile.confirmed(replace(state, checked=False), 20)
+    assert (state.last_error, state.checked, state.confirmed_at) == (None, True, 20)
+
+
+def test_an_older_answer_is_explained() -> None:
+    """`/status` says which revision upstream serves and which one stays, from the first such answer on."""
+    state = reconcile.refused(HOLDING, OLD, 10, POLICY.rollback)
+    assert state.last_error == "upstream serves revision 41, older than 42, which is on the volume"
+    assert state.rollback_evidence == RollbackEvidence(10)
+
+
+def test_failed_writes_are_counted_until_one_goes_well() -> None:
+    """The reason and the next try are known, and a good write ends the count."""
+    state = reconcile.write_failed(reconcile.write_failed(HOLDING, "full", 10), "still full", 20)
+    assert (state.write_failures, state.last_error, state.timers.retry_at) == (2, "still full", 20)
+    assert reconcile.written(state).write_failures == 0
+
+
+def test_a_kept_file_that_is_unusable_is_explained() -> None:
+    """`/status` says why the file that an earlier sidecar left is not used."""
+    assert reconcile.unusable(NEW, "empty").last_error == "the file that was kept on the volume can't be used: empty"
+
+
+def test_a_bootstrap_file_confirms_nothing() -> None:
+    """After a start from the bootstrap file upstream is still asked at once, in the same generation."""
+    state = reconcile.published(replace(NEW, generation=2), Candidate(HAVE, Source.BOOTSTRAP), now=5)
+    assert state == replace(NEW, generation=2, published=HAVE, fetched=None)
+
+
+def test_a_publication_ends_what_it_answers() -> None:
+    """A new datafile of upstream clears the error, the overdue revision and the evidence for a rollback."""
+    before = replace(
+        HOLDING, overdue=44, last_error="down", rollback_evidence=INSISTED, checked=False, webhook_seen=True
+    )
+    state = reconcile.published(before, Candidate(Version(43, "n"), Source.UPSTREAM, fetched=7), now=5)
+    assert state == replace(HOLDING, published=Version(43, "n"), fetched=7, confirmed_at=5, webhook_seen=True)
+
+
+@pytest.mark.parametrize("checked", [False, True])
+def test_what_the_bus_brings_leaves_the_first_check_open(checked: bool) -> None:
+    """A pod that starts with another pod's datafile asks upstream once itself; later on it does not."""
+    state = reconcile.published(replace(HOLDING, checked=checked, fetch_now=True), BUS_SAME, now=5)
+    assert (state.checked, state.fetch_now) == (checked, not checked)
+    assert not reconcile.published(replace(state, fetch_now=False), BUS_SAME, now=5).fetch_now
+
+
+def test_the_bus_fulfils_a_hint_only_when_no_fetch_is_due() -> None:
+    """A hint asks for an answer of upstream: a datafile of the bus does not spare that."""
+    state = reconcile.published(reconcile.hint(HOLDING, 1, WEBHOOK), BUS_SAME, now=5)
+    assert (state.hint is not None, state.fetch_now) == (True, True)
+    assert reconcile.published(reconcile.begin_fetch(state), BUS_SAME, now=5).hint is None
+
+
+def test_a_pending_rollback_is_asked_about_again_after_ten_seconds() -> None:
+    """Upstream is asked at most once in ten seconds, and the newest message counts."""
+    state = reconcile.begin_fetch(reconcile.held(HOLDING, BUS_OLD, 100))
+    assert reconcile.held(state, BUS_SAME, 109.9) == replace(state, pending_rollback=PendingRollback(BUS_SAME, 109.9))
+    assert reconcile.held(state, BUS_SAME, 110).fetch_now
+    assert reconcile.held(replace(state, fetch_now=True), BUS_SAME, 101).fetch_now
+
+
+def test_a_pending_rollback_lasts_a_minute_at_least() -> None:
+    """A fleet that needs no patience for rollbacks still gives upstream's edges a minute to agree."""
+    state = reconcile.held(HOLDING, BUS_OLD, 100)
+    assert not reconcile.is_outvoted(state, 159.9, RollbackPolicy(0, 120))
+    assert reconcile.is_outvoted(state, 160, RollbackPolicy(0, 120))
+    assert not reconcile.is_outvoted(state, 160, RollbackPolicy(61, 120))
+
+
+def test_the_last_four_rollbacks_are_remembered() -> None:
+    """A datafile that a rollback replaced does not come back; what is published now is never among those."""
+    assert reconcile.merged(("a", "b"), ("b", "c"), Version(1, "a")) == ("b", "c")
+    assert reconcile.merged(("a", "b", "c"), ("d", "e"), Version(1, "x")) == ("b", "c", "d", "e")
+
+
+@pytest.mark.parametrize(
+    ("case", "served", "generation", "rolled_back_from"),
+    [
+        ("that candidate", OLD, 5, ("a",)),
+        ("what came after it", Version(43, "n"), 5, ("a",)),
+        ("an older one, which is a rollback of its own", Version(40, "p"), 2, ("a",)),
+        ("other bytes of its revision, the same", Version(41, "q"), 2, ("a",)),
+    ],
+)
+def test_upstream_settles_a_pending_rollback(
+    case: str, served: Version, generation: int, rolled_back_from: tuple[str, ...]
+) -> None:
+    """Pods that hear of a rollback by the bus and by upstream end in the same generation."""
+    state = reconcile.held(replace(HOLDING, generation=1), replace(BUS_OLD, generation=5), 100)
+    state = published(state, served)
+    assert (state.published, state.generation, state.rolled_back_from) == (served, generation, rolled_back_from), case
+
+
+def test_what_a_rollback_replaced_does_not_settle_it() -> None:
+    """A stale edge that still serves the replaced revision moves a pod into no later generation."""
+    pending = replace(BUS_OLD, rolled_back_from=("a", "n"))
+    state = published(reconcile.held(HOLDING, pending, 100), Version(43, "n"))
+    assert (state.generation, state.pending_rollback) == (0, PendingRollback(pending, 100))

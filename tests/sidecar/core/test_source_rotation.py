@@ -71,3 +71,29 @@ def test_after_a_chase_its_urls_are_forgotten() -> None:
     rotation.back_off("o", until=99)
     rotation.succeeded("o")
     assert [rotation.take(0), rotation.take(0)] == [CDN, CDN]
+
+
+def test_a_new_key_may_be_fetched_at_once() -> None:
+    """Nothing holds back the first fetch after the start, nor that of a URL which a webhook has just named."""
+    rotation = SourceRotation()
+    rotation.add(["o"])
+    assert rotation.available_at() == 0
+    rotation.back_off(CDN, until=60)
+    assert rotation.available_at() == 0
+
+
+def test_a_late_failure_of_a_forgotten_url_counts_for_no_other_source() -> None:
+    """The CDN is not held back because a mirror that a webhook had named fails."""
+    rotation = SourceRotation()
+    for url in ("a", "z"):
+        assert [rotation.failed(url), rotation.failed(url)] == [1, 1]
+        rotation.back_off(url, until=99)
+    assert (rotation.available_at(), rotation.failed(CDN)) == (0, 1)
+
+
+def test_three_urls_take_turns_with_the_cdn() -> None:
+    """The newest URLs stay when there are too many, in the order in which the webhooks named them."""
+    rotation = SourceRotation()
+    rotation.add(["a", "b"])
+    rotation.add(["c", "c", "d"])
+    assert [rotation.take(0) for _ in range(5)] == ["c", "d", "a", CDN, "c"]

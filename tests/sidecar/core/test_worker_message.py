@@ -71,3 +71,35 @@ def test_no_bytes_break_it(data: bytes) -> None:
         return
     assert len(rest) <= MAX_LINE_BYTES
     assert said is None or json.loads(json.dumps(said.host)) == said.host
+
+
+@pytest.mark.parametrize(
+    ("field", "largest", "too_large"),
+    [
+        ("pid", 2**31 - 1, 2**31),
+        ("revision", 2**63 - 1, 2**63),
+        ("sdk_key", "k" * 256, "k" * 257),
+        ("host", "h" * 255, "h" * 256),
+    ],
+)
+def test_each_field_has_its_limit(field: str, largest: object, too_large: object) -> None:
+    """A process with the largest process id, revision or name is listed; a larger value is refused, never cut."""
+    assert getattr(parse(json.dumps(WORDS | {field: largest}).encode()), field) == largest
+    with pytest.raises(MalformedLineError):
+        parse(json.dumps(WORDS | {field: too_large}).encode())
+    assert parse(json.dumps(WORDS | {"pid": 0, "revision": 0}).encode()).pid == 0
+
+
+def test_a_line_has_at_most_512_bytes() -> None:
+    """A line of 512 bytes is read, whole or begun; one more byte ends the connection instead of filling the memory."""
+    longest = LINE.ljust(512)
+    assert parse(longest) == parse(LINE)
+    assert newest(longest + b"\n" + longest) == (parse(LINE), longest)
+    for data in (longest + b" \n", longest + b" "):
+        with pytest.raises(MalformedLineError, match="at most 512 bytes"):
+            newest(data)
+
+
+def test_a_worker_is_the_same_in_all_its_lines() -> None:
+    """A new revision of a process updates its entry in the list of workers; another process or key gets its own."""
+    assert parse(LINE).identity == ("0a1b2c3d", 17, "app-1", "KEY1")
