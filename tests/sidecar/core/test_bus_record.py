@@ -171,3 +171,66 @@ def test_a_check_goes_through_and_garbage_is_none() -> None:
 def test_the_order_is_generation_revision_and_time_of_the_fetch(mine: Head, theirs: Head, newer: bool) -> None:
     """A time of the fetch in the future makes nothing the newest for ever."""
     assert bus_record.is_newer(mine, theirs, NOW) is newer
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"generation": 0},
+        {"generation": 10**9},
+        {"revision": 0},
+        {"revision": 10**15 - 1},
+        {"fetched": 0},
+        {"fetched": 1e11},
+        {"left": ["a" * 64] * 4},
+        {"condition": {"url": "x" * 1024, "etag": "x" * 1024, "last_modified": "x" * 1024}},
+        {"id": "0123456789abcdef"},
+    ],
+    ids=str,
+)
+def test_a_head_may_go_to_its_limits(fields: dict[str, object]) -> None:
+    """No datafile that the sidecar can publish is too large, too old or too often rolled back to be shared."""
+    sent = line(**fields)
+    assert json.loads(bus_record.decode_head(sent).encode()) == json.loads(sent)
+
+
+@pytest.mark.parametrize(
+    "fields", [{"generation": -1}, {"fetched": -1}, {"fetched": 1.1e11}, {"id": "0" * 15}], ids=str
+)
+def test_a_head_beyond_its_limits_is_refused(fields: dict[str, object]) -> None:
+    """A number that no sidecar writes does not get into the state of the fleet."""
+    with pytest.raises(BadRecordError, match="malformed"):
+        bus_record.decode_head(line(**fields))
+
+
+def test_a_head_has_at_most_8192_bytes() -> None:
+    """A head of 8192 bytes is read, alone or before a datafile; a longer one is refused before it is decoded."""
+    longest = line().ljust(8192)
+    for text in (longest, longest + b"\n" + GOOD):
+        assert bus_record.decode_head(text) == head()
+        assert bus_record.head_line(text) == longest
+    for text in (longest + b" ", longest + b" \n" + GOOD):
+        assert bus_record.head_line(text) is None
+        with pytest.raises(BadRecordError, match="no head within its first 8192 bytes"):
+            bus_record.decode_head(text)
+    check = Check(at=NOW, sha256="a" * 64).encode()
+    assert bus_record.decode_check(check.ljust(9000)) is not None
+    assert bus_record.decode_check(check.rjust(8192)) is not None
+    assert bus_record.decode_check(check.rjust(8193)) is None
+
+
+def test_the_largest_datafile_can_be_shared() -> None:
+    """A datafile of the largest size that upstream may serve goes through the bus, even if it can't be compressed."""
+    body = minimal(43) + b" " * (MAX_BYTES - len(minimal(43)))
+    sent = head(body)
+    assert bus_record.decode(sent.encode() + b"\n" + zlib.compress(body, 0), KEY).datafile.body == body
+    with pytest.raises(BadRecordError, match="larger"):
+        bus_record.decode(sent.encode() + b"\n" + zlib.compress(body + b" "), KEY)
+
+
+@pytest.mark.parametrize("fields", [{"at": -1}, {"at": 1.1e11}, {"sha256": "a" * 63}, {"v": 2}], ids=str)
+def test_a_check_beyond_its_limits_is_none(fields: dict[str, object]) -> None:
+    """A check from an impossible time, or of another version, confirms nothing."""
+    sent = json.loads(Check(at=NOW, sha256="a" * 64).encode())
+    assert bus_record.decode_check(json.dumps(sent).encode()) is not None
+    assert bus_record.decode_check(json.dumps(sent | fields).encode()) is None

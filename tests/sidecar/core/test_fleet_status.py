@@ -1,6 +1,7 @@
 """Which sidecars and workers lag behind, and how the fleet is shown."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -143,3 +144,92 @@ def test_invalid_status(body: bytes) -> None:
     """Another server at a sidecar's address is not taken for a sidecar."""
     with pytest.raises(InvalidStatusError):
         parse(body)
+
+
+@pytest.mark.parametrize(
+    ("checked", "shown"),
+    [
+        ("2023-11-14T22:13:20.000Z", "0 s ago"),
+        ("2023-11-14T22:13:30.000Z", "0 s ago"),
+        ("2023-11-15T00:13:10.000+02:00", "10 s ago"),
+        ("2023-11-14T22:03:20.600Z", "599 s ago"),
+        ("2023-11-14T22:03:20.000Z", "10 min ago"),
+        ("2023-11-14T20:13:20.000Z", "120 min ago"),
+        ("yesterday", "–"),
+        ("", "–"),
+        (None, "–"),
+        ("0001-01-01T00:00:00+23:59", "–"),
+    ],
+)
+def test_the_age_of_the_last_check(checked: str | None, shown: str) -> None:
+    """The user reads seconds for ten minutes, then minutes; a clock that is ahead, or no time at all, breaks nothing."""
+    assert re.split(" {2,}", table([sidecar(checked=checked)], None, NOW)[1])[4] == shown
+
+
+@pytest.mark.parametrize(
+    ("field", "smallest", "largest", "invalid"),
+    [("revision", 0, 2**63 - 1, (-1, 2**63)), ("target_revision", 0, 2**63 - 1, (-1, 2**63))],
+)
+def test_a_revision_has_its_limits(field: str, smallest: int, largest: int, invalid: tuple[int, int]) -> None:
+    """Every revision that a sidecar can have is shown; a number that none can have makes the answer invalid."""
+    for value in (smallest, largest):
+        assert str(value) in table([sidecar(**{field: value})], None, NOW)[1].split()
+    for value in invalid:
+        with pytest.raises(InvalidStatusError):
+            sidecar(**{field: value})
+
+
+def test_a_worker_has_its_limits() -> None:
+    """Every process id is shown; one that no system has makes the answer invalid."""
+    assert len(behind(sidecar(workers=[worker(0, pid=0), worker(0, pid=2**31 - 1)]))) == 2
+    for pid in (-1, 2**31):
+        with pytest.raises(InvalidStatusError):
+            sidecar(workers=[worker(43, pid=pid)])
+
+
+def test_texts_have_their_limit() -> None:
+    """A sidecar can report an error of 4096 characters; more is no answer of a sidecar, and 120 are shown."""
+    (line,) = errors([sidecar(last_error="x" * 4096)], None)
+    assert line == f"pod-1 (pod-1:8088): KEY1: {'x' * 119}…"
+    assert errors([sidecar(last_error="x" * 120)], None) == [f"pod-1 (pod-1:8088): KEY1: {'x' * 120}"]
+    with pytest.raises(InvalidStatusError):
+        sidecar(last_error="x" * 4097)
+
+
+def test_an_older_sidecar_says_less() -> None:
+    """A sidecar that doesn't report its workers counts as one to which no worker can connect."""
+    bare = StatusResponse("a", parse(b'{"pod": "old", "keys": {"KEY1": {"revision": 43}}}'))
+    assert behind(bare) == ["old (a): workers can't connect: no reason given"]
+    assert behind(bare, workers_required=False) == []
+    assert table([bare], None, NOW)[1].split() == ["old", "KEY1", "43", "–", "–", "–", "unknown"]
+    on = StatusResponse("a", parse(b'{"pod": "old", "keys": {"KEY1": {"revision": 43}}, "workers": {"state": "on"}}'))
+    assert behind(on) == ["old (a): workers may still be reconnecting"]
+
+
+def test_workers_are_counted_by_revision() -> None:
+    """The user sees how many workers use which revision, and those without a datafile as revision 0."""
+    cells = [
+        re.split(" {2,}", table([sidecar(workers=workers, settled=settled)], None, NOW)[1])[-1]
+        for workers, settled in (([], True), ([worker(None), worker(43), worker(None)], True), ([worker(43)], False))
+    ]
+    assert cells == ["none", "2 at 0, 1 at 43", "1 at 43, more may connect"]
+
+
+def test_a_lagging_pod_says_why() -> None:
+    """The sentence about a pod ends with the error that the sidecar reports, and each worker has its own sentence."""
+    answer = sidecar(revision=42, last_error="no space", workers=[worker(42)])
+    assert behind(answer) == [
+        "pod-1 (pod-1:8088): has revision 42 on its volume: no space",
+        "pod-1 (pod-1:8088): worker 0a1b2c3d (pid 17 on app-1) uses revision 42",
+    ]
+    assert lagging([answer], "KEY2", 42, workers_required=True) == ["pod-1 (pod-1:8088): does not serve this SDK key"]
+
+
+def test_one_key_of_several() -> None:
+    """The table and the errors show all keys in order, or the one that was asked for."""
+    status = {"pod": "p", "keys": {name: {"revision": 1, "last_error": f"e{name}"} for name in ("B", "A")}}
+    answer = StatusResponse("a", parse(json.dumps(status).encode()))
+    assert [row.split()[1] for row in table([answer], None, NOW)] == ["KEY", "A", "B"]
+    assert [row.split()[1] for row in table([answer], "B", NOW)] == ["KEY", "B"]
+    assert errors([answer], None) == ["p (a): A: eA", "p (a): B: eB"]
+    assert errors([answer], "B") == ["p (a): B: eB"]

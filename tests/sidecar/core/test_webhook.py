@@ -92,7 +92,8 @@ class TestParse:
         assert parse(BODY) == DatafileUpdated("1234", 43, "Production", urls)
 
     @pytest.mark.parametrize(
-        ("given", "revision"), [(43, 43), ("43", 43), (0, 0), (2**63 - 1, 2**63 - 1), (None, None), ("007", 7)]
+        ("given", "revision"),
+        [(43, 43), ("43", 43), (0, 0), (2**63 - 1, 2**63 - 1), (str(2**63 - 1), 2**63 - 1), (None, None), ("007", 7)],
     )
     def test_revision(self, given: object, revision: int | None) -> None:
         """A revision may be sent as a number or as text."""
@@ -101,7 +102,26 @@ class TestParse:
         assert event.revision == revision
 
     @pytest.mark.parametrize(
-        "given", [-1, 2**63, 10**30, "x", "", "-1", "1.0", " 1", "1\n", "٣", "9" * 5000, 1.5, True, [], {}]
+        "given",
+        [
+            -1,
+            2**63,
+            10**30,
+            str(2**63),
+            "7".zfill(20),
+            "x",
+            "",
+            "-1",
+            "1.0",
+            " 1",
+            "1\n",
+            "٣",
+            "9" * 5000,
+            1.5,
+            True,
+            [],
+            {},
+        ],
     )
     def test_no_revision(self, given: object) -> None:
         """A revision that is not a number is refused as malformed."""
