@@ -90,6 +90,7 @@ def test_the_json_is_the_one_that_other_versions_know() -> None:
         line(condition={"url": "x" * 1025}),
         line().replace(b"1700000000.0", b"NaN"),
     ],
+    ids=lambda text: ascii(text[:40]),
 )
 def test_a_malformed_head_is_refused(text: bytes) -> None:
     """Garbage of every kind gives the same error, which quotes nothing of it."""
@@ -129,6 +130,7 @@ def zeros(times: int) -> bytes:
         (line() + b"\n" + zeros(100), "larger"),
         (line() + b"\n" + bytes(bus_record.MAX_VALUE_BYTES), "larger"),
     ],
+    ids=lambda text: ascii(text[-20:]),
 )
 def test_a_malformed_record_is_refused_with_a_reason(value: bytes, reason: str) -> None:
     """Cut, exchanged, foreign and hostile values are rejected before a member sees a datafile."""
