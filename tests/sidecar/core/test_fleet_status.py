@@ -166,17 +166,13 @@ def test_the_age_of_the_last_check(checked: str | None, shown: str) -> None:
     assert re.split(" {2,}", table([sidecar(checked=checked)], None, NOW)[1])[4] == shown
 
 
-@pytest.mark.parametrize(
-    ("field", "smallest", "largest", "invalid"),
-    [("revision", 0, 2**63 - 1, (-1, 2**63)), ("target_revision", 0, 2**63 - 1, (-1, 2**63))],
-)
-def test_a_revision_has_its_limits(field: str, smallest: int, largest: int, invalid: tuple[int, int]) -> None:
+def test_a_revision_has_its_limits() -> None:
     """Every revision that a sidecar can have is shown; a number that none can have makes the answer invalid."""
-    for value in (smallest, largest):
-        assert str(value) in table([sidecar(**{field: value})], None, NOW)[1].split()
-    for value in invalid:
+    for value in (0, 2**63 - 1):
+        assert table([sidecar(revision=value, target_revision=value)], None, NOW)[1].split()[2:4] == [str(value)] * 2
+    for value in (-1, 2**63):
         with pytest.raises(InvalidStatusError):
-            sidecar(**{field: value})
+            sidecar(revision=value)
 
 
 def test_a_worker_has_its_limits() -> None:
