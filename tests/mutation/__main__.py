@@ -117,10 +117,11 @@ def equal_changes() -> set[Change]:
 
 
 def is_killed(sources: Path, module: str) -> bool:
-    """Run the tests against the copy: the mirroring module first, for most mutants die there."""
-    folder = TESTS / Path(module).parent
-    mirror = folder / f"test_{Path(module).name}"
-    others = sorted(path for path in folder.glob("test_*.py") if path != mirror)
+    """Run the tests against the copy: the mirroring module first, for most mutants die there, then those that name the module."""
+    name = Path(module).stem
+    mirror = TESTS / Path(module).with_name(f"test_{name}.py")
+    others = [path for path in mirror.parent.glob("test_*.py") if path != mirror]
+    others.sort(key=lambda path: (name not in path.read_text(), path))
     return any(_fails(sources, tests) for tests in ([mirror] if mirror.exists() else [], others) if tests)
 
 
