@@ -43,6 +43,8 @@ def test_a_value_is_shown_safely(value: object, shown: str) -> None:
         ("Expected `str | null`, got `object` - at `$.a`", "a: expected a string or null, got an object"),
         ("Expected `bool | int | float | str | null`, got `array`", "expected a plain value, got a list"),
         ("Expected `never`, got `str` - at `$.featureFlags[0].self`", "featureFlags[0].self: a name that the SDK cannot take"),
+        ("Expected `date`, got `str` - at `$.a`", "a: expected date, got a string"),
+        ("Expected `str`, got `bytes` - at `$.a`", "a: expected a string, got bytes"),
         ("Invalid enum value 'x' - at `$.a`", "a: Invalid enum value 'x'"),
     ],
 )  # fmt: skip
