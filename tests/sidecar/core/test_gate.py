@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from datafile_sidecar.core import gate, reconcile
+from datafile_sidecar.core.bus_record import Check
 from datafile_sidecar.core.gate import AdmissionPolicy, Verdict
 from datafile_sidecar.core.state import Candidate, RollbackEvidence, RollbackPolicy, Source, State, Trigger, Version
 
@@ -249,5 +250,17 @@ def test_another_pods_check_stands_for_ours_while_it_is_fresh(
     case: str, sha256: str, at: float, last_check: float | None, accepted: bool
 ) -> None:
     """One pod's poll confirms the datafile for the whole fleet, unless it is too old, of other bytes, or from a wrong clock."""
-    assert gate.accepts_check(HOLDING, sha256, at, last_check, now=1000, max_age_s=60) is accepted, case
-    assert not gate.accepts_check(State(), sha256, at, last_check, now=1000, max_age_s=60)
+    check = Check(at=at, sha256=sha256)
+    assert gate.accepts_check(HOLDING, check, last_check, 1000, 60, most=2) is accepted, case
+    assert not gate.accepts_check(State(), check, last_check, 1000, 60, most=2)
+
+
+def test_checks_of_one_pod_stand_for_ours_only_a_few_times_in_a_row() -> None:
+    """Its view of upstream may be stale: then this pod asks for itself."""
+    state = HOLDING
+    check, other = (Check(at=990, sha256="a", by=pod) for pod in ("pod-1", "pod-2"))
+    for expected in (True, True, False):
+        assert gate.accepts_check(state, check, 980, 1000, 60, most=2) is expected
+        assert gate.accepts_check(state, other, 980, 1000, 60, most=2)
+        state = reconcile.spared(state, "pod-1")
+    assert gate.accepts_check(reconcile.begin_fetch(state), check, 980, 1000, 60, most=2)

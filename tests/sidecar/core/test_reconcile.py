@@ -268,7 +268,7 @@ BUS_OLD = Candidate(OLD, Source.BUS, 20, 1, ("a",))
             reconcile.published(HOLDING, served_by_upstream(OLD), 5),
         ),
         ("the same", served_by_upstream(HAVE), Verdict.UNCHANGED, reconcile.confirmed(HOLDING, 5)),
-        ("the same, by the bus", replace(BUS_SAME, generation=0), Verdict.UNCHANGED, HOLDING),
+        ("the same, by the bus", replace(BUS_SAME, generation=0, rolled_back_from=()), Verdict.UNCHANGED, HOLDING),
         ("the same in a later generation", BUS_SAME, Verdict.UNCHANGED, reconcile.joined(HOLDING, BUS_SAME)),
         ("refused", served_by_upstream(OLD), Verdict.REFUSE, reconcile.refused(HOLDING, OLD, 5, POLICY.rollback)),
         ("refused, by the bus", BUS_OLD, Verdict.REFUSE, HOLDING),
@@ -292,8 +292,8 @@ def test_a_failed_fetch_is_tried_again() -> None:
 def test_an_older_answer_is_explained() -> None:
     """`/status` says which revision upstream serves and which one stays, from the first such answer on."""
     state = reconcile.refused(HOLDING, OLD, 10, POLICY.rollback)
-    assert state.last_error == "upstream serves revision 41, older than 42, which is on the volume"
-    assert state.rollback_evidence == RollbackEvidence(10)
+    assert state.last_error == "upstream serves revision 41, older than 42, which is published"
+    assert state.rollback_evidence == (RollbackEvidence(OLD, 10),)
 
 
 def test_failed_writes_are_counted_until_one_goes_well() -> None:
@@ -341,7 +341,9 @@ def test_the_bus_fulfils_a_hint_only_when_no_fetch_is_due() -> None:
 def test_a_pending_rollback_is_asked_about_again_after_ten_seconds() -> None:
     """Upstream is asked at most once in ten seconds, and the newest message counts."""
     state = reconcile.begin_fetch(reconcile.held(HOLDING, BUS_OLD, 100))
-    assert reconcile.held(state, BUS_SAME, 109.9) == replace(state, pending_rollback=PendingRollback(BUS_SAME, 109.9))
+    again = reconcile.held(state, BUS_SAME, 109.9)
+    assert (again.pending_rollback, again.fetch_now) == (PendingRollback(BUS_SAME, 109.9), False)
+    assert again.timers.retry_at == 109.9 + reconcile.HOLD_AGAIN_S
     assert reconcile.held(state, BUS_SAME, 110).fetch_now
     assert reconcile.held(replace(state, fetch_now=True), BUS_SAME, 101).fetch_now
 

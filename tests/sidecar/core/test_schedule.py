@@ -7,10 +7,20 @@ import pytest
 
 from datafile_sidecar.core import backoff, reconcile, schedule
 from datafile_sidecar.core.schedule import Action, Pace
-from datafile_sidecar.core.state import Announcement, Candidate, Hint, Source, State, Timers, Trigger, Version
+from datafile_sidecar.core.state import (
+    Announcement,
+    Candidate,
+    Hint,
+    PendingRollback,
+    Source,
+    State,
+    Timers,
+    Trigger,
+    Version,
+)
 
 NOW = 1000.0
-PACE = Pace(poll_interval_s=60, bootstrap_after_s=5, offset=0.5)
+PACE = Pace(poll_interval_s=60, offset=0.5)
 NO_POLLS = replace(PACE, poll_interval_s=0)
 NEVER = math.inf
 KEPT = State(published=Version(42, "a"), fetch_now=False, checked=True, confirmed_at=NOW)
@@ -44,7 +54,9 @@ def test_a_relayed_webhook_leaves_the_first_fetch_to_another_pod(
     trigger: Trigger, has_bus: bool, jitter: float, not_before: float
 ) -> None:
     """One pod fetches at once after a webhook; the others give the bus a moment, or spread their fetches without one."""
-    state = schedule.woken(due(KEPT, not_before=NOW + 9), NOW, trigger, jitter, has_bus=has_bus)
+    before = due(KEPT, not_before=NOW + 9)
+    after = replace(before, fetch_now=True)
+    state = schedule.woken(before, after, NOW, trigger, jitter, has_bus=has_bus)
     assert state.timers.not_before == pytest.approx(not_before, abs=1e-6)
 
 
@@ -66,11 +78,12 @@ NOTHING_PUBLISHED = replace(KEPT, published=None)
         ("a retry", due(KEPT, poll_at=7, chase_at=6, retry_at=5), 0, 5, Action.ASK_PODS),
         ("urgent", due(URGENT, poll_at=7, not_before=4), 0, 4, Action.ASK_PODS),
         ("not urgent", due(KEPT, poll_at=7, not_before=4), 0, 7, Action.ASK_PODS),
-        ("all sources back off", due(URGENT, poll_at=7), 9, 9, Action.ASK_PODS),
+        ("all sources back off", due(URGENT, poll_at=NEVER), 9, 9, Action.ASK_PODS),
+        ("all sources back off, a poll is due", due(URGENT, poll_at=7), 9, 7, Action.ASK_PODS),
         ("the first poll", replace(URGENT, checked=False), 0, 0, Action.ASK_PODS),
         ("a webhook", replace(URGENT, announced=(Announcement(43, 0, WEBHOOK),)), 0, 0, Action.FETCH),
         ("nothing is published", due(NOTHING_PUBLISHED, poll_at=7), 0, 7, Action.FETCH),
-        ("the volume failed", due(replace(KEPT, write_failures=1), poll_at=7), 0, 7, Action.FETCH),
+        ("the volume failed", due(replace(URGENT, write_failures=1), poll_at=7, retry_at=8), 0, 8, Action.FETCH),
     ],
 )
 def test_what_is_due_first_is_done_next(case: str, state: State, source_at: float, at: float, action: Action) -> None:
@@ -121,23 +134,27 @@ def test_the_result_of_another_pods_poll_is_looked_for_soon(
     assert state == due(KEPT, poll_at=NOW + wait_s)
 
 
+OLD, OLDER = Candidate(Version(41, "o"), Source.BUS, 1, 1), Candidate(Version(40, "p"), Source.BUS, 1, 2)
+ASKED = replace(KEPT, pending_rollback=PendingRollback(OLD, NOW - 1))
+
+
 @pytest.mark.parametrize(
     ("state", "retry_at"),
     [
-        (KEPT, NOW + reconcile.HOLD_AGAIN_S),
-        (due(KEPT, retry_at=NOW + 3), NOW + 3),
-        (due(KEPT, retry_at=NOW + 99), NOW + reconcile.HOLD_AGAIN_S),
-        (URGENT, NEVER),
+        (ASKED, NOW + reconcile.HOLD_AGAIN_S),
+        (due(ASKED, retry_at=NOW + 3), NOW + 3),
+        (due(ASKED, retry_at=NOW + 99), NOW + reconcile.HOLD_AGAIN_S),
+        (replace(ASKED, fetch_now=True), NEVER),
     ],
 )
 def test_a_pending_rollback_is_asked_about_in_a_while(state: State, retry_at: float) -> None:
     """A rollback of the fleet reaches this pod within ten seconds, and an invented one costs few fetches."""
-    assert schedule.hold(state, NOW).timers.retry_at == retry_at
+    assert reconcile.held(state, OLDER, NOW).timers.retry_at == retry_at
 
 
 def test_a_pending_rollback_that_is_new_is_asked_about_at_once() -> None:
     """The first news of a rollback waits for no timer."""
-    state = schedule.hold(reconcile.held(KEPT, Candidate(Version(41, "o"), Source.BUS, 1, 1), NOW), NOW)
+    state = reconcile.held(KEPT, OLD, NOW)
     assert schedule.next_action(state, 0, has_candidate=False) == (0.0, Action.FETCH)
 
 
@@ -178,6 +195,5 @@ HINTED = replace(KEPT, hint=Hint(NOW - 2, WEBHOOK))
 )
 def test_what_a_webhook_set_off_is_fetched_again_after_its_pause(case: str, state: State, wait_s: float | None) -> None:
     """The pause before the next fetch fits the latest webhook, so that a new one is never slowed down by an old one."""
-    assert schedule.chase_in(state, NOW, 0.5) == wait_s, case
     at = schedule.planned(state, NO_POLLS, NOW, lambda: 0.5).timers.chase_at
     assert at == (NEVER if wait_s is None or state.fetch_now else NOW + wait_s), case

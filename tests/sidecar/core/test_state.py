@@ -149,8 +149,8 @@ def test_a_fetch_is_counted_under_its_cause(state: State, trigger: Trigger) -> N
 
 def test_one_answer_alone_has_not_insisted() -> None:
     """The time that upstream must insist counts from its first older answer."""
-    assert not RollbackEvidence(10).is_enough(69.9, RollbackPolicy(60, 120))
-    assert RollbackEvidence(10).is_enough(70, RollbackPolicy(60, 120))
+    assert not RollbackEvidence(Version(41, "x"), 10).is_enough(69.9, RollbackPolicy(60, 120))
+    assert RollbackEvidence(Version(41, "x"), 10).is_enough(70, RollbackPolicy(60, 120))
 
 
 def test_a_fetched_datafile_is_of_no_generation_of_its_own() -> None:
