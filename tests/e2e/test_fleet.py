@@ -179,7 +179,9 @@ async def test_the_proof(tmp_path: Path) -> None:
         await fleet.have(2)
         lagging = await fleet.lagging("latest", "--timeout", "0")
         assert fleet.settling() <= len(lagging) <= 3, "sidecars that have just started vouch for nobody"
-        assert await fleet.lagging("latest", "--timeout", "15") == []
+        assert await fleet.lagging("latest", "--timeout", "15", "--expect", "3") == []
+        (sentence,) = await fleet.lagging("2", "--timeout", "0", "--expect", "4")
+        assert sentence == "fleet: sidecars that answered: 3, expected: 4"
 
         first, second, third = fleet.pods
         second.app.send_signal(signal.SIGSTOP)
@@ -205,12 +207,29 @@ async def test_the_proof(tmp_path: Path) -> None:
         await second.sidecar.kill()
         (sentence,) = await fleet.lagging("3", "--timeout", "0", "--allow-no-workers")
         assert sentence.startswith(f"127.0.0.3:{fleet.admin_port}: unreachable")
+        assert sentence.endswith("refuses connections: ended, or starting again?")
         status, table = await fleet.status()
         assert (status, "pod-127.0.0.2" in table, f"127.0.0.3:{fleet.admin_port}" in table) == (1, True, True)
         async with fleet.sidecar(second.host):
             (sentence,) = await fleet.lagging("3", "--timeout", "0", "--allow-no-workers")
             assert "workers may still be reconnecting" in sentence
         assert first.app.returncode is None
+
+
+async def test_unheard_workers(tmp_path: Path) -> None:
+    """Where workers can't connect, `--allow-no-workers` is no yes: there may be workers that use an older revision."""
+    (tmp_path / "sidecar.sock").mkdir()
+    async with Simulator({KEY: minimal(44)}, secret=SECRET.encode()) as optimizely:
+        async with RunningSidecar(tmp_path, sdk_keys=KEY, url_template=optimizely.template) as sidecar:
+            process = await asyncio.create_subprocess_exec(
+                *(sys.executable, "-m", "datafile_sidecar", "status", "--url", sidecar.admin_url, "--timeout", "0"),
+                *("--wait-for-revision", "44", "--allow-no-workers"),
+                env=sidecar.environment,
+                stdout=asyncio.subprocess.PIPE,
+            )
+            output, _ = await process.communicate()
+    assert process.returncode == 1
+    assert b"workers can't connect" in output
 
 
 @pytest.mark.system

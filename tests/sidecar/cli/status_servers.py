@@ -15,6 +15,7 @@ class Sidecar:
 
     def __init__(self, host: str, revision: int = 43, pod: str | None = None) -> None:
         self.host, self.pod, self.revision = host, pod or f"pod-{host}", revision
+        self.file_revision = 43
         self.status, self.body, self.asked, self.port = 200, b"", 0, 0
 
     async def answer(self, request: web.Request) -> web.Response:
@@ -23,7 +24,7 @@ class Sidecar:
         report = {
             "pod": self.pod,
             "instance": self.pod,
-            "keys": {KEY: {"revision": 43, "target_revision": 43, "workers": [worker]}},
+            "keys": {KEY: {"revision": self.file_revision, "target_revision": 43, "workers": [worker]}},
             "workers": {"state": "on", "settled": True},
         }
         body = self.body or json.dumps(report).encode()

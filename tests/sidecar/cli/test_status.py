@@ -2,11 +2,19 @@
 
 import asyncio
 import json
+import socket
+import time
+from pathlib import Path
 
 import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from datafile_sidecar.cli.main import main
+from tests.datafiles import minimal
 from tests.sidecar.cli.status_servers import KEY, Sidecar, listening
+
+NO_UPSTREAM = {"DATAFILE_URL_TEMPLATE": "http://127.0.0.1:9/{sdk_key}.json"}
 
 
 def status(*arguments: str, **environ: str) -> int:
@@ -20,12 +28,13 @@ async def test_the_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
         environ = {
             "DATAFILE_SDK_KEYS": KEY,
             "DATAFILE_ADMIN_LISTEN": f"127.0.0.1:{port}",
-            "DATAFILE_PEERS": "127.0.0.2:1,127.0.0.2:2",
+            "DATAFILE_PEERS": "127.0.0.2:1",
         }
         assert await asyncio.to_thread(_quiet, [], environ) == 0
         assert await asyncio.to_thread(_quiet, ["--wait-for-revision", "42", "--timeout", "0"], environ) == 0
         assert "all confirmed at revision 42 or newer" in capsys.readouterr().out
-        assert await asyncio.to_thread(_quiet, ["--wait-for-revision", "latest", "--timeout", "0"], environ) == 1
+        latest = ["--wait-for-revision", "latest", "--latest-known", "--timeout", "0"]
+        assert await asyncio.to_thread(_quiet, latest, environ | NO_UPSTREAM) == 1
         out = capsys.readouterr().out
         assert "not confirmed at revision 43:\n  pod-127.0.0.2 (127.0.0.2" in out
         url = f"127.0.0.1:{port}"
@@ -33,6 +42,81 @@ async def test_the_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
         assert await asyncio.to_thread(_quiet, arguments, {}) == 0
         assert json.loads(capsys.readouterr().out)["lagging"] == []
         assert await asyncio.to_thread(_quiet, ["--url", "http://127.0.0.1:1"], {}) == 1
+
+
+async def test_what_is_not_known_is_a_no(capsys: pytest.CaptureFixture[str]) -> None:
+    """Two sidecars at one address, and sidecars that only the bus knows, are not confirmed; `--expect` says how many there are."""
+    async with listening(Sidecar("127.0.0.1"), Sidecar("127.0.0.2")) as port:
+        own = {"DATAFILE_SDK_KEYS": KEY, "DATAFILE_ADMIN_LISTEN": f"127.0.0.1:{port}"}
+        bus = {"DATAFILE_BUS_URL": "redis://redis"}
+        wait = ["--wait-for-revision", "43", "--timeout", "0"]
+        for environ, expected, exit_status, words in (
+            (own | {"DATAFILE_PEERS": "127.0.0.2:1,127.0.0.2:2"}, (), 1, "for the webhook ports 1, 2"),
+            (own | {"DATAFILE_PEERS": "127.0.0.1:1"}, (), 1, "for the webhook ports 1, 8089"),
+            (own | {"DATAFILE_PEERS": "127.0.0.1:1"}, ("--expect", "2"), 1, "answered: 1, expected: 2"),
+            (own | {"DATAFILE_PEERS": "127.0.0.1:8089"}, (), 0, "(sidecars: 1, workers: 1)"),
+            (own | bus, (), 1, "sidecars on the bus are not known"),
+            (own | bus, ("--expect", "1"), 0, "all confirmed"),
+            (own | bus | {"DATAFILE_PEERS": "127.0.0.2:1"}, ("--expect", "2"), 0, "all confirmed"),
+            (own | {"DATAFILE_PEERS": "127.0.0.2:1"}, ("--expect", "1"), 1, "answered: 2, expected: 1"),
+        ):
+            assert await asyncio.to_thread(_quiet, [*wait, *expected], environ) == exit_status
+            assert words in capsys.readouterr().out
+            assert await asyncio.to_thread(_quiet, [*expected], environ) == exit_status
+            capsys.readouterr()
+
+
+async def test_latest_is_what_upstream_has(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """A revision that upstream serves and no sidecar knows is waited for; it is asked as the daemon asks it, with the token."""
+    asked: list[str | None] = []
+
+    async def datafile(request: web.Request) -> web.Response:
+        asked.append(request.headers.get("Authorization"))
+        return web.Response(body=minimal(44))
+
+    (tmp_path / KEY).write_text("token-1")
+    upstream = web.Application()
+    upstream.router.add_get(f"/datafiles/{KEY}.json", datafile)
+    own = Sidecar("127.0.0.1")
+    async with listening(own) as port, TestServer(upstream) as server:
+        environ = {
+            "DATAFILE_SDK_KEYS": KEY,
+            "DATAFILE_ADMIN_LISTEN": f"127.0.0.1:{port}",
+            "DATAFILE_URL_TEMPLATE": str(server.make_url("/datafiles/")) + "{sdk_key}.json",
+            "DATAFILE_ACCESS_TOKENS_PATH": str(tmp_path),
+        }
+        latest = ["--wait-for-revision", "latest", "--timeout", "1"]
+        assert await asyncio.to_thread(_quiet, latest, environ) == 1
+        assert "not confirmed at revision 44" in capsys.readouterr().out
+        assert asked == ["Bearer token-1"]
+        own.file_revision = own.revision = 44
+        assert await asyncio.to_thread(_quiet, [*latest, "--json"], environ) == 0
+        shown = json.loads(capsys.readouterr().out)
+        assert (shown["wanted_revision"], shown["upstream_revision"]) == (44, 44)
+
+
+async def test_latest_without_upstream(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Where upstream can't be asked, `latest` is not known: that is said, and the status is 1 in time."""
+    no_token = tmp_path / KEY
+    no_token.write_text("")
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        hangs = {"DATAFILE_URL_TEMPLATE": f"http://127.0.0.1:{hanging.getsockname()[1]}/{{sdk_key}}.json"}
+        async with listening(Sidecar("127.0.0.1")) as port:
+            own = {"DATAFILE_SDK_KEYS": KEY, "DATAFILE_ADMIN_LISTEN": f"127.0.0.1:{port}"}
+            latest = ["--wait-for-revision", "latest", "--timeout", "1"]
+            for environ, words in (
+                (NO_UPSTREAM, "can't connect"),
+                (hangs, "no"),
+                ({"HTTP_PROXY": "ftp://x", **NO_UPSTREAM}, "HTTP_PROXY"),
+                ({"DATAFILE_ACCESS_TOKENS_PATH": str(tmp_path), **NO_UPSTREAM}, "does not contain an access token"),
+            ):
+                started = time.monotonic()
+                assert await asyncio.to_thread(_quiet, latest, own | environ) == 1
+                assert time.monotonic() - started < 3
+                out = capsys.readouterr().out
+                assert "upstream: can't be asked: " in out
+                assert words in out
+            assert await asyncio.to_thread(_quiet, [*latest, "--latest-known"], own | NO_UPSTREAM) == 0
 
 
 def _quiet(arguments: list[str], environ: dict[str, str]) -> int:
@@ -50,7 +134,7 @@ def test_missing_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert "--url" in capsys.readouterr().err
     assert status(DATAFILE_PEERS="http://peers:1,x") == 2
     assert "write HOST:PORT" in capsys.readouterr().err
-    for wrong in (["--wait-for-revision", "new"], ["--timeout", "nan"], ["--timeout", "-1"]):
+    for wrong in (["--wait-for-revision", "new"], ["--timeout", "nan"], ["--timeout", "-1"], ["--expect", "0"]):
         with pytest.raises(SystemExit) as caught:
             status(*wrong)
         assert caught.value.code == 2

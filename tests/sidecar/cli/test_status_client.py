@@ -3,6 +3,7 @@
 import asyncio
 import json
 import socket
+import threading
 import time
 from typing import Any
 
@@ -18,15 +19,24 @@ TARGET = WaitTarget(KEY, 43)
 
 
 def client(
-    port: int, *hosts: str, names: tuple[str, ...] = (), dns: dict[str, list[str]] | None = None
+    port: int,
+    *hosts: str,
+    names: tuple[str, ...] = (),
+    dns: dict[str, list[str]] | None = None,
+    own_port: int | None = None,
+    expected: int | None = None,
 ) -> StatusClient:
     def getaddrinfo(host: str, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
         if not dns or host not in dns:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0)) for address in dns[host]]
+        return [
+            (socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_STREAM, 6, "", (address, 0, 0, 0))
+            for address in dns[host]
+        ]
 
-    endpoints = Endpoints(tuple(f"http://{host}:{port}" for host in hosts), names, port)
-    return StatusClient(endpoints, DaemonResolver(getaddrinfo))
+    peers = tuple((name, 8089) for name in names)
+    endpoints = Endpoints(tuple(f"http://{host}:{port}" for host in hosts), peers, port, own_port)
+    return StatusClient(endpoints, DaemonResolver(getaddrinfo), expected=expected)
 
 
 def named(answers: list[StatusResponse]) -> list[str]:
@@ -38,7 +48,7 @@ async def test_every_address_of_every_name_is_asked_once() -> None:
     some = Sidecar("127.0.0.1", pod="own"), Sidecar("127.0.0.2", pod="own"), Sidecar("127.0.0.3")
     async with listening(*some) as port:
         dns = {"peers": ["127.0.0.2", "127.0.0.3"]}
-        answers = await client(port, "127.0.0.1", names=("peers", "127.0.0.3"), dns=dns).ask()
+        answers = await client(port, "127.0.0.1", names=("peers", "127.0.0.3"), dns=dns, own_port=8089).ask()
     assert named(answers) == ["own", "pod-127.0.0.3"]
     assert TARGET.lagging(answers) == []
 
@@ -59,7 +69,7 @@ async def test_unreachable_sidecars_lag() -> None:
         (f"127.0.0.3:{port}", "answers 307"),
         (f"127.0.0.4:{port}", "not with a sidecar's status"),
         (f"127.0.0.5:{port}", "no answer within 2 s"),
-        (f"127.0.0.6:{port}", "unreachable: Connection refused"),
+        (f"127.0.0.6:{port}", "unreachable: refuses connections: ended, or starting again?"),
         ("gone", "does not resolve: Name or service not known"),
         ("bad..name", "does not resolve"),
     ):
@@ -131,4 +141,98 @@ async def test_it_gives_up_in_time() -> None:
 )
 def test_this_sidecar_is_found(listen: str, url: str) -> None:
     """Inside the sidecar's container the command needs no option: it asks the address that the sidecar listens on."""
-    assert Endpoints.of_fleet(listen, 8088, ["a", "a"]) == Endpoints((url,), ("a",), 8088)
+    assert Endpoints.of_fleet(listen, 8088, [("a", 1)], 8089) == Endpoints((url,), (("a", 1),), 8088, 8089)
+
+
+async def test_a_dual_stack_pod_is_counted_once() -> None:
+    """A pod with an IPv4 and an IPv6 address is one sidecar, wherever sidecars are counted."""
+    sidecars = Sidecar("127.0.0.2", pod="both"), Sidecar("::1", pod="both"), Sidecar("127.0.0.3")
+    async with listening(*sidecars) as port:
+        dns = {"peers": ["127.0.0.2", "127.0.0.3", "::1"]}
+        answers = await client(port, names=("peers",), dns=dns).ask()
+        assert named(answers) == ["both", "pod-127.0.0.3"]
+        assert TARGET.lagging(await client(port, names=("peers",), dns=dns, expected=2).ask()) == []
+        (sentence,) = TARGET.lagging(await client(port, names=("peers",), dns=dns, expected=3).ask())
+    assert sentence == "fleet: sidecars that answered: 2, expected: 3"
+
+
+async def test_two_addresses_with_one_sidecar_prove_one() -> None:
+    """Where another sidecar should answer but the same one does, the other is not known, unless all expected ones are."""
+    async with listening(Sidecar("127.0.0.2", pod="same"), Sidecar("127.0.0.3", pod="same")) as port:
+        (sentence,) = TARGET.lagging(await client(port, "127.0.0.2", "127.0.0.3").ask())
+        assert sentence.startswith(f"127.0.0.2:{port}: the same sidecar answers at 127.0.0.3:{port}")
+        assert TARGET.lagging(await client(port, "127.0.0.2", "127.0.0.3", expected=1).ask()) == []
+
+
+async def test_a_cut_off_name_is_not_all() -> None:
+    """More pods than a DNS answer holds are not known, so they are not confirmed."""
+    dns = {"peers": [f"127.1.{number // 250}.{1 + number % 250}" for number in range(4094)]}
+    lagging = TARGET.lagging(await client(9, names=("peers",), dns=dns).ask(0.1))
+    assert "more may be missing" in lagging[-1]
+    assert len(lagging) == 4095
+
+
+async def test_a_name_without_addresses_is_not_all() -> None:
+    """A name that resolves, but to nothing, does not make this sidecar the whole fleet."""
+    async with listening(Sidecar("127.0.0.2")) as port:
+        lagging = TARGET.lagging(await client(port, "127.0.0.2", names=("empty",), dns={"empty": []}).ask())
+    assert lagging == ["empty: the name resolves to no address"]
+
+
+async def test_partial_answers_of_a_name_server() -> None:
+    """An address that the name gives only the second time is not confirmed, though all that were asked are."""
+
+    class Partial(dict[str, list[str]]):
+        def __getitem__(self, name: str) -> list[str]:
+            hosts = super().__getitem__(name)
+            hosts.append(hosts.pop(0))
+            return hosts[:1]
+
+    async with listening(Sidecar("127.0.0.2"), Sidecar("127.0.0.3")) as port:
+        dns = Partial(peers=["127.0.0.3", "127.0.0.2"])
+        lagging = TARGET.lagging(await client(port, names=("peers",), dns=dns).ask())
+    assert lagging == [f"127.0.0.3:{port}: a new address: not asked yet"]
+
+
+async def test_an_answer_that_breaks_off() -> None:
+    """Half an answer is none, whether or not its length was announced."""
+    whole = b'{"pod":"p","keys":{"KEY1":{"revision":43}}}'
+    for head in (b"Content-Length: 43\r\n", b""):
+
+        async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter, head: bytes = head) -> None:
+            writer.write(b"HTTP/1.1 200 OK\r\nConnection: close\r\n" + head + b"\r\n" + whole[:-1])
+            await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(answer, "127.0.0.2", 0) as server:
+            (lagging,) = TARGET.lagging(await client(server.sockets[0].getsockname()[1], "127.0.0.2").ask())
+        assert "answers, but" in lagging
+
+
+async def test_the_timeout_holds_whatever_hangs() -> None:
+    """Hundreds of silent pods and a hanging name server do not make the command last longer."""
+    release = threading.Event()
+
+    def hangs(*_: Any, **__: Any) -> list[tuple[Any, ...]]:
+        release.wait(20)
+        return []
+
+    hosts = tuple(f"127.3.{number // 200}.{1 + number % 200}" for number in range(600))
+    with socket.create_server(("0.0.0.0", 0), backlog=1024) as silent_port:
+        port = silent_port.getsockname()[1]
+        endpoints = Endpoints(tuple(f"http://{host}:{port}" for host in hosts), (("hangs", 1),), port)
+        started = time.monotonic()
+        answers = await StatusClient(endpoints, DaemonResolver(hangs)).wait(TARGET, 0.5)
+        assert time.monotonic() - started < 3
+    release.set()
+    problems = {answer.problem for answer in answers}
+    assert "unreachable: no answer before the --timeout" in problems or "not asked before the --timeout" in problems
+    assert len(TARGET.lagging(answers)) == 601
+
+
+async def test_few_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A low limit of open files makes the command slower, and loses no answer."""
+    monkeypatch.setattr("resource.getrlimit", lambda _: (66, 66))
+    async with listening(*(Sidecar(f"127.0.0.{number}") for number in range(2, 8))) as port:
+        answers = await client(port, *(f"127.0.0.{number}" for number in range(2, 8))).ask()
+    assert TARGET.lagging(answers) == []

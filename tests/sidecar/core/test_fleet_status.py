@@ -71,8 +71,9 @@ def test_lagging_pods_and_workers_are_named(response: StatusResponse, sentence: 
 
 
 def test_pods_without_workers_may_be_allowed() -> None:
-    """With --allow-no-workers, the file is enough for a pod without clients, but not while workers may be reconnecting."""
-    assert behind(sidecar(), sidecar(state="off"), workers_required=False) == []
+    """With --allow-no-workers, the file is enough for a pod without clients, but not where workers may be unheard."""
+    assert behind(sidecar(), workers_required=False) == []
+    assert len(behind(sidecar(state="off"), workers_required=False)) == 1
     assert len(behind(sidecar(settled=False), workers_required=False)) == 1
     assert len(behind(sidecar(workers=[worker(42)]), workers_required=False)) == 1
 
@@ -91,6 +92,8 @@ def test_latest_includes_announced_revisions() -> None:
 
 def test_one_sidecar_at_two_addresses_is_one() -> None:
     """A sidecar asked directly and again as its own peer is shown once; sidecars without an instance id are never merged."""
+    copied = StatusResponse("z", parse(b'{"pod": "z", "instance": "a-1", "keys": {}}'))
+    assert deduplicate([sidecar("a"), copied]) == [sidecar("a"), copied]
     bare = StatusResponse("a", parse(b'{"pod": "p", "keys": {}}'))
     assert deduplicate([sidecar("a"), sidecar("b"), sidecar("a"), bare, bare]) == [
         sidecar("a"),
@@ -114,6 +117,19 @@ def test_the_table() -> None:
         "10.0.0.4:8088  –     unreachable: refused",
     ]
     assert len(table(answers, "KEY2", NOW)) == 2
+
+
+def test_ages_are_by_the_clock_of_the_sidecar() -> None:
+    """A pod whose clock differs from ours shows the true age; a moment in its future is none."""
+
+    def shown(now: str, checked: str) -> str:
+        keys = {"KEY1": {"revision": 43, "checked": checked}}
+        status = {"pod": "p", "instance": "i", "now": now, "keys": keys}
+        return table([StatusResponse("p", parse(json.dumps(status).encode()))], None, NOW)[1]
+
+    assert " 20 s ago " in shown("2023-11-14T21:00:20.000Z", "2023-11-14T21:00:00.000Z")
+    assert " in the future " in shown("2023-11-14T21:00:20.000Z", "2023-11-14T22:00:00.000Z")
+    assert " 20 s ago " in shown("nonsense", "2023-11-14T22:13:00.000Z")
 
 
 def test_errors() -> None:

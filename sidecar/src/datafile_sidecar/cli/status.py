@@ -8,16 +8,19 @@ from datafile_sidecar.cli.command import CommandError, decimal_number, seconds
 from datafile_sidecar.config import settings
 
 if TYPE_CHECKING:
-    from datafile_sidecar.cli.status_client import WaitTarget
+    from datafile_sidecar.cli.status_client import Endpoints, WaitTarget
 
 SUMMARY = "show which revision each pod and each worker uses"
+_FIELDS = ("sdk_keys", "admin_listen", "webhook_listen", "peers", "bus_url")
+_UPSTREAM_FIELDS = ("url_template", "access_tokens_path")
 _EPILOG = """\
-Reads DATAFILE_ADMIN_LISTEN, DATAFILE_PEERS and DATAFILE_SDK_KEYS, so run it in the container of a sidecar. The other
-sidecars are asked at the same admin port as this one. `latest` is the newest revision that any sidecar has or expects.
+Run it in the container of a sidecar: it reads the sidecar's settings (DATAFILE_SDK_KEYS, DATAFILE_ADMIN_LISTEN,
+DATAFILE_WEBHOOK_LISTEN, DATAFILE_PEERS). The other sidecars are asked at the same admin port as this one. `latest` is
+the newest revision that upstream serves, or that any sidecar has or expects; upstream is asked once, at the start.
 
 examples:
   datafile-sidecar status
-  datafile-sidecar status --wait-for-revision latest --timeout 60
+  datafile-sidecar status --wait-for-revision latest --timeout 60 --expect 12
   datafile-sidecar status --url http://127.0.0.1:8088 --json"""
 
 
@@ -40,7 +43,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--wait-for-revision", type=_revision, metavar="N|latest", help="wait until all workers use this revision"
     )
     parser.add_argument(
-        "--timeout", type=seconds, default=30.0, metavar="S", help="seconds to wait for (default: %(default)g)"
+        "--timeout",
+        type=seconds,
+        default=30.0,
+        metavar="S",
+        help="seconds to wait for, whatever hangs; 0 asks once, within 2 s each (default: %(default)g)",
+    )
+    parser.add_argument(
+        "--expect", type=_count, metavar="N", help="how many sidecars there must be; fewer or more is a failure"
+    )
+    parser.add_argument(
+        "--latest-known",
+        action="store_true",
+        help="accept what the sidecars know as latest, if upstream can't be asked",
     )
     parser.add_argument("--allow-no-workers", action="store_true", help="accept pods without workers")
 
@@ -49,26 +64,38 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     """Ask this sidecar and its DATAFILE_PEERS, and show which revision each pod and each worker uses.
 
     With --wait-for-revision, the exit status is 0 when every worker of every pod has applied that revision or a newer
-    one. Otherwise it is 1 and the others are listed. A pod that is unreachable, a name that does not resolve and a pod
-    without workers count as not confirmed.
+    one. Otherwise it is 1 and the others are listed. What can't be known counts as not confirmed: a pod that is
+    unreachable, a name that does not resolve, addresses that may be missing, workers that can't connect, a pod without
+    workers.
     """
     from datafile_sidecar.cli import event_loop, status_output
+    from datafile_sidecar.cli.status_client import StatusClient
+
+    asks_upstream = options.wait_for_revision == "latest"
+    loaded = settings.load_partial(environ, *_FIELDS, *(_UPSTREAM_FIELDS if asks_upstream else ()))
+    client = StatusClient(_endpoints(options.url, loaded), expected=options.expect)
+    target = _wait_target(options, loaded.sdk_keys)
+    upstream = None
+    if asks_upstream:
+        from datafile_sidecar.cli.status_upstream import UpstreamQuestion
+
+        upstream = UpstreamQuestion(loaded, environ, is_required=not options.latest_known)
+    return event_loop.run(
+        status_output.ask_and_print(client, target, upstream, options.sdk_key, options.timeout, options.json)
+    )
+
+
+def _endpoints(urls: Sequence[str], loaded: settings.Settings) -> "Endpoints":
     from datafile_sidecar.cli.status_client import Endpoints
 
-    loaded = settings.load_partial(environ, "sdk_keys", "admin_listen", "peers")
-    if options.url:
-        endpoints = Endpoints(tuple(options.url))
-    elif loaded.admin_listen.port:
-        peers = [host for host, _ in loaded.peers]
-        endpoints = Endpoints.of_fleet(loaded.admin_listen.host, loaded.admin_listen.port, peers)
-    else:
+    if urls:
+        return Endpoints(tuple(urls))
+    host, port = loaded.admin_listen
+    if not port:
         raise CommandError(
             "DATAFILE_ADMIN_LISTEN has port 0, so the actual port is unknown: pass the URL with --url", exit_status=2
         )
-    target = _wait_target(options, loaded.sdk_keys)
-    return event_loop.run(
-        status_output.ask_and_print(endpoints, target, options.sdk_key, options.timeout, options.json)
-    )
+    return Endpoints.of_fleet(host, port, loaded.peers, loaded.webhook_listen.port, has_bus=bool(loaded.bus_url))
 
 
 def _wait_target(options: argparse.Namespace, sdk_keys: Sequence[str]) -> "WaitTarget | None":
@@ -94,3 +121,9 @@ def _revision(text: str) -> int | str:
         return decimal_number(text)
     except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError(f"{text!r} is not a revision (a decimal number) or 'latest'") from None
+
+
+def _count(text: str) -> int:
+    if (number := decimal_number(text)) < 1:
+        raise argparse.ArgumentTypeError("there is at least one sidecar")
+    return number

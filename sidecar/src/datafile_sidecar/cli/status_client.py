@@ -2,144 +2,245 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import resource
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from datafile_sidecar.core import fleet_status
+from datafile_sidecar.core import fleet_coverage, fleet_status
 from datafile_sidecar.core.fleet_status import InvalidStatusError, StatusResponse, printable
+from datafile_sidecar.network.http import client_session, read_body
 from datafile_sidecar.network.resolver import DaemonResolver, addresses
 
 LATEST = "latest"
+DEFAULT_TIMEOUT_S = 30.0
+ONE_ROUND_S = 2.0
+"""How long the only round may take when there is no time to wait."""
 
 _REQUEST_TIMEOUT_S = 2.0
-_MAX_CONCURRENT_REQUESTS = 32
+_MAX_CONCURRENT = 256
+_SPARE_DESCRIPTORS = 64
 _MAX_BYTES = 4 * 1024 * 1024
 _WAIT_INTERVAL_S = 0.25
+
+Peer = tuple[str, int]
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """The admin ports to ask: fixed `urls`, and every address of the `names` at `admin_port`."""
+    """The admin ports to ask: fixed `urls`, and every address of the `peers` (host, webhook port) at `admin_port`.
+
+    `own_port` is the webhook port of this sidecar, when the only URL is its own.
+    """
 
     urls: tuple[str, ...]
-    names: tuple[str, ...] = ()
+    peers: tuple[Peer, ...] = ()
     admin_port: int = 0
+    own_port: int | None = None
+    has_unknown_members: bool = False
 
     @classmethod
-    def of_fleet(cls, host: str, port: int, names: Iterable[str]) -> "Endpoints":
-        """The sidecar that listens at `host` and `port` here, and its peers."""
+    def of_fleet(
+        cls, host: str, port: int, peers: Iterable[Peer], own_port: int, *, has_bus: bool = False
+    ) -> "Endpoints":
+        """The sidecar that listens at `host` and `port` here, with its webhook port, and its peers."""
         local = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-        return cls((str(URL.build(scheme="http", host=local, port=port)),), tuple(dict.fromkeys(names)), port)
+        peers = tuple(peers)
+        return cls((str(_url(local, port)),), peers, port, own_port, has_bus and not peers)
+
+    def ask_at(self, resolved: Mapping[str, Sequence[str]]) -> dict[str, StatusResponse]:
+        """By URL, what is known of each endpoint before it is asked.
+
+        Args:
+            resolved: the addresses of the peers' hosts.
+        """
+        own_ports = frozenset(() if self.own_port is None else (self.own_port,))
+        asked = {url: StatusResponse(_shown(url), None, None, own_ports, self.own_port is None) for url in self.urls}
+        for host, port in self.peers:
+            for address in resolved.get(host, ()):
+                url = str(_url(address, self.admin_port))
+                known = asked.get(url, StatusResponse(_shown(url)))
+                asked[url] = replace(known, peer_ports=known.peer_ports | {port}, is_peer=True)
+        return asked
 
 
 @dataclass(frozen=True, slots=True)
 class WaitTarget:
-    """The revision of a key to wait for; LATEST is the newest that any sidecar has or expects."""
+    """The revision of a key to wait for; LATEST is the newest that upstream or any sidecar has, or a sidecar expects.
+
+    `upstream_problem` says why upstream's revision is not known.
+    """
 
     sdk_key: str
     revision: int | str
     workers_required: bool = True
+    upstream_revision: int | None = None
+    upstream_problem: str | None = None
 
     def wanted(self, responses: Sequence[StatusResponse]) -> int | None:
-        """The revision as a number, None for LATEST when no sidecar knows a revision."""
-        if isinstance(self.revision, str):
-            return fleet_status.latest_revision(responses, self.sdk_key)
-        return self.revision
+        """The revision as a number, None for LATEST when it is not known."""
+        if not isinstance(self.revision, str):
+            return self.revision
+        known = (fleet_status.latest_revision(responses, self.sdk_key), self.upstream_revision)
+        return max((revision for revision in known if revision is not None), default=None)
 
     def lagging(self, responses: Sequence[StatusResponse]) -> list[str]:
         """One sentence for each sidecar or worker that has not confirmed the revision or a newer one."""
-        return fleet_status.lagging(
+        problem = [f"upstream: can't be asked: {self.upstream_problem}"] if self.upstream_problem else []
+        return problem + fleet_status.lagging(
             responses, self.sdk_key, self.wanted(responses), workers_required=self.workers_required
         )
+
+
+@dataclass(slots=True)
+class _Round:
+    """Lookups and requests that all end at the deadline, so many at a time."""
+
+    deadline: float
+    limit: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(_max_concurrent()))
+
+    def late(self, error: TimeoutError) -> str:
+        return "no answer before the --timeout" if _now() >= self.deadline else _reason(error)
 
 
 class StatusClient:
     """Asks all sidecars. Names are resolved again each time, because pods come and go."""
 
-    def __init__(self, endpoints: Endpoints, resolver: AbstractResolver | None = None) -> None:
+    def __init__(
+        self, endpoints: Endpoints, resolver: AbstractResolver | None = None, *, expected: int | None = None
+    ) -> None:
+        """Ask nothing yet.
+
+        Args:
+            endpoints: The admin ports.
+            resolver: Resolves the peers' names.
+            expected: How many sidecars must answer, None when that is not known.
+        """
         self._endpoints = endpoints
         self._resolver = resolver or DaemonResolver()
+        self._expected = expected
 
-    async def ask(self) -> list[StatusResponse]:
-        """Ask each sidecar once, within seconds. Failures, and names that don't resolve, are responses with a problem."""
-        limit = asyncio.Semaphore(_MAX_CONCURRENT_REQUESTS)
-        async with _session() as session:
-            resolved = await asyncio.gather(*(self._resolve(name) for name in self._endpoints.names))
-            unresolved = [failure for failure, _ in resolved if failure]
-            urls = dict.fromkeys((*self._endpoints.urls, *(url for _, urls in resolved for url in urls)))
-            responses = await asyncio.gather(*(_request(session, limit, url) for url in urls))
-        return [*fleet_status.deduplicate(responses), *unresolved]
+    async def ask(self, timeout_s: float = DEFAULT_TIMEOUT_S) -> list[StatusResponse]:
+        """Ask each sidecar once. Whatever fails, does not resolve or can't be known is a response with a problem."""
+        this_round = _Round(_now() + timeout_s)
+        async with client_session(_REQUEST_TIMEOUT_S) as session:
+            hosts = dict.fromkeys(host for host, _ in self._endpoints.peers)
+            resolved, unresolved = await self._resolve_all(hosts, this_round)
+            asked = self._endpoints.ask_at(resolved)
+            responses = await asyncio.gather(*(_request(session, this_round, url, asked[url]) for url in asked))
+        # A name server may give only some of the addresses each time, and pods start meanwhile.
+        resolved_again, _ = await self._resolve_all(resolved, this_round)
+        missed = [known for url, known in self._endpoints.ask_at(resolved_again).items() if url not in asked]
+        doubts = fleet_coverage.doubts(
+            responses, resolved, expected=self._expected, has_unknown_members=self._endpoints.has_unknown_members
+        )
+        return [
+            *fleet_status.deduplicate(responses),
+            *(replace(one, problem="a new address: not asked yet") for one in missed),
+            *unresolved,
+            *doubts,
+        ]
 
     async def wait(
         self, target: WaitTarget, timeout_s: float, on_progress: Callable[[list[str]], None] = lambda _: None
     ) -> list[StatusResponse]:
-        """Ask until all have confirmed the target or the time is over, at least once. Returns the last responses.
+        """Ask until all have confirmed the target or the time is over, at least once. Returns the last full responses.
 
         Args:
+            target: What to wait for.
+            timeout_s: 0 for a single round, which may take two seconds.
             on_progress: called with the lagging sidecars and workers after each round.
         """
-        deadline = _now() + timeout_s
+        deadline, previous = _now() + timeout_s, None
         while True:
-            responses = await self.ask()
+            responses = await self.ask(deadline - _now() if timeout_s else ONE_ROUND_S)
             lagging = target.lagging(responses)
-            if not lagging or _now() + _WAIT_INTERVAL_S > deadline:
+            if not lagging:
                 return responses
+            if _now() + _WAIT_INTERVAL_S > deadline:
+                # A round that was cut off knows less than the one before it.
+                return previous if previous and _now() >= deadline else responses
             on_progress(lagging)
+            previous = responses
             await asyncio.sleep(_WAIT_INTERVAL_S)
 
-    async def _resolve(self, name: str) -> tuple[StatusResponse | None, list[str]]:
+    async def _resolve_all(
+        self, hosts: Iterable[str], this_round: _Round
+    ) -> tuple[dict[str, list[str]], list[StatusResponse]]:
+        """Return the addresses of each host, and a problem for each host without one."""
+        hosts = list(hosts)
+        results = await asyncio.gather(*(self._resolve(host, this_round) for host in hosts))
+        resolved = {host: result for host, result in zip(hosts, results, strict=True) if isinstance(result, list)}
+        return resolved, [result for result in results if isinstance(result, StatusResponse)]
+
+    async def _resolve(self, host: str, this_round: _Round) -> list[str] | StatusResponse:
         try:
-            hosts = await addresses(self._resolver, name, _REQUEST_TIMEOUT_S)
-        except OSError as error:
-            return StatusResponse(name, problem=f"the name does not resolve: {_reason(error)}"), []
-        return None, [str(URL.build(scheme="http", host=host, port=self._endpoints.admin_port)) for host in hosts]
+            async with asyncio.timeout_at(this_round.deadline), this_round.limit:
+                found = await addresses(self._resolver, host, _REQUEST_TIMEOUT_S)
+            return found or StatusResponse(host, problem="the name resolves to no address")
+        except TimeoutError as error:
+            reason = this_round.late(error)
+        except (OSError, RuntimeError) as error:  # RuntimeError: there is no thread for the lookup
+            reason = _reason(error)
+        return StatusResponse(host, problem=f"the name does not resolve: {reason}")
 
 
-async def _request(session: aiohttp.ClientSession, limit: asyncio.Semaphore, url: str) -> StatusResponse:
-    endpoint = url.removeprefix("http://").rstrip("/")
+async def _request(
+    session: aiohttp.ClientSession, this_round: _Round, url: str, known: StatusResponse
+) -> StatusResponse:
+    is_asked = False
     try:
-        async with limit, session.get(f"{url.rstrip('/')}/status", allow_redirects=False) as response:
-            if response.status != 200:
-                problem = f"answers {response.status}: is this a sidecar's admin port?"
-                return StatusResponse(endpoint, problem=problem)
-            return StatusResponse(endpoint, fleet_status.parse(await _read(response)))
+        async with asyncio.timeout_at(this_round.deadline), this_round.limit:
+            is_asked = True
+            async with session.get(f"{url.rstrip('/')}/status", allow_redirects=False) as response:
+                return await _parse(response, known)
     except InvalidStatusError as error:
-        return StatusResponse(endpoint, problem=printable(str(error)))
+        problem = printable(str(error))
+    except aiohttp.ClientPayloadError:
+        problem = "answers, but the answer is cut off"
+    except TimeoutError as error:
+        problem = f"unreachable: {this_round.late(error)}" if is_asked else "not asked before the --timeout"
     except (aiohttp.ClientError, OSError, ValueError) as error:
-        return StatusResponse(endpoint, problem=f"unreachable: {_reason(error)}")
+        problem = f"unreachable: {_reason(error)}"
+    return replace(known, problem=problem)
 
 
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    body = bytearray()
-    async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > _MAX_BYTES:
-            raise InvalidStatusError(f"answers with more than {_MAX_BYTES} bytes")
-    return bytes(body)
-
-
-def _session() -> aiohttp.ClientSession:
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, force_close=True, resolver=DaemonResolver()),
-        timeout=aiohttp.ClientTimeout(total=_REQUEST_TIMEOUT_S),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=False,
-        auto_decompress=False,
-        headers={"Accept-Encoding": "identity"},
-    )
+async def _parse(response: aiohttp.ClientResponse, known: StatusResponse) -> StatusResponse:
+    if response.status != 200:
+        return replace(known, problem=f"answers {response.status}: is this a sidecar's admin port?")
+    body = await read_body(response, _MAX_BYTES)
+    if body is None:
+        raise InvalidStatusError(f"answers with more than {_MAX_BYTES} bytes")
+    return replace(known, status=fleet_status.parse(body))
 
 
 def _reason(error: Exception) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {_REQUEST_TIMEOUT_S:g} s"
     cause = error.__cause__ if isinstance(error.__cause__, OSError) else error
-    # asyncio's own text for a refused connection repeats the address.
+    if isinstance(cause, ConnectionRefusedError):
+        return "refuses connections: ended, or starting again?"
+    # asyncio's own text repeats the address.
     reason = os.strerror(cause.errno) if isinstance(cause, ConnectionError) and cause.errno else None
     return printable(reason or getattr(cause, "strerror", None) or str(cause) or type(cause).__name__)
+
+
+def _url(host: str, port: int) -> URL:
+    return URL.build(scheme="http", host=host, port=port)
+
+
+def _shown(url: str) -> str:
+    return url.removeprefix("http://").rstrip("/")
+
+
+def _max_concurrent() -> int:
+    """As many as the limit of open files leaves room for."""
+    limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    room = _MAX_CONCURRENT if limit == resource.RLIM_INFINITY else limit - _SPARE_DESCRIPTORS
+    return max(1, min(_MAX_CONCURRENT, room))
 
 
 def _now() -> float:

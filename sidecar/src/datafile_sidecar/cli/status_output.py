@@ -5,32 +5,44 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from datafile_sidecar.cli.status_client import Endpoints, StatusClient, WaitTarget
+from datafile_sidecar.cli.status_client import ONE_ROUND_S, StatusClient, WaitTarget
 from datafile_sidecar.core import fleet_status
 from datafile_sidecar.core.fleet_status import StatusResponse
+
+if TYPE_CHECKING:
+    from datafile_sidecar.cli.status_upstream import UpstreamQuestion
 
 _CLEAR_LINE = "\r\x1b[K"
 
 
 async def ask_and_print(
-    endpoints: Endpoints, target: WaitTarget | None, sdk_key: str | None, timeout_s: float, in_json: bool
+    client: StatusClient,
+    target: WaitTarget | None,
+    upstream: "UpstreamQuestion | None",
+    sdk_key: str | None,
+    timeout_s: float,
+    in_json: bool,
 ) -> int:
     """Ask once, or wait for the target, and print. Returns the exit status.
 
     0 means that the target is confirmed or, without a target, that every sidecar has answered.
     """
-    client = StatusClient(endpoints)
-    if target is None:
-        responses = await client.ask()
+    started = time.monotonic()
+    if target and upstream:
+        target = await upstream.answer(target, timeout_s)
+    left_s = max(0.0, started + timeout_s - time.monotonic())
+    # Without upstream's revision nothing can be confirmed: the sidecars are asked once, to show them.
+    if target is None or target.upstream_problem:
+        responses = await client.ask(left_s or ONE_ROUND_S)
     elif sys.stderr.isatty():
-        responses = await client.wait(target, timeout_s, _show_progress)
+        responses = await client.wait(target, left_s, _show_progress)
         sys.stderr.write(_CLEAR_LINE)
     else:
-        responses = await client.wait(target, timeout_s)
+        responses = await client.wait(target, left_s)
     print(as_json(responses, target) if in_json else as_text(responses, target, sdk_key))  # noqa: T201
     return int(bool(target.lagging(responses) if target else any(response.problem for response in responses)))
 
@@ -40,7 +52,12 @@ def as_json(responses: Sequence[StatusResponse], target: WaitTarget | None) -> s
     waited: dict[str, Any] = {}
     if target:
         wanted, lagging = target.wanted(responses), target.lagging(responses)
-        waited = {"sdk_key": target.sdk_key, "wanted_revision": wanted, "lagging": lagging}
+        waited = {
+            "sdk_key": target.sdk_key,
+            "wanted_revision": wanted,
+            "upstream_revision": target.upstream_revision,
+            "lagging": lagging,
+        }
     return json.dumps({**waited, "sidecars": [_fields(response) for response in responses]}, indent=2)
 
 
@@ -52,9 +69,17 @@ def as_text(responses: Sequence[StatusResponse], target: WaitTarget | None, sdk_
     if target:
         wanted, lagging = target.wanted(responses), target.lagging(responses)
         revision = "any revision" if wanted is None else f"revision {wanted}"
-        lines += ["", f"not confirmed at {revision}:" if lagging else f"all confirmed at {revision} or newer"]
+        confirmed = f"all confirmed at {revision} or newer ({_counts(responses, target.sdk_key)})"
+        lines += ["", f"not confirmed at {revision}:" if lagging else confirmed]
         lines += [f"  {sentence}" for sentence in lagging]
     return "\n".join(lines)
+
+
+def _counts(responses: Sequence[StatusResponse], sdk_key: str) -> str:
+    """Say how many there are: the user may know of more."""
+    keys = [response.status.keys.get(sdk_key) for response in responses if response.status]
+    workers = sum(len(key.workers) for key in keys if key)
+    return f"sidecars: {len(keys)}, workers: {workers}"
 
 
 def _show_progress(lagging: list[str]) -> None:

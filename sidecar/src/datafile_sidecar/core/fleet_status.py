@@ -54,21 +54,27 @@ class WorkersStatus(msgspec.Struct, frozen=True):
 
 
 class SidecarStatus(msgspec.Struct, frozen=True):
-    """The parts of `/status` that concern the fleet. `instance` identifies the process."""
+    """The parts of `/status` that concern the fleet. `instance` identifies the process, `now` is its clock (RFC 3339)."""
 
     pod: _Text
     keys: dict[_Text, KeyStatus]
     instance: _Text | None = None
+    now: _Text | None = None
     workers: WorkersStatus = msgspec.field(default_factory=WorkersStatus)
 
 
 @dataclass(frozen=True, slots=True)
 class StatusResponse:
-    """The result of asking one endpoint: a status, or the problem with it."""
+    """The result of asking one endpoint: a status, or the problem with it.
+
+    `is_peer` means that a sidecar of its own is expected there, and `peer_ports` are the webhook ports that are known of it.
+    """
 
     endpoint: str
     status: SidecarStatus | None = None
     problem: str | None = None
+    peer_ports: frozenset[int] = frozenset()
+    is_peer: bool = False
 
 
 def parse(body: bytes) -> SidecarStatus:
@@ -79,15 +85,20 @@ def parse(body: bytes) -> SidecarStatus:
         raise InvalidStatusError(f"answers, but not with a sidecar's status: {error}") from None
 
 
+def identity(status: SidecarStatus) -> tuple[str, str] | None:
+    """Return what only one sidecar has, None when the answer does not say. A copied process has the same instance."""
+    return (status.instance, status.pod) if status.instance else None
+
+
 def deduplicate(responses: Iterable[StatusResponse]) -> list[StatusResponse]:
     """Keep one response of each sidecar, which may have been asked at several of its addresses."""
-    seen: set[str] = set()
+    seen: set[tuple[str, str]] = set()
     kept = []
     for response in responses:
-        instance = response.status.instance if response.status else None
-        if instance not in seen:
+        sidecar = identity(response.status) if response.status else None
+        if sidecar not in seen:
             kept.append(response)
-            seen |= {instance} if instance else set()
+            seen |= {sidecar} if sidecar else set()
     return kept
 
 
@@ -114,7 +125,7 @@ def table(responses: Sequence[StatusResponse], sdk_key: str | None, now: float) 
 
     Args:
         sdk_key: None for all keys.
-        now: Unix seconds.
+        now: Unix seconds, for the ages in answers that don't give their own clock.
     """
     head = ("POD", "KEY", "REVISION", "TARGET", "CHECKED", "TRIGGER", "WORKERS")
     rows = [head, *(row for response in responses for row in _rows(response, sdk_key, now))]
@@ -160,7 +171,7 @@ def _lagging(response: StatusResponse, sdk_key: str, wanted: int | None, workers
             yield f"{pod}: {worker}"
     if workers.state == "on" and not workers.settled:
         yield f"{pod}: workers may still be reconnecting"
-    elif workers_required and workers.state != "on":
+    elif workers.state != "on":
         yield f"{pod}: workers can't connect: {printable(workers.last_error or 'no reason given')}"
     elif workers_required and not key.workers:
         yield f"{pod}: no worker is connected"
@@ -179,10 +190,14 @@ def _rows(response: StatusResponse, sdk_key: str | None, now: float) -> Iterator
     if status is None:
         yield (response.endpoint, "–", f"{response.problem}")
         return
+    own_now = _unix_s(status.now)
     for name, key in sorted(status.keys.items()):
         if sdk_key in (None, name):
             cells = (status.pod, name, _number(key.revision), _number(key.target_revision))
-            yield (*map(printable, (*cells, _age(key.checked, now), key.trigger or "–")), _workers(status, key))
+            yield (
+                *map(printable, (*cells, _age(key.checked, now if own_now is None else own_now), key.trigger or "–")),
+                _workers(status, key),
+            )
 
 
 def _workers(status: SidecarStatus, key: KeyStatus) -> str:
@@ -198,11 +213,20 @@ def _number(revision: int | None) -> str:
 
 
 def _age(timestamp: str | None, now: float) -> str:
-    try:
-        seconds = now - datetime.fromisoformat(timestamp or "").astimezone(UTC).timestamp()
-    except (ValueError, OverflowError):
+    at = _unix_s(timestamp)
+    if at is None:
         return "–"
+    seconds = now - at
+    if seconds < -1:
+        return "in the future"
     return f"{max(0.0, seconds):.0f} s ago" if seconds < 600 else f"{seconds / 60:.0f} min ago"
+
+
+def _unix_s(timestamp: str | None) -> float | None:
+    try:
+        return datetime.fromisoformat(timestamp or "").astimezone(UTC).timestamp()
+    except (ValueError, OverflowError):
+        return None
 
 
 _DECODER = msgspec.json.Decoder(SidecarStatus)
