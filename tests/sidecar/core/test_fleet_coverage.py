@@ -39,6 +39,7 @@ def test_no_doubt() -> None:
             [answer("10.0.0.5:8088", "a"), answer("10.0.0.6:8088", "a")],
             "10.0.0.5:8088: the same sidecar answers at 10.",
         ),
+        ([answer("https://a:1", "a"), answer("b:1", "a")], "https://a:1: the same sidecar answers at b:1"),
         (
             [answer("[fd00::5]:1", "a"), answer("[fd00::6]:1", "a")],
             "[fd00::5]:1: the same sidecar answers at [fd00::6]",

@@ -47,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=seconds,
         default=30.0,
         metavar="S",
-        help="seconds to wait for, whatever hangs; 0 asks once, within 2 s each (default: %(default)g)",
+        help="seconds to wait for, whatever hangs; 0 asks once, for at most 2 s (default: %(default)g)",
     )
     parser.add_argument(
         "--expect", type=_count, metavar="N", help="how many sidecars there must be; fewer or more is a failure"

@@ -79,4 +79,5 @@ def _indistinct(responses: Iterable[StatusResponse]) -> Iterator[StatusResponse]
 
 def _family(host: str) -> int:
     """Return 6 for an IPv6 address, with or without a port, else 4."""
+    host = host.rpartition("://")[2]
     return 6 if host.startswith("[") or host.count(":") > 1 else 4
