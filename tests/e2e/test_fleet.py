@@ -242,6 +242,7 @@ async def test_a_headless_service(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     python.write_text(f"#!/bin/sh\nexec unshare -m sh -c '{inside}' sh \"$@\"\n")
     python.chmod(0o755)
     monkeypatch.setattr(sys, "executable", str(python))
+    monkeypatch.setattr(RunningSidecar, "command", (str(python), *RunningSidecar.command[1:]))
     async with Fleet(tmp_path, names=("checkout-peers",)) as fleet:
         third = fleet.pods.pop()
         await fleet.optimizely.publish(KEY, minimal(2))
