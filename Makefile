@@ -99,6 +99,10 @@ fuzz: $(READY) ## Throw ever new bytes at everything that reads from strangers (
 soak: $(READY) ## Thousands of flips under random faults, with every promise watched (SECONDS=600, SEED=…)
 	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
 
+.PHONY: machines
+machines: $(READY) ## Run both state machines for long: random events, every promise checked (STEPS=1000000, SEED=1)
+	$(BIN)/python -m tests.machines --steps $(or $(STEPS),1000000) --seed $(or $(SEED),1)
+
 .PHONY: bench
 bench: $(SYSTEM_READY) ## Measure everything beside what one would take instead, and write docs/performance.md
 	$(BIN)/python -m benchmarks --write
