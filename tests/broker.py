@@ -131,7 +131,7 @@ class Line:
         self._is_cut = True
 
     def cut_one(self, number: int) -> None:
-        """Make only this connection half open, counted from 0 in the order in which they were made."""
+        """Make only this connection half open, counted from 0 in the order in which those that stand were made."""
         self._alive[number][0] = False
 
     def mend(self) -> None:
@@ -154,15 +154,16 @@ class Line:
         assert task
         self._pipes.add(task)
         other: asyncio.StreamWriter | None = None
+        alive = [not self._is_cut]
+        self._alive.append(alive)
         try:
-            alive = [not self._is_cut]
-            self._alive.append(alive)
             far, other = await asyncio.open_connection("127.0.0.1", self._to)
             await asyncio.gather(self._pump(reader, other, alive), self._pump(far, writer, alive))
         except OSError:
             return
         finally:
             self._pipes.discard(task)
+            self._alive = [one for one in self._alive if one is not alive]
             writer.transport.abort()
             if other is not None:
                 other.transport.abort()

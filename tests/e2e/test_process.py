@@ -89,7 +89,7 @@ class TestRefusals:
             "POLL_INTERVAL_S: ",
             "WEBHOOK_LISTEN: ",
             "URL_TEMPLATE: ",
-            "is DATAFILE_SDK_KEYS meant?",
+            "did you mean DATAFILE_SDK_KEYS?",
         ):
             assert message in printed
         assert len(printed.splitlines()) == 6
