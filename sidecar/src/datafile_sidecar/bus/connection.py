@@ -131,6 +131,9 @@ class Bus:
             try:
                 await self._use_connection(connect)
             except Exception as error:  # no error of the broker, of whatever kind, may end the sidecar
+                # Until Python 3.13 a TaskGroup raises the error alone when it is cancelled in the same moment.
+                if (task := asyncio.current_task()) is not None and task.cancelling():
+                    raise asyncio.CancelledError from error
                 self._last_error = explained(self._url, error)
             for member in self._members.values():
                 member.receive(None)
