@@ -91,6 +91,11 @@ class RunningSidecar:
         """Ask it to end (SIGTERM); its exit status. Raises TimeoutError when it does not."""
         return await _end(self._process, signal.SIGTERM)
 
+    async def ended(self) -> int:
+        """Wait until it ends by itself, or after a signal of the test's own; its exit status."""
+        async with asyncio.timeout(_PATIENCE_S):
+            return await self._process.wait()
+
     async def kill(self) -> int:
         """End it at once (SIGKILL); its exit status."""
         return await _end(self._process, signal.SIGKILL)

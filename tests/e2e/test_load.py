@@ -39,7 +39,7 @@ async def flood(session: ClientSession, url: str, until: float) -> int:
         await asyncio.sleep(max(0.0, began + number / 200 - now))
         body = webhook_body(number % 50, project_id=1234, cdn_url=f"http://127.0.0.1/{KEY}.json")
         async with session.post(url, data=body, headers={"X-Hub-Signature": signature(body, SECRET)}) as answer:
-            assert answer.status in {202, 204}
+            assert answer.status in {200, 202}
     return 0
 
 

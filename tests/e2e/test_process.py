@@ -221,8 +221,8 @@ class TestStart:
             tmp_path / "volume", ready=False, webhook_secrets=f"{SECRET}\n", webhook_secrets_path=tmp_path / "secrets"
         )
         async with running, ClientSession() as browser:
-            for secret in (SECRET.encode(), b"file-secret"):
-                assert await post(browser, running, secret) == 202
+            for revision, secret in enumerate((SECRET.encode(), b"file-secret"), start=43):
+                assert await post(browser, running, secret, revision) == 202
             trimmed = [line["name"] for line in running.logs if line["event"] == "secret.trimmed"]
         assert trimmed == ["DATAFILE_WEBHOOK_SECRETS", "webhook"]
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -191,21 +191,21 @@ async def test_secrets_and_tokens_change_while_it_runs(tmp_path: Path, simulator
         tmp_path / "volume", sdk_keys=KEY, url_template=simulator.template, webhook_secrets_path=secrets
     ) as sidecar:
         body = webhook_body(1, project_id=1234, cdn_url=simulator.template.format(sdk_key=KEY), origin_url="")
-        assert await post(sidecar.webhook_url, body, "old-secret") == 204
-        assert await post(sidecar.webhook_url, body, SECRET) == 204
+        assert await post(sidecar.webhook_url, body, "old-secret") == 200
+        assert await post(sidecar.webhook_url, body, SECRET) == 200
         await sidecar.logged("secret.trimmed", name="b")
         mount(secrets, "2", {"b": "new-secret"})
         await asyncio.sleep(1.1)  # a bad signature makes it look again at most once a second
-        assert await post(sidecar.webhook_url, body, "new-secret") == 204
+        assert await post(sidecar.webhook_url, body, "new-secret") == 200
         assert await post(sidecar.webhook_url, body, "old-secret") == 401
         assert "new-secret" not in sidecar.output
 
 
-def mount(directory: Path, version: str, files: dict[str, str]) -> None:
+def mount(directory: Path, version: str, files: Mapping[str, str | bytes]) -> None:
     """Lay files out as the kubelet does: a directory for each version, and links through `..data`."""
     (content := directory / f"..{version}").mkdir(parents=True)
     for name, text in files.items():
-        (content / name).write_text(text)
+        (content / name).write_bytes(text.encode() if isinstance(text, str) else text)
     (link := directory / "..data_tmp").symlink_to(content.name)
     link.rename(directory / "..data")
     for name in {entry.name for entry in directory.iterdir() if not entry.name.startswith("..")} - files.keys():
@@ -224,10 +224,42 @@ async def test_the_event_of_an_old_project_is_a_reason_to_look(tmp_path: Path, s
         event = {"project_id": 1234, "timestamp": 1, "event": "project.datafile_updated", "data": data}
         assert await post(sidecar.webhook_url, json.dumps(event).encode()) == 202
         await until(tmp_path, 43)
-        assert await post(sidecar.webhook_url, json.dumps(event | {"project_id": 9999}).encode()) == 204
+        assert await post(sidecar.webhook_url, json.dumps(event | {"project_id": 9999}).encode()) == 200
         status = (await sidecar.status())["keys"][KEY]
         assert (status["target_revision"], status["trigger"]) == (43, "webhook")
         assert (await sidecar.metrics())[f'datafile_sidecar_missed_webhooks_total{{sdk_key="{KEY}"}}'] == 0
+
+
+async def test_project_and_environment_announce(tmp_path: Path, simulator: Simulator) -> None:
+    """Empty URLs, but the project and the environment of our datafile: the revision is the target until the CDN serves it."""
+    settings: dict[str, Any] = {"url_template": simulator.template, "webhook_secrets": SECRET, "poll_interval_s": 3600}
+    async with RunningSidecar(tmp_path, sdk_keys=KEY, **settings) as sidecar:
+        body = webhook_body(43, project_id=1234, origin_url="", cdn_url="", environment="Production")
+        assert await post(sidecar.webhook_url, body) == 202
+        await sidecar.logged("webhook.accepted", revision=43, environment="Production")
+        assert (await sidecar.status())["keys"][KEY]["target_revision"] == 43
+        simulator.put(KEY, minimal(43))
+        await until(tmp_path, 43)
+        old = webhook_body(42, project_id=1234, origin_url="", cdn_url="", environment="Production")
+        assert await post(sidecar.webhook_url, old) == 200
+        staging = webhook_body(900, project_id=1234, origin_url="", cdn_url="", environment="Staging")
+        assert await post(sidecar.webhook_url, staging) == 202
+        assert (await sidecar.status())["keys"][KEY]["target_revision"] == 43
+
+
+async def test_a_byte_order_mark_is_no_part_of_a_secret(tmp_path: Path, simulator: Simulator) -> None:
+    """A secret as PowerShell writes it verifies what Optimizely signs, in UTF-8 and in UTF-16, and the log names the file."""
+    secrets = tmp_path / "secrets"
+    mount(secrets, "1", {"a": b"\xef\xbb\xbfsecret-a\r\n", "b": "\ufeffsecret-b\r\n".encode("utf-16-le")})
+    settings: dict[str, Any] = {"url_template": simulator.template, "webhook_secrets_path": secrets}
+    async with RunningSidecar(
+        tmp_path / "volume", sdk_keys=KEY, webhook_secrets=f"\ufeff{SECRET}", **settings
+    ) as sidecar:
+        for number, secret in enumerate(("secret-a", "secret-b", SECRET)):
+            body = webhook_body(43 + number, cdn_url=simulator.template.format(sdk_key=KEY))
+            assert await post(sidecar.webhook_url, body, secret) == 202
+        for name in ("a", "b", "DATAFILE_WEBHOOK_SECRETS"):
+            await sidecar.logged("secret.trimmed", name=name, reason="a byte order mark before a secret was removed")
 
 
 async def test_a_poll_finds_what_no_webhook_announced(tmp_path: Path, simulator: Simulator) -> None:

@@ -191,6 +191,23 @@ class TestSecrets:
         assert "3 webhook secrets" in [finding.message for finding in every]
         assert not [finding for finding in every if "hunter" in repr(finding)]
 
+    async def test_byte_order_mark(self, healthy: dict[str, str], tmp_path: Path, optimizely: Simulator) -> None:
+        """A byte order mark, as Windows tools write it, is told for secrets and tokens, with the command that leaves it out."""
+        optimizely.access_tokens[KEY] = "hunter2-token"
+        for directory, name in (("secrets", "new"), ("tokens", KEY)):
+            (tmp_path / directory).mkdir()
+            (tmp_path / directory / name).write_text("hunter2-token", encoding="utf-8-sig")
+        found = await trouble(
+            healthy
+            | {
+                "DATAFILE_WEBHOOK_SECRETS_PATH": str(tmp_path / "secrets"),
+                "DATAFILE_ACCESS_TOKENS_PATH": str(tmp_path / "tokens"),
+                "DATAFILE_URL_TEMPLATE": optimizely.auth_template,
+            }
+        )
+        assert [(finding.part, finding.verdict) for finding in found] == [("secrets", WARNING), ("tokens", WARNING)]
+        assert all("byte order mark" in finding.message and "ascii" in str(finding.fix) for finding in found)
+
     async def test_tokens(self, healthy: dict[str, str], tmp_path: Path, optimizely: Simulator) -> None:
         """A token whose file is named like no key, and the key that has none for it, are told; and what upstream says to that."""
         optimizely.access_tokens[KEY] = "hunter2-token"

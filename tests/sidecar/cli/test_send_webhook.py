@@ -13,7 +13,8 @@ class TestSendWebhook:
     @pytest.mark.parametrize(
         ("status", "exit_status", "words"),
         [
-            (202, 0, "fetches now"), (204, 0, "nothing to do"), (401, 1, "secret"), (503, 1, "DATAFILE_WEBHOOK_SECRETS"),
+            (202, 0, "fetches now"), (200, 0, "nothing to do"), (204, 0, "nothing to do"),
+            (401, 1, "secret"), (503, 1, "DATAFILE_WEBHOOK_SECRETS"),
             (400, 1, "cannot read"), (418, 1, "something else"),
         ],
     )  # fmt: skip

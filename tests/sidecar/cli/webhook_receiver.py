@@ -37,4 +37,5 @@ class Receiver:
 def announced(body: bytes) -> tuple[str, ...]:
     event = webhook.parse(body)
     assert isinstance(event, webhook.DatafileUpdated)
-    return webhook.attribute(event, {KEY: "777", "OTHER": "777"}).announced
+    ours = webhook.Environment("777")
+    return webhook.attribute(event, {KEY: ours, "OTHER": ours}).announced

@@ -88,6 +88,32 @@ class TestSecrets:
         assert secrets.active == (b"x", b"y", b"test-secret-1", b"clean", b"in ner")
         assert secrets.untrimmed == ("DATAFILE_WEBHOOK_SECRETS", "a", "c")
 
+    @pytest.mark.parametrize(
+        "content",
+        [
+            b"\xef\xbb\xbfsecret", b"\xef\xbb\xbf secret\r\n", *("\ufeffsecret\r\n".encode(name) for name in (
+                "utf-8", "utf-16-le", "utf-16-be", "utf-32-le", "utf-32-be"
+            )),
+        ],
+    )  # fmt: skip
+    def test_byte_order_mark(self, mounted: MountedSecret, content: bytes) -> None:
+        """A secret that a Windows tool wrote is taken as the text that it is, and the file is named for a warning."""
+        mounted.write(a=content, b=b"other\n")
+        secrets = secrets_of(mounted.path, b"\xef\xbb\xbffixed")
+        assert secrets.active == (b"fixed", b"secret", b"other")
+        assert (secrets.marked, secrets.untrimmed) == (("DATAFILE_WEBHOOK_SECRETS", "a"), ("b",))
+        mounted.write(a=b"secret")
+        secrets.reread()
+        assert list(secrets.active) == [b"fixed", b"secret"]
+        assert list(secrets.marked) == ["DATAFILE_WEBHOOK_SECRETS"]
+
+    def test_byte_order_mark_alone(self, mounted: MountedSecret) -> None:
+        """Nothing but a mark is an empty file; bytes that only look like a mark are a secret of these bytes."""
+        mounted.write(a=b"\xef\xbb\xbf\r\n", b=b"\xff\xfe\x00", c=b"\xef\xbb\xbf\xff")
+        secrets = secrets_of(mounted.path)
+        assert secrets.active == (b"\xff\xfe\x00", b"\xef\xbb\xbf\xff")
+        assert secrets.empty == ("a",)
+
     def test_any_bytes(self, mounted: MountedSecret) -> None:
         """A secret of any bytes is kept as it is, and one that is mounted twice counts once."""
         mounted.write(a=b"\xe9\x00\xff", b=b"\xe9\x00\xff")
@@ -139,6 +165,26 @@ class TestSecrets:
         with pytest.raises(CredentialsError, match=r"/c can't be read: No such file"):
             secrets.reread()
         assert secrets.active == (b"one", b"two")
+
+    @pytest.mark.parametrize("is_start", [True, False])
+    def test_swap(self, mounted: MountedSecret, monkeypatch: pytest.MonkeyPatch, is_start: bool) -> None:
+        """A Secret that is replaced between listing and reading is read again: no restart, and the new set."""
+        mounted.write(old=b"one")
+        secrets = None if is_start else secrets_of(mounted.path)
+        listdir = os.listdir
+
+        def swap(path: Path) -> list[str]:
+            monkeypatch.undo()
+            names = listdir(path)
+            mounted.write(new=b"two")
+            return names
+
+        monkeypatch.setattr(os, "listdir", swap)
+        if secrets is None:
+            secrets = secrets_of(mounted.path)
+        else:
+            assert secrets.reread()
+        assert secrets.active == (b"two",)
 
     def test_directory_inside(self, mounted: MountedSecret) -> None:
         """A directory among the files, and what starts with a dot, are passed over."""
@@ -228,6 +274,27 @@ class TestTokens:
             tokens.reread()
         assert tokens.get("KEY1") == "good"
         assert not content.strip() or content.decode("latin-1") not in str(error.value)
+
+    def test_byte_order_mark(self, mounted: MountedSecret) -> None:
+        """A token that a Windows tool wrote can stand in a header, and its file is named for a warning."""
+        mounted.write(KEY1="\ufefftoken-1\r\n".encode("utf-16-le"), KEY2=b"token-2", OTHER=b"\xef\xbb\xbfx")
+        tokens = Tokens(mounted.path, KEYS)
+        assert (tokens.get("KEY1"), tokens.get("KEY2"), tokens.marked) == ("token-1", "token-2", ("KEY1",))
+
+    def test_swap(self, mounted: MountedSecret, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A key whose file is taken away between listing and reading has no token; the start goes on."""
+        mounted.write(KEY1=b"token-1", KEY2=b"token-2")
+        listdir = os.listdir
+
+        def swap(path: Path) -> list[str]:
+            monkeypatch.undo()
+            names = listdir(path)
+            mounted.write(KEY1=b"token-1")
+            return names
+
+        monkeypatch.setattr(os, "listdir", swap)
+        tokens = Tokens(mounted.path, KEYS)
+        assert (tokens.get("KEY1"), tokens.get("KEY2")) == ("token-1", None)
 
     def test_strangers(self, mounted: MountedSecret) -> None:
         """A file that is named like none of our keys, whatever it holds, keeps nobody from starting; its name can be asked for."""

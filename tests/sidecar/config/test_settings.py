@@ -11,6 +11,7 @@ from datafile_sidecar.config import settings
 from datafile_sidecar.config.parsers import Address
 from datafile_sidecar.config.settings import Settings, SettingsError
 from datafile_sidecar.core.url_policy import UrlPolicy
+from datafile_sidecar.volume.directory import Status, Volume, VolumeError
 
 KEYS = {"DATAFILE_SDK_KEYS": "KEY1"}
 
@@ -81,7 +82,8 @@ MISTAKES = {
     ("SDK_KEYS", "empty"): ["", "  ", "KEY1,,KEY2", "KEY1,"],
     ("SDK_KEYS", "not an SDK key"): ["undefined", "NULL", "KEY1,None"],
     ("SDK_KEYS", "letters, digits"): ["../../etc", "KEY1?x=", "KEY 1", "KEY1.status", "clé", "KEY\u0661", "a/b"],
-    ("WEBHOOK_SECRETS", "no secret"): ["", " ", ",", "\n,\t"],
+    ("SDK_KEYS", "room for 221"): ["x" * 222, "KEY1," + "x" * 100_000],
+    ("WEBHOOK_SECRETS", "no secret"): ["", " ", ",", "\n,\t", "\ufeff", " \ufeff,"],
     ("WEBHOOK_SECRETS_PATH", "empty"): ["", "\n"],
     ("URL_TEMPLATE", "{sdk_key} once"): ["https://cdn.test/KEY1.json", "https://h/{sdk_key}/{sdk_key}"],
     ("URL_TEMPLATE", "URL"): [
@@ -112,6 +114,20 @@ def test_mistake(name: str, text: str, words: str) -> None:
     assert words in problem
     assert "hunter2" not in problem
     assert len(problem) < 250
+
+
+def test_longest_key(tmp_path: Path) -> None:
+    """A key that is accepted fits into every file name that the sidecar makes of it; one that is longer does not."""
+    volume = Volume(tmp_path)
+
+    def publish(key: str) -> None:
+        status = Status(sdk_key=key, revision=1, sha256="", size=2, trigger="poll", generation=0)
+        volume.publish(b"{}", status)
+
+    [key] = load(SDK_KEYS="x" * 221).sdk_keys
+    publish(key)
+    with pytest.raises(VolumeError, match="File name too long"):
+        publish(key + "x")
 
 
 def test_every_wrong_key() -> None:

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from datafile_sidecar.core.webhook import (
     Attribution,
     DatafileUpdated,
+    Environment,
     MalformedWebhookError,
     OtherEvent,
     attribute,
@@ -212,34 +213,37 @@ def _parse_or_malformed(sent: bytes) -> None:
     if isinstance(event, DatafileUpdated):
         assert event.revision is None or 0 <= event.revision < 2**63
         assert all(event.urls)
-        attribute(event, {"KEY1": "1", "KEY2": None})
+        attribute(event, {"KEY1": Environment("1", "production"), "KEY2": Environment()})
 
 
 CDN = "https://cdn.optimizely.com/datafiles/{}.json"
 OLD = "https://cdn.optimizely.com/json/1234.json"
-OURS = {"KEY1": "1234", "KEY2": "1234"}
+UNKNOWN, THEIRS = Environment(), Environment("9999", "production")
+PRODUCTION, STAGING = Environment("1234", "production"), Environment("1234", "staging")
+NAMELESS = Environment("1234")
+OURS = {"KEY1": NAMELESS, "KEY2": NAMELESS}
 
 
 class TestAttribute:
     @pytest.mark.parametrize(
-        ("urls", "projects", "announced", "hinted"),
+        ("urls", "environments", "announced", "hinted"),
         [
             ((CDN.format("KEY1"),), OURS, ("KEY1",), ()),
             ((OLD, CDN.format("KEY2")), OURS, ("KEY2",), ()),
             ((CDN.format("THEIRS"), CDN.format("KEY1")), OURS, ("KEY1",), ()),
             ((CDN.format("KEY1"), CDN.format("KEY2")), OURS, ("KEY1", "KEY2"), ()),
             (("cdn.optimizely.com/datafiles/KEY1.json?x=1#y",), OURS, ("KEY1",), ()),
-            ((CDN.format("KEY1"),), {"KEY1": None}, ("KEY1",), ()),
+            ((CDN.format("KEY1"),), {"KEY1": UNKNOWN}, ("KEY1",), ()),
             ((CDN.format("THEIRS"),), OURS, (), ()),
             ((CDN.format("THEIRS"), OLD), OURS, (), ()),
-            ((CDN.format("KEY1"),), {"KEY1": "9999"}, (), ()),
-            ((CDN.format("KEY1"),), {"KEY1": "9999", "KEY2": "1234"}, (), ()),
+            ((CDN.format("KEY1"),), {"KEY1": THEIRS}, (), ()),
+            ((CDN.format("KEY1"),), {"KEY1": THEIRS, "KEY2": NAMELESS}, (), ()),
             ((), OURS, (), ("KEY1", "KEY2")),
-            ((), {"KEY1": "1234", "KEY2": "9999", "KEY3": None}, (), ("KEY1", "KEY3")),
-            ((), {"KEY1": "9999"}, (), ()),
+            ((), {"KEY1": NAMELESS, "KEY2": THEIRS, "KEY3": UNKNOWN}, (), ("KEY1", "KEY3")),
+            ((), {"KEY1": THEIRS}, (), ()),
             ((OLD,), OURS, (), ("KEY1", "KEY2")),
-            ((OLD,), {"KEY1": None}, (), ("KEY1",)),
-            ((OLD,), {"1234": "1234"}, ("1234",), ()),
+            ((OLD,), {"KEY1": UNKNOWN}, (), ("KEY1",)),
+            ((OLD,), {"1234": NAMELESS}, ("1234",), ()),
             (("http://[broken", "https://x/"), OURS, (), ("KEY1", "KEY2")),
             ((), {}, (), ()),
         ],
@@ -254,12 +258,12 @@ class TestAttribute:
     def test_table(
         self,
         urls: tuple[str, ...],
-        projects: dict[str, str | None],
+        environments: dict[str, Environment],
         announced: tuple[str, ...],
         hinted: tuple[str, ...],
     ) -> None:
         """An event concerns the keys that it names; one without names, its project's keys; one for another environment, none."""
-        assert attribute(DatafileUpdated("1234", 43, None, urls), projects) == Attribution(announced, hinted)
+        assert attribute(DatafileUpdated("1234", 43, None, urls), environments) == Attribution(announced, hinted)
 
     def test_no_revision(self) -> None:
         """An event that names our key but no revision is a hint, not an announcement."""
@@ -272,3 +276,43 @@ class TestAttribute:
         assert attribute(DatafileUpdated(None, 43, None, (CDN.format("KEY1"),)), OURS) == Attribution(
             announced=("KEY1",)
         )
+
+    @pytest.mark.parametrize(
+        ("environment", "urls", "environments", "announced", "hinted"),
+        [
+            ("Production", (), {"KEY1": PRODUCTION, "KEY2": STAGING}, ("KEY1",), ()),
+            ("Production", (OLD,), {"KEY1": PRODUCTION, "KEY2": STAGING}, ("KEY1",), ()),
+            ("staging", (), {"KEY1": PRODUCTION, "KEY2": STAGING}, ("KEY2",), ()),
+            ("PRODUCTION", (), {"KEY1": PRODUCTION, "KEY2": PRODUCTION}, ("KEY1", "KEY2"), ()),
+            ("Production", (), {"KEY1": PRODUCTION, "KEY2": UNKNOWN, "KEY3": NAMELESS}, ("KEY1",), ("KEY2", "KEY3")),
+            ("Production", (), {"KEY1": PRODUCTION, "KEY2": THEIRS}, ("KEY1",), ()),
+            ("Prod EU", (), {"KEY1": PRODUCTION, "KEY2": STAGING}, (), ("KEY1", "KEY2")),
+            (None, (), {"KEY1": PRODUCTION}, (), ("KEY1",)),
+            ("", (), {"KEY1": Environment("1234", "")}, ("KEY1",), ()),
+            ("Production", (), {"KEY1": NAMELESS}, (), ("KEY1",)),
+            ("Production", (), {"KEY1": Environment(None, "production")}, (), ("KEY1",)),
+            ("Production", (CDN.format("KEY2"),), {"KEY1": PRODUCTION, "KEY2": STAGING}, ("KEY2",), ()),
+            ("Production", (CDN.format("OTHER"),), {"KEY1": PRODUCTION}, (), ()),
+        ],
+        ids=[
+            "another case", "the project's id in the URL", "the second key", "two keys of one environment",
+            "beside keys of which nothing is known", "beside another project", "another name for it", "no environment",
+            "an empty name", "no name in the datafile", "no project in the datafile", "the URL decides", "the URL of another key",
+        ],
+    )  # fmt: skip
+    def test_environment(
+        self,
+        environment: str | None,
+        urls: tuple[str, ...],
+        environments: dict[str, Environment],
+        announced: tuple[str, ...],
+        hinted: tuple[str, ...],
+    ) -> None:
+        """Where no URL names a key, project and environment do; what they don't name stays a hint."""
+        assert attribute(DatafileUpdated("1234", 43, environment, urls), environments) == Attribution(announced, hinted)
+
+    def test_environment_without_more(self) -> None:
+        """Without a project or a revision, the environment announces nothing."""
+        ours = {"KEY1": PRODUCTION, "KEY2": STAGING}
+        assert attribute(DatafileUpdated(None, 43, "Production", ()), ours) == Attribution(hinted=("KEY1", "KEY2"))
+        assert attribute(DatafileUpdated("1234", None, "Production", ()), ours) == Attribution(hinted=("KEY1",))

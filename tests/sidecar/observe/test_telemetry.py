@@ -172,6 +172,33 @@ def test_single_rejection(recorder: Recorder) -> None:
     )
 
 
+def test_ignored_flood(recorder: Recorder) -> None:
+    """A minute of 100 webhooks a second that are no news, most of them repeated, is counted to the last in a dozen lines."""
+    for tick in range(6000):
+        recorder.now = 1000 + tick / 100
+        if tick % 1000 == 999:
+            recorder.telemetry.summarise()
+        recorder.telemetry.webhook_ignored("received" if tick % 3 else "old", is_repeat=bool(tick % 3))
+    recorder.now += 10
+    recorder.telemetry.summarise()
+    assert recorder.value("webhooks_total", outcome="ignored") == 6000
+    assert len(recorder.lines) <= 14
+    counts = Counter[str]()
+    for line in recorder.lines:
+        assert (line["event"], line["level"]) == ("webhook.ignored", "info")
+        counts.update(line.get("more") or [line["reason"]])
+    assert counts == {"received": 4000, "old": 2000}
+
+
+def test_repeated_alone(recorder: Recorder) -> None:
+    """A repeated webhook makes no line of its own, only a number in the next summary."""
+    recorder.telemetry.webhook_ignored("received", is_repeat=True)
+    assert recorder.lines == []
+    recorder.telemetry.summarise()
+    recorder.telemetry.summarise()
+    assert [line.get("more") for line in recorder.lines] == [{"received": 1}]
+
+
 def test_summary_waits(recorder: Recorder) -> None:
     """What was held back is logged when it is due, not before and not twice."""
     for _ in range(3):
@@ -195,6 +222,7 @@ def test_long_text(recorder: Recorder) -> None:
 SAMPLES: dict[Any, Any] = {
     str: "word",
     int: 1,
+    bool: True,
     float: 1.5,
     int | None: None,
     str | None: None,

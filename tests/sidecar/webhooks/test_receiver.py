@@ -46,12 +46,20 @@ class Endpoint:
     triggers: list[Trigger] = field(default_factory=list)
     relayed: list[tuple[bytes, bytes]] = field(default_factory=list)
     stream: io.StringIO = field(default_factory=io.StringIO)
+    is_kept: bool = True
+    asked: list[tuple[bytes, tuple[str, ...]]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.telemetry = Telemetry(logs.configure("info", "json", self.stream), time.monotonic)
         self.stats = WebhookStats(lambda: 1_700_000_000)
         self.receiver = Receiver(
-            lambda: self.secrets, self._reload_secrets, self._notify, self._relay, self.stats, self.telemetry
+            secrets=lambda: self.secrets,
+            reload_secrets=self._reload_secrets,
+            notify=self._notify,
+            relay=self._relay,
+            stats=self.stats,
+            telemetry=self.telemetry,
+            is_kept=self._is_kept,
         )
 
     async def _reload_secrets(self) -> bool:
@@ -67,6 +75,10 @@ class Endpoint:
 
     def _relay(self, body: bytes, header: bytes) -> None:
         self.relayed.append((body, header))
+
+    async def _is_kept(self, body: bytes, sdk_keys: tuple[str, ...]) -> bool:
+        self.asked.append((body, sdk_keys))
+        return self.is_kept
 
     @property
     def outcomes(self) -> Counter[str]:
@@ -106,6 +118,10 @@ def signed(body: bytes, secret: bytes = SECRET) -> bytes:
     return b"X-Hub-Signature: " + signature(body, secret).encode()
 
 
+def _message(body: bytes, *headers: bytes) -> bytes:
+    return request(signed(body), b"Content-Length: %d" % len(body), *headers) + body
+
+
 def _status(answer: bytes) -> int:
     assert answer.startswith((b"HTTP/1.1 ", b"HTTP/1.0 ")), answer
     return int(answer[9:12])
@@ -135,8 +151,8 @@ ANSWERS = [
     ("any case of the header's name", BODY, [signed(BODY).replace(b"X-Hub", b"x-hUB")], 202, "accepted"),
     ("the older of two secrets", BODY, [signed(BODY, b"old")], 202, "accepted"),
     ("bytes that JSON would write otherwise", ODD, [signed(ODD)], 202, "accepted"),
-    ("another event, data is a list", APPROVAL, [signed(APPROVAL)], 204, "ignored"),
-    ("an event without data", OTHER, [signed(OTHER)], 204, "ignored"),
+    ("another event, data is a list", APPROVAL, [signed(APPROVAL)], 200, "ignored"),
+    ("an event without data", OTHER, [signed(OTHER)], 200, "ignored"),
     *((f"signed, but no event: {body[:20]!r}", body, [signed(body)], 400, "malformed")
       for body in (b"", b"[]", b"null", b'"x"', b"{", b'{"event":"project.datafile_updated","data":null}')),
     ("deep nesting", DEEP, [signed(DEEP)], 400, "malformed"),
@@ -197,18 +213,48 @@ async def test_event(endpoint: Endpoint) -> None:
 async def test_relay(endpoint: Endpoint) -> None:
     """A signed webhook is relayed as it came, whatever it means here; one that was relayed to us is not relayed again."""
     endpoint.awake = ()
-    assert await endpoint.post(ODD, signed(ODD)) == 204
-    assert await endpoint.post(ODD, signed(ODD), b"X-Datafile-Relayed: 1") == 204
+    assert await endpoint.post(ODD, signed(ODD)) == 200
+    other = ODD + b" "
+    assert await endpoint.post(other, signed(other), b"X-Datafile-Relayed: 1") == 200
     assert endpoint.relayed == [(ODD, signature(ODD, SECRET).encode())]
     assert endpoint.triggers == [Trigger.WEBHOOK, Trigger.PEER]
 
 
 async def test_nothing_newer(endpoint: Endpoint) -> None:
-    """An event that concerns no key here is acknowledged without a body, so that Optimizely sees no failure."""
+    """An event that concerns no key here is acknowledged with 200, which no sender takes for a failure, and a word why."""
     endpoint.awake = ()
     answer = await endpoint.send(request(signed(BODY), b"Content-Length: %d" % len(BODY)) + BODY)
-    assert (_status(answer), answer.partition(b"\r\n\r\n")[2]) == (204, b"")
+    why = b"nothing to do: it is for another environment or project, or its revision is already on the volume\n"
+    assert (_status(answer), answer.partition(b"\r\n\r\n")[2]) == (200, why)
     assert endpoint.outcomes == {"ignored": 1}
+
+
+@pytest.mark.parametrize("awake", [("KEY1",), ()], ids=["accepted", "ignored"])
+async def test_repeated(endpoint: Endpoint, awake: tuple[str, ...]) -> None:
+    """A webhook that comes again, from whichever side, wakes nothing and adds no line; the relay decides whether to pass it on."""
+    endpoint.awake = awake
+    assert await endpoint.post(BODY, signed(BODY)) == (202 if awake else 200)
+    relayed = (b"X-Datafile-Relayed: 1",)
+    answers = [await endpoint.send(_message(BODY, *headers)) for headers in ((), relayed, ())]
+    assert {answer.partition(b"\r\n\r\n")[2] for answer in answers} == {b"nothing to do: it was already received\n"}
+    assert [_status(answer) for answer in answers] == [200] * 3
+    assert (len(endpoint.notified), len(endpoint.relayed), len(endpoint.lines)) == (1, 3, 1)
+    assert endpoint.outcomes == ({"accepted": 1, "ignored": 3} if awake else {"ignored": 4})
+    assert await endpoint.post(BODY, signed(BODY, b"wrong")) == 401
+    assert await endpoint.post(BODY + b" ", signed(BODY + b" ")) == (202 if awake else 200)
+
+
+async def test_stopping(endpoint: Endpoint) -> None:
+    """What is not passed on before the end is answered 503, and taken when it comes again; a forgery learns nothing new."""
+    endpoint.is_kept = False
+    assert await endpoint.post(BODY, signed(BODY)) == 503
+    assert await endpoint.post(BODY, signed(BODY)) == 503
+    assert await endpoint.post(BODY, signed(BODY, b"wrong")) == 401
+    assert await endpoint.post(b"[]", signed(b"[]")) == 400
+    endpoint.is_kept = True
+    assert await endpoint.post(BODY, signed(BODY)) == 202
+    assert endpoint.outcomes == {"stopping": 2, "unverified": 1, "malformed": 1, "accepted": 1}
+    assert endpoint.asked == [(BODY, ("KEY1",))] * 3
 
 
 @pytest.mark.parametrize("secrets", [(), (b"",)])

@@ -7,12 +7,13 @@ import secrets
 import socket
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import Any
 
 from datafile_sidecar.admin.server import Admin
 from datafile_sidecar.bus import Bus
+from datafile_sidecar.cli.shutdown import Shutdown
 from datafile_sidecar.config.credential_reloader import CredentialReloader
 from datafile_sidecar.config.credentials import Secrets, Tokens
 from datafile_sidecar.config.settings import Settings
@@ -36,7 +37,6 @@ from datafile_sidecar.webhooks.receiver import Receiver
 from datafile_sidecar.webhooks.stats import WebhookStats
 
 SUMMARY_INTERVAL_S = 10.0
-SETTLE_S = 1.0
 Work = Callable[[], Awaitable[None]]
 
 
@@ -58,7 +58,6 @@ class Daemon:
         self._pod = environ.get("HOSTNAME") or socket.gethostname()
         self._started = time.time()
         self._instance = secrets.token_hex(8)
-        self._is_stopping = False
         self._secrets = Secrets(settings.webhook_secrets_path, settings.webhook_secrets, time.monotonic)
         self._tokens = Tokens(settings.access_tokens_path, settings.sdk_keys)
         self._credentials = CredentialReloader(self._secrets, self._tokens, self._retry, telemetry)
@@ -75,6 +74,7 @@ class Daemon:
         self._syncers = {key: self._syncer(key) for key in settings.sdk_keys}
         self._stats = WebhookStats(time.time)
         self._peers = Peers(settings.peers, self._webhook_socket.getsockname()[:2], telemetry)
+        self._shutdown = Shutdown(self._syncers, self._peers, self._bus)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then end in phases: unready, accepted work, servers, connections."""
@@ -83,9 +83,7 @@ class Daemon:
             await self._open(stack)
             running = [tasks.create_task(_forever(work, name)) for name, work in self._work().items()]
             await stop.wait()
-            self._is_stopping = True
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._settle(), SETTLE_S)
+            await self._shutdown.settle()
             for task in running:
                 task.cancel()
         self._telemetry.sidecar_stopped()
@@ -113,14 +111,9 @@ class Daemon:
             relay=self._peers.relay,
             stats=self._stats,
             telemetry=self._telemetry,
+            is_kept=self._shutdown.is_kept,
         )
         await stack.enter_async_context(serving(receiver.app(), self._webhook_socket, self._dropped("webhook")))
-
-    async def _settle(self) -> None:
-        """Let accepted work come to its end."""
-        await asyncio.gather(self._peers.settle(), *(one.settle() for one in self._syncers.values()))
-        if self._bus is not None:
-            await self._bus.settle()
 
     def _announce_start(self) -> None:
         settings, telemetry = self._settings, self._telemetry
@@ -131,8 +124,7 @@ class Daemon:
         telemetry.webhook_listening(*self._webhook_socket.getsockname()[:2])
         if not self._secrets.active:
             telemetry.webhook_disabled()
-        for name in self._secrets.untrimmed:
-            telemetry.secret_trimmed(name)
+        self._credentials.warn()
 
     def _clean(self) -> None:
         try:
@@ -172,7 +164,7 @@ class Daemon:
 
     def _unready(self) -> dict[str, str]:
         missing = {key: problem for key, one in self._syncers.items() if (problem := one.state.problem)}
-        return missing | ({"sidecar": "it is stopping"} if self._is_stopping else {})
+        return missing | ({"sidecar": "it is stopping"} if self._shutdown.has_begun else {})
 
     def _status(self) -> dict[str, Any]:
         return {

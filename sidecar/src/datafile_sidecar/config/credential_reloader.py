@@ -22,12 +22,38 @@ class CredentialReloader:
     def __init__(self, secrets: Secrets, tokens: Tokens, new_tokens: Callable[[], None], telemetry: Telemetry) -> None:
         """`new_tokens` is called when tokens have changed."""
         self._active_secrets = secrets
+        self._active_tokens = tokens
+        self._telemetry = telemetry
+        self._new_tokens = new_tokens
+        self._warned: frozenset[tuple[str, str]] = frozenset()
         self._secrets = _MountedFiles(
-            "webhook secrets", SingleFlight(secrets.reread, "webhook secrets"), lambda: len(secrets.active), telemetry
+            "webhook secrets",
+            SingleFlight(secrets.reread, "webhook secrets"),
+            lambda: len(secrets.active),
+            telemetry,
+            self.warn,
         )
         self._tokens = _MountedFiles(
-            "access tokens", SingleFlight(tokens.reread, "access tokens"), lambda: len(tokens), telemetry, new_tokens
+            "access tokens",
+            SingleFlight(tokens.reread, "access tokens"),
+            lambda: len(tokens),
+            telemetry,
+            self._tokens_changed,
         )
+
+    def warn(self) -> None:
+        """Log what was removed around secrets and tokens, each once."""
+        marked = (*self._active_secrets.marked, *self._active_tokens.marked)
+        trimmed = [(name, "white space around") for name in self._active_secrets.untrimmed]
+        trimmed += [(name, "a byte order mark before") for name in marked]
+        for name, what in trimmed:
+            if (name, what) not in self._warned:
+                self._telemetry.secret_trimmed(name, what)
+        self._warned = frozenset(trimmed)
+
+    def _tokens_changed(self) -> None:
+        self.warn()
+        self._new_tokens()
 
     async def run(self) -> None:
         """Reread both at each interval, forever."""

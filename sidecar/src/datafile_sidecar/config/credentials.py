@@ -4,11 +4,22 @@ Reading blocks as long as the mount does: on an event loop, use a thread. A read
 previous values. Errors never contain a secret.
 """
 
+import codecs
+import contextlib
 import os
+import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 _MAX_BYTES = 65536
+_READS, _READ_AGAIN_S = 5, 0.1
+_BYTE_ORDER_MARKS = {
+    codecs.BOM_UTF8: "utf-8",
+    codecs.BOM_UTF32_LE: "utf-32-le",  # before UTF-16, which begins in the same way
+    codecs.BOM_UTF32_BE: "utf-32-be",
+    codecs.BOM_UTF16_LE: "utf-16-le",
+    codecs.BOM_UTF16_BE: "utf-16-be",
+}
 _SECRETS = "DATAFILE_WEBHOOK_SECRETS"
 _SECRETS_PATH = "DATAFILE_WEBHOOK_SECRETS_PATH"
 _TOKENS_PATH = "DATAFILE_ACCESS_TOKENS_PATH"
@@ -29,13 +40,16 @@ class Secrets:
             clock: returns monotonic seconds.
         """
         self._path = path
-        self._fixed = tuple(secret.strip() for secret in fixed)
-        self._untrimmed_variable: tuple[str, ...] = () if self._fixed == fixed else (_SECRETS,)
+        self._fixed = tuple(trimmed(secret) for secret in fixed)
+        self._untrimmed_variable = (_SECRETS,) if any(map(_has_white_space, fixed)) else ()
+        self._marked_variable = (_SECRETS,) if any(map(_byte_order_mark, fixed)) else ()
         self._mounted: tuple[bytes, ...] = ()
         self._clock = clock
         self._read_at = clock()
         self.untrimmed: tuple[str, ...] = self._untrimmed_variable
         """The names of the files, or of the variable, that have white space around a secret."""
+        self.marked: tuple[str, ...] = self._marked_variable
+        """The names of the files, or of the variable, that have a byte order mark before a secret."""
         self.empty: tuple[str, ...] = ()
         """The names of the files that are empty."""
         self.reread()
@@ -54,13 +68,13 @@ class Secrets:
             files = _read_files(_SECRETS_PATH, self._path)
         else:
             files = {self._path.name: _read_file(_SECRETS_PATH, self._path)}
-        mounted = tuple(dict.fromkeys(secret for content in files.values() if (secret := content.strip())))
+        mounted = tuple(dict.fromkeys(secret for content in files.values() if (secret := trimmed(content))))
         if not mounted:
             problem = "contains no webhook secret: the file, or every file in the directory, is empty"
             raise CredentialsError(f"{_SECRETS_PATH}: {self._path} {problem}")
-        self.empty = tuple(name for name, content in files.items() if not content.strip())
-        untrimmed = tuple(name for name, content in files.items() if content.strip() not in {content, b""})
-        self.untrimmed = self._untrimmed_variable + untrimmed
+        self.empty = tuple(name for name, content in files.items() if not trimmed(content))
+        self.untrimmed = self._untrimmed_variable + _names(files, _has_white_space)
+        self.marked = self._marked_variable + _names(files, _byte_order_mark)
         previous, self._mounted = self._mounted, mounted
         return mounted != previous
 
@@ -86,6 +100,8 @@ class Tokens:
         self._tokens: Mapping[str, str] = {}
         self.names: tuple[str, ...] = ()
         """The names of all files, including those that match no SDK key."""
+        self.marked: tuple[str, ...] = ()
+        """The SDK keys whose file has a byte order mark before the token."""
         self.reread()
 
     def get(self, sdk_key: str) -> str | None:
@@ -101,8 +117,9 @@ class Tokens:
         if self._path is None:
             return False
         files = _read_files(_TOKENS_PATH, self._path)
-        tokens = {name: _token(self._path / name, files[name].strip()) for name in files if name in self._sdk_keys}
-        self.names = tuple(files)
+        ours = {name: content for name, content in files.items() if name in self._sdk_keys}
+        tokens = {name: _token(self._path / name, trimmed(content)) for name, content in ours.items()}
+        self.names, self.marked = tuple(files), _names(ours, _byte_order_mark)
         previous, self._tokens = self._tokens, tokens
         return tokens != previous
 
@@ -114,8 +131,45 @@ def _token(path: Path, content: bytes) -> str:
     return content.decode("ascii")
 
 
+def trimmed(content: bytes) -> bytes:
+    """Return a secret as UTF-8, without white space and without the byte order mark that Windows tools write before it.
+
+    Bytes that are not of the encoding that their mark names are no text: they stay as they are.
+    """
+    if mark := _byte_order_mark(content):
+        with contextlib.suppress(UnicodeError):
+            content = content.removeprefix(mark).decode(_BYTE_ORDER_MARKS[mark]).encode()
+    return content.strip()
+
+
+def _byte_order_mark(content: bytes) -> bytes:
+    return next((mark for mark in _BYTE_ORDER_MARKS if content.startswith(mark)), b"")
+
+
+def _has_white_space(content: bytes) -> bool:
+    return not _byte_order_mark(content) and content.strip() not in {content, b""}
+
+
+def _names(files: Mapping[str, bytes], matches: Callable[[bytes], object]) -> tuple[str, ...]:
+    return tuple(name for name, content in files.items() if matches(content))
+
+
 def _read_files(setting: str, directory: Path) -> dict[str, bytes]:
-    """Read all files of a directory. Links are followed; names with a leading dot are internal to a mounted Secret."""
+    """Read all files of a directory. Links are followed; names with a leading dot are internal to a mounted Secret.
+
+    While a mounted Secret is replaced, a name may lead nowhere for a moment: then all are read again.
+    """
+    for _ in range(_READS - 1):
+        try:
+            return _read_files_once(setting, directory)
+        except CredentialsError as error:
+            if not isinstance(error.__cause__, FileNotFoundError) or not os.path.isdir(directory):
+                raise
+            time.sleep(_READ_AGAIN_S)
+    return _read_files_once(setting, directory)
+
+
+def _read_files_once(setting: str, directory: Path) -> dict[str, bytes]:
     try:
         names = sorted(name for name in os.listdir(directory) if not name.startswith("."))
     except OSError as error:

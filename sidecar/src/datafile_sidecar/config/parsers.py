@@ -9,6 +9,9 @@ from typing import NamedTuple
 
 from datafile_sidecar.core.url_policy import UrlPolicy
 
+_MAX_SDK_KEY = 255 - len(".datafile-sidecar..status.json.tmp")
+"""The longest file name that is made of a key may have 255 bytes, as on every common file system."""
+
 
 class Address(NamedTuple):
     """An address to listen on. `host` is empty for all interfaces; port 0 lets the system pick one."""
@@ -26,9 +29,9 @@ def parse_sdk_keys(text: str) -> tuple[str, ...]:
 
 
 def parse_secrets(text: str) -> tuple[bytes, ...]:
-    """Parse webhook secrets, separated by commas, as bytes with any white space around them."""
+    """Parse webhook secrets, separated by commas, as bytes with any white space and byte order mark around them."""
     # A secret may contain any bytes; bytes that are not UTF-8 arrive as lone surrogates.
-    secrets = tuple(item.encode("utf-8", "surrogateescape") for item in text.split(",") if item.strip())
+    secrets = tuple(item.encode("utf-8", "surrogateescape") for item in text.split(",") if item.strip().strip("\ufeff"))
     if not secrets:
         raise ValueError("it contains no secret: set the webhook's secret, or unset the variable to poll only")
     return secrets
@@ -127,6 +130,8 @@ def _sdk_key_problem(key: str) -> str | None:
         return f"{key!r} is a placeholder for a missing value, not an SDK key"
     if not re.fullmatch(r"[A-Za-z0-9_-]+", key):
         return f"{key[:40]!r} is not an SDK key: use only letters, digits, '_' and '-'"
+    if len(key) > _MAX_SDK_KEY:
+        return f"{key[:40]!r}… has {len(key)} characters, and a file's name with an SDK key in it has room for {_MAX_SDK_KEY}"
     return None
 
 

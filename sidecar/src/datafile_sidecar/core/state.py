@@ -187,6 +187,11 @@ class State:
         return None if self.on_volume else self.last_error or "no datafile has been published yet"
 
     @property
+    def is_behind(self) -> bool:
+        """Whether a webhook's revision, or what it hinted at, is not published yet."""
+        return bool(self.announced or self.hint)
+
+    @property
     def error(self) -> str | None:
         """Why the newest datafile is not on the volume, None where nothing is known to be wrong."""
         if self.last_error is None and self.overdue:

@@ -45,8 +45,26 @@ class OtherEvent:
 
 
 @dataclass(frozen=True, slots=True)
+class Environment:
+    """What the datafile of an SDK key says of its origin: the project's id and the environment's key; None while unknown."""
+
+    project_id: str | None = None
+    key: str | None = None
+
+    def may_be_in_project_of(self, event: DatafileUpdated) -> bool:
+        """Tell whether the project is the event's, as far as both are known."""
+        return None in (self.project_id, event.project_id) or self.project_id == event.project_id
+
+    def is_named_by(self, event: DatafileUpdated) -> bool:
+        """Tell whether the event has this project and this environment. Optimizely writes `Production` for `production`."""
+        if None in (self.project_id, self.key, event.environment):
+            return False
+        return self.project_id == event.project_id and str(self.key).casefold() == str(event.environment).casefold()
+
+
+@dataclass(frozen=True, slots=True)
 class Attribution:
-    """The SDK keys that an event concerns: `announced` by name with a revision, or `hinted` where it may mean them."""
+    """The SDK keys that an event concerns: `announced` where its revision is theirs, or `hinted` where it may mean them."""
 
     announced: tuple[str, ...] = ()
     hinted: tuple[str, ...] = ()
@@ -101,26 +119,33 @@ def parse(body: bytes) -> DatafileUpdated | OtherEvent:
     )
 
 
-def attribute(event: DatafileUpdated, projects: Mapping[str, str | None]) -> Attribution:
+def attribute(event: DatafileUpdated, environments: Mapping[str, Environment]) -> Attribution:
     """Find the SDK keys that an event concerns.
 
-    An SDK key of ours at the end of a URL decides. URLs of older projects are empty or end in the project's id: then the
-    event may mean any key of its project. An event of another project concerns none of ours.
+    An SDK key of ours at the end of a URL decides. In older projects the URLs are empty or end in the project's id: then project
+    and environment together decide. Where they name none of our keys, the event may mean any key of its project. An event of
+    another project concerns none of ours.
 
     Args:
         event: The parsed event.
-        projects: The project id of each of our SDK keys, None while it is unknown.
+        environments: What is known of each of our SDK keys.
     """
-    same_project = [
-        key for key, project_id in projects.items() if project_id is None or event.project_id in (None, project_id)
-    ]
-    names = {_file_stem(url) for url in event.urls}
-    ours = tuple(key for key in same_project if key in names)
-    if ours and event.revision is not None:
-        return Attribution(announced=ours)
-    if not ours and names - {"", event.project_id, *projects.values()}:
+    same_project = tuple(key for key, one in environments.items() if one.may_be_in_project_of(event))
+    in_urls = {_file_stem(url) for url in event.urls}
+    if ours := tuple(key for key in same_project if key in in_urls):
+        return _attribution(event, ours)
+    if in_urls - {"", event.project_id, *(one.project_id for one in environments.values())}:
         return Attribution()
-    return Attribution(hinted=ours or tuple(same_project))
+    if named := tuple(key for key in same_project if environments[key].is_named_by(event)):
+        return _attribution(event, named, tuple(key for key in same_project if environments[key].key is None))
+    return Attribution(hinted=same_project)
+
+
+def _attribution(event: DatafileUpdated, named: tuple[str, ...], possible: tuple[str, ...] = ()) -> Attribution:
+    """Announce the revision to the keys that the event names; without one, it is a hint to them."""
+    if event.revision is None:
+        return Attribution(hinted=(*named, *possible))
+    return Attribution(announced=named, hinted=possible)
 
 
 def _file_stem(url: str) -> str:

@@ -13,7 +13,17 @@ from datafile_sidecar.core.state import Trigger
 
 # The values of the label `outcome` of each metric that has it.
 OUTCOMES: Final = {
-    "webhooks": ("accepted", "ignored", "malformed", "unverified", "too_large", "too_slow", "broken_off", "no_secret"),
+    "webhooks": (
+        "accepted",
+        "ignored",
+        "malformed",
+        "unverified",
+        "too_large",
+        "too_slow",
+        "broken_off",
+        "no_secret",
+        "stopping",
+    ),
     "fetches": ("ok", "not_modified", "invalid", *fetch_error.OUTCOMES),
     "relays": ("delivered", "rejected", "timeout", "unreachable", "unresolved", "dropped"),
     "bus_records": ("shared", "questioned", "bad", "refused"),

@@ -7,17 +7,17 @@ cause are logged once and then summarised. Each docstring says what the event me
 
 import math
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client import generate_latest
 from structlog.typing import FilteringBoundLogger
 
 from datafile_sidecar.core.display_text import shorten
+from datafile_sidecar.observe.log_summary import LogSummary
 from datafile_sidecar.observe.log_throttle import LogThrottle
 from datafile_sidecar.observe.metrics import Metrics
 
-_REJECTED_EVERY_S = 10.0
+_SUMMARY_EVERY_S = 10.0
 _REFUSED_EVERY_S = 60.0
 _WARN_EVERY_S = 30.0
 _MAX_CHARS = 300
@@ -40,8 +40,8 @@ class Telemetry:
         self._clock = clock
         self._take_dropped = take_dropped
         self._metrics = Metrics()
-        self._rejected: Counter[str] = Counter()
-        self._rejected_at = float("-inf")
+        self._rejected = LogSummary(_SUMMARY_EVERY_S)
+        self._ignored = LogSummary(_SUMMARY_EVERY_S)
         self._throttle = LogThrottle()
 
     def prepare(self, version: str, sdk_keys: Iterable[str]) -> None:
@@ -69,6 +69,7 @@ class Telemetry:
 
     def sidecar_stopped(self) -> None:
         """The process has stopped cleanly. → Nothing."""
+        self._summarise_webhooks(math.inf)
         self._log.info("sidecar.stopped")
 
     def sidecar_failed(self, error: Exception) -> None:
@@ -132,11 +133,12 @@ class Telemetry:
         reason = "no webhook secret is configured: the endpoint answers 503, and updates arrive by polling only"
         self._log.warning("webhook.disabled", reason=reason, mend="set DATAFILE_WEBHOOK_SECRETS_PATH")
 
-    def secret_trimmed(self, name: str) -> None:
-        """White space around a secret was removed.
-        → Nothing; a secret that really begins or ends with white space can't be used.
+    def secret_trimmed(self, name: str, what: str) -> None:
+        """White space around a secret or an access token, or a byte order mark before it, was removed.
+        → For white space, nothing; a secret that really begins or ends with it can't be used. For a byte order mark, write the
+        file without one, as Windows tools do when told to (`-Encoding ascii`).
         """
-        self._log.warning("secret.trimmed", name=name, reason="white space around a secret was removed")
+        self._log.warning("secret.trimmed", name=name, reason=f"{what} a secret was removed")
 
     def credentials_changed(self, kind: str, count: int) -> None:
         """Mounted secrets or tokens have changed and were reloaded. → Nothing, unless the change was not intended."""
@@ -158,12 +160,18 @@ class Telemetry:
         announced = {"revision": revision, "environment": environment and _short(environment)}
         self._log.info("webhook.accepted", sdk_keys=list(sdk_keys), trigger=trigger, **announced)
 
-    def webhook_ignored(self, reason: str) -> None:
-        """A webhook was verified and changes nothing in this sidecar.
+    def webhook_ignored(self, reason: str, *, is_repeat: bool = False) -> None:
+        """A webhook was verified and changes nothing in this sidecar; the first is logged at once, and those of the next 10
+        seconds in one line with their number for each reason in `more`. One that was received before is only counted.
         → Nothing; it may be for another environment, or its revision may be here already.
         """
         self._metrics.count("webhooks", "ignored")
-        self._log.info("webhook.ignored", reason=reason)
+        if is_repeat:
+            self._ignored.hold(reason)
+            return
+        self._summarise_webhooks(self._clock())
+        if self._ignored.admit(reason, self._clock()):
+            self._log.info("webhook.ignored", reason=reason)
 
     def webhook_rejected(self, outcome: str, reason: str) -> None:
         """A webhook was rejected; the first is logged at once, and those of the next 10 seconds in one line with their
@@ -171,20 +179,21 @@ class Telemetry:
         → For `unverified`, compare the secret with the one in Optimizely's settings.
         """
         self._metrics.count("webhooks", outcome)
-        if self._clock() - self._rejected_at < _REJECTED_EVERY_S:
-            self._rejected[outcome] += 1
-            return
-        self.summarise()
-        self._rejected_at = self._clock()
-        self._log.warning("webhook.rejected", outcome=outcome, reason=_short(reason))
+        self._summarise_webhooks(self._clock())
+        if self._rejected.admit(outcome, self._clock()):
+            self._log.warning("webhook.rejected", outcome=outcome, reason=_short(reason))
 
     def summarise(self) -> None:
-        """Log the rejected webhooks that were held back, if it is time, and how many log lines were dropped."""
+        """Log the webhooks that were held back, if it is time, and how many log lines were dropped."""
         if dropped := self._take_dropped():
             self.lines_dropped(dropped)
-        if self._rejected and self._clock() - self._rejected_at >= _REJECTED_EVERY_S:
-            self._log.warning("webhook.rejected", more=dict(self._rejected))
-            self._rejected.clear()
+        self._summarise_webhooks(self._clock())
+
+    def _summarise_webhooks(self, now: float) -> None:
+        if held := self._rejected.take(now):
+            self._log.warning("webhook.rejected", more=held)
+        if held := self._ignored.take(now):
+            self._log.info("webhook.ignored", more=held)
 
     def webhook_relayed(self, outcomes: Mapping[str, int]) -> None:
         """A webhook was relayed to the peers; `outcomes` counts the results.

@@ -4,13 +4,15 @@ from collections.abc import Mapping
 
 from datafile_sidecar.core import webhook
 from datafile_sidecar.core.state import Trigger
-from datafile_sidecar.core.webhook import DatafileUpdated
+from datafile_sidecar.core.webhook import DatafileUpdated, Environment
 from datafile_sidecar.sync.syncer import KeySyncer
 
 
 def notify(syncers: Mapping[str, KeySyncer], event: DatafileUpdated, trigger: Trigger) -> tuple[str, ...]:
     """Tell every key that an event concerns; return those whose loop is awake for it now."""
-    concerned = webhook.attribute(event, {key: syncer.store.project_id for key, syncer in syncers.items()})
+    stores = {key: syncer.store for key, syncer in syncers.items()}
+    environments = {key: Environment(one.project_id, one.environment_key) for key, one in stores.items()}
+    concerned = webhook.attribute(event, environments)
     for key in concerned.hinted:
         syncers[key].hint(trigger)
     awake = [

@@ -46,6 +46,7 @@ class KeyStore:
         self.now = now
         self.write_lock = asyncio.Lock()
         self.project_id: str | None = None
+        self.environment_key: str | None = None
         self._volume = volume
         self._record: Status | None = None
         self._refreshed = 0.0
@@ -94,7 +95,7 @@ class KeyStore:
             )
             self._webhook = self._webhook or self._record.webhook
             self._refreshed = self._record.checked or 0.0
-        self.project_id = found.project_id
+        self.project_id, self.environment_key = found.project_id, found.environment_key
         return Kept(self._record, None)
 
     async def publish(
@@ -122,6 +123,7 @@ class KeyStore:
         record = self._describe(found, trigger, generation, rolled_back_from, **times)
         renamed_at = await asyncio.to_thread(self._volume.publish, found.body, record)
         self._record, self._refreshed, self.project_id = record, fetched or 0.0, found.project_id
+        self.environment_key = found.environment_key
         return renamed_at
 
     async def note(self, generation: int, rolled_back_from: tuple[str, ...], checked: float | None = None) -> None:

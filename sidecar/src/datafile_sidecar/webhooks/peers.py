@@ -1,19 +1,19 @@
 """Relays webhooks to the other pods: the original signed body, posted once to every address of the peers' names.
 
 Peers need no trust, since each receiver verifies the signature itself. A webhook's answer never waits for the relay, and no
-peer waits for another. A relayed webhook is marked and not relayed again. Polling makes up for a lost one.
+peer waits for another. A relayed webhook is marked and not relayed again. A body that comes again goes only to the peers that
+did not get it. Polling makes up for a lost one.
 """
 
 import asyncio
 import contextlib
 import functools
-import hashlib
 import ipaddress
 import socket
 import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Final, NoReturn
+from typing import Any, NoReturn
 
 import aiohttp
 from yarl import URL
@@ -23,16 +23,14 @@ from datafile_sidecar.core.webhook import PATH, RELAYED_HEADER, SIGNATURE_HEADER
 from datafile_sidecar.network.http import client_session
 from datafile_sidecar.network.resolver import DaemonResolver, addresses
 from datafile_sidecar.observe.telemetry import Telemetry
-
-DEDUPLICATE_S: Final = 5.0
-"""How long the same body is not relayed again."""
+from datafile_sidecar.webhooks.body_memory import BodyMemory
+from datafile_sidecar.webhooks.body_relay import BodyRelay
 
 _RESOLVE_S = 2.0
 _POST_S = 2.0
 _RELAY_S = 6.0
 _MAX_RELAYS = 64
 _MAX_POSTS = 64  # of each of the two limits
-_MAX_REMEMBERED = 1024
 _MAX_FAILING_SHOWN = 10
 
 Address = tuple[str, int]
@@ -58,8 +56,8 @@ class Peers:
         self._own = own
         self._telemetry = telemetry
         self._resolver = resolver or DaemonResolver()
-        self._queue: asyncio.Queue[tuple[bytes, bytes]] = asyncio.Queue()
-        self._relayed_at: dict[bytes, float] = {}
+        self._queue: asyncio.Queue[tuple[bytes, bytes, BodyRelay]] = asyncio.Queue()
+        self._bodies = BodyMemory[BodyRelay]()
         self._relays: deque[asyncio.Task[None]] = deque()
         # Peers that answered last time have a limit of their own, so that they never wait for those that hang.
         self._responsive: set[Address] = set()
@@ -67,20 +65,24 @@ class Peers:
         self._last: tuple[float, Outcomes] | None = None
 
     def relay(self, body: bytes, signature: bytes) -> None:
-        """Queue a verified webhook for the peers, unless the same body was relayed in the last seconds.
+        """Queue a verified webhook for the peers. One that was relayed before goes only to those that did not get it.
 
         Args:
             body: The raw body.
             signature: The value of its signature header.
         """
-        if self._names and self._is_new(body):
-            self._queue.put_nowait((body, signature))
+        if not self._names:
+            return
+        if (state := self._bodies.get(body)) is None:
+            self._bodies.put(body, state := BodyRelay())
+        if state.begin(asyncio.get_running_loop().time()):
+            self._queue.put_nowait((body, signature, state))
 
     async def run(self) -> NoReturn:
         """Relay what is queued, for ever. At the limit the oldest relay is cancelled."""
         async with client_session(_POST_S) as session, asyncio.TaskGroup() as tasks:
             while True:
-                body, signature = await self._queue.get()
+                body, signature, state = await self._queue.get()
                 if len(self._relays) >= _MAX_RELAYS:
                     self._relays.popleft().cancel()
                 headers = {
@@ -88,13 +90,23 @@ class Peers:
                     RELAYED_HEADER: "1",
                     "Content-Type": "application/json",
                 }
-                task = tasks.create_task(self._relay(functools.partial(_post, session, body, headers)))
+                task = tasks.create_task(self._relay(functools.partial(_post, session, body, headers), state))
                 self._relays.append(task)
-                task.add_done_callback(self._relay_ended)
+                task.add_done_callback(functools.partial(self._relay_ended, state.ended))
 
     async def settle(self) -> None:
         """Wait until every relay has ended."""
         await self._queue.join()
+
+    async def settle_body(self, body: bytes) -> None:
+        """Wait until the relay of one body has ended."""
+        if (state := self._bodies.get(body)) is not None:
+            await state.ended.wait()
+
+    def is_delivered(self, body: bytes) -> bool | None:
+        """Tell whether any peer has got a body from here so far; None where there was no peer to post it to."""
+        state = self._bodies.get(body)
+        return None if state is None else state.is_delivered
 
     def status(self) -> dict[str, Any]:
         """Return the peers' part of `/status`: the results of the last relay, and the addresses that it did not reach."""
@@ -110,37 +122,32 @@ class Peers:
             "failing": failing[:_MAX_FAILING_SHOWN],
         }
 
-    def _is_new(self, body: bytes) -> bool:
-        now, digest = asyncio.get_running_loop().time(), hashlib.sha256(body).digest()
-        self._relayed_at = {known: at for known, at in self._relayed_at.items() if now - at < DEDUPLICATE_S}
-        if digest in self._relayed_at:
-            return False
-        if len(self._relayed_at) >= _MAX_REMEMBERED:
-            del self._relayed_at[next(iter(self._relayed_at))]
-        self._relayed_at[digest] = now
-        return True
-
-    def _relay_ended(self, task: asyncio.Task[None]) -> None:
+    def _relay_ended(self, ended: asyncio.Event, task: asyncio.Task[None]) -> None:
+        ended.set()
         if task in self._relays:
             self._relays.remove(task)
         self._queue.task_done()
 
     # One relay
 
-    async def _relay(self, post: Post) -> None:
-        outcomes: Outcomes = {}
+    async def _relay(self, post: Post, state: BodyRelay) -> None:
+        outcomes, missed = state.outcomes, state.missed
         try:
             # The outcome of addresses that are not reached in time is "dropped".
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_RELAY_S), asyncio.TaskGroup() as tasks:
                     for name in self._names:
-                        tasks.create_task(self._relay_to_name(name, post, outcomes))
+                        tasks.create_task(self._relay_to_name(name, post, outcomes, missed))
         finally:
-            self._responsive &= outcomes.keys()
+            if missed is None:
+                self._responsive &= outcomes.keys()
+            state.note_outcomes()
             self._last = time.time(), outcomes
             self._telemetry.webhook_relayed(Counter(outcomes.values()))
 
-    async def _relay_to_name(self, name: Address, post: Post, outcomes: Outcomes) -> None:
+    async def _relay_to_name(
+        self, name: Address, post: Post, outcomes: Outcomes, missed: frozenset[Address] | None
+    ) -> None:
         host, port = name
         try:
             hosts = await addresses(self._resolver, host, _RESOLVE_S)
@@ -148,6 +155,8 @@ class Peers:
             outcomes[name] = "unresolved"
             return
         new = [(host, port) for host in hosts if (host, port) not in outcomes and not self._is_own((host, port))]
+        if missed is not None and name not in missed:
+            new = [address for address in new if address in missed]
         outcomes |= dict.fromkeys(new, "dropped")
         responsive = [address for address in new if address in self._responsive]
         others = [address for address in new if address not in self._responsive]

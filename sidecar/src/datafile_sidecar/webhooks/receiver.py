@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from aiohttp import web
@@ -13,11 +13,16 @@ from datafile_sidecar.core.state import Trigger
 from datafile_sidecar.core.webhook import PATH, RELAYED_HEADER, SIGNATURE_HEADER, DatafileUpdated, MalformedWebhookError
 from datafile_sidecar.network.http import read_body
 from datafile_sidecar.observe.telemetry import Telemetry
+from datafile_sidecar.webhooks.body_memory import BodyMemory
 from datafile_sidecar.webhooks.stats import WebhookStats
 
 MAX_BODY_BYTES: Final = 64 * 1024
 BODY_TIMEOUT_S: Final = 5.0
 SIGNATURE: Final = SIGNATURE_HEADER.lower().encode()
+
+
+async def _not_ending(_: bytes, __: tuple[str, ...]) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +36,8 @@ class Receiver:
         relay: Queues a webhook, its body and its signature, for the other sidecars.
         stats: Counts for `/status`.
         telemetry: Logs and counts.
+        is_kept: Returns whether a webhook, its body and the keys that are fetched because of it, outlives the end of the process;
+            waits for that only when the end is near.
     """
 
     secrets: Callable[[], tuple[bytes, ...]]
@@ -39,6 +46,8 @@ class Receiver:
     relay: Callable[[bytes, bytes], None]
     stats: WebhookStats
     telemetry: Telemetry
+    is_kept: Callable[[bytes, tuple[str, ...]], Awaitable[bool]] = _not_ending
+    _received: BodyMemory[bool] = field(default_factory=BodyMemory[bool], init=False)
 
     def app(self) -> web.Application:
         """Create an application with this endpoint.
@@ -51,7 +60,7 @@ class Receiver:
         return app
 
     async def receive(self, request: web.Request) -> web.Response:
-        """Answer one webhook: 202 when a key is fetched because of it, 204 when it changes nothing here.
+        """Answer one webhook: 202 when a key is fetched because of it, 200 when it changes nothing here.
 
         `docs/contract.md` describes the errors: 400, 401, 408, 413 and 503.
         """
@@ -74,10 +83,14 @@ class Receiver:
             event = webhook.parse(body)
         except MalformedWebhookError as problem:
             return self._reject("malformed", 400, str(problem))
+        if not isinstance(event, DatafileUpdated):
+            return self._ignore("it is not a datafile update")
         is_relayed = RELAYED_HEADER in request.headers
-        if isinstance(event, DatafileUpdated) and not is_relayed:
+        if not is_relayed:
             self.relay(body, signature)
-        return self._handle(event, Trigger.PEER if is_relayed else Trigger.WEBHOOK)
+        if self._received.get(body):
+            return self._ignore("it was already received", is_repeat=True)
+        return await self._handle(body, event, Trigger.PEER if is_relayed else Trigger.WEBHOOK)
 
     async def _signature(self, request: web.Request, body: bytes) -> bytes | None:
         """Return the header that signs the body, None without a valid one."""
@@ -88,19 +101,21 @@ class Receiver:
             is_valid = webhook.verify(body, header, self.secrets())
         return header if is_valid else None
 
-    def _handle(self, event: DatafileUpdated | webhook.OtherEvent, trigger: Trigger) -> web.Response:
-        if not isinstance(event, DatafileUpdated):
-            return self._ignore("it is not a datafile update")
-        if sdk_keys := self.notify(event, trigger):
-            self.stats.count("accepted")
-            self.telemetry.webhook_accepted(sdk_keys, trigger, event.revision, event.environment)
-            return web.Response(status=202, text="accepted\n")
-        return self._ignore("it is for another environment or project, or its revision is already on the volume")
+    async def _handle(self, body: bytes, event: DatafileUpdated, trigger: Trigger) -> web.Response:
+        sdk_keys = self.notify(event, trigger)
+        if not await self.is_kept(body, sdk_keys):
+            return self._reject("stopping", 503, "this sidecar is stopping, and could not pass the webhook on")
+        self._received.put(body, True)
+        if not sdk_keys:
+            return self._ignore("it is for another environment or project, or its revision is already on the volume")
+        self.stats.count("accepted")
+        self.telemetry.webhook_accepted(sdk_keys, trigger, event.revision, event.environment)
+        return web.Response(status=202, text="accepted\n")
 
-    def _ignore(self, reason: str) -> web.Response:
+    def _ignore(self, reason: str, *, is_repeat: bool = False) -> web.Response:
         self.stats.count("ignored")
-        self.telemetry.webhook_ignored(reason)
-        return web.Response(status=204)
+        self.telemetry.webhook_ignored(reason, is_repeat=is_repeat)
+        return web.Response(text=f"nothing to do: {reason}\n")
 
     def _reject(self, outcome: str, status: int, reason: str) -> web.Response:
         self.stats.count(outcome, reason)

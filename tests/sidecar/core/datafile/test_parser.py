@@ -36,8 +36,20 @@ def test_a_good_datafile_comes_back_as_served() -> None:
     datafile = parse(body, "KEY1")
     assert datafile.body is body
     assert (datafile.revision, datafile.project_id, datafile.size) == (43, "1234", len(body))
+    assert datafile.environment_key == "production"
     assert datafile.sha256 == hashlib.sha256(body).hexdigest()
     assert "feature_0" not in repr(datafile)
+
+
+@pytest.mark.parametrize(
+    ("value", "key"),
+    [("staging", "staging"), ("", ""), (ABSENT, None), (None, None), (5, None), ({"a": 1}, None), ("x" * 5000, None)],
+)
+def test_the_environment(value: object, key: str | None) -> None:
+    """The key of the environment is known where it is text; the SDK takes anything there, and so does the sidecar."""
+    body = with_change(BASE, {"environmentKey": value})
+    assert parse(body, "KEY1").environment_key == key
+    assert sdk_takes(body)
 
 
 @pytest.mark.parametrize("size_kib", [1, 30, 300])

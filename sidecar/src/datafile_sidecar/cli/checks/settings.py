@@ -12,6 +12,10 @@ from datafile_sidecar.network.server import ListenError, bind
 _ALL_INTERFACES = {"", "0.0.0.0", "::"}  # noqa: S104 – read, not bound
 _READABLE = "check that the Secret is mounted there and readable by this user (in a pod: fsGroup, defaultMode 0440)"
 
+_WITHOUT_MARK = (
+    "nothing to do; to avoid this warning, write the file in PowerShell with `Set-Content -NoNewline -Encoding ascii`"
+)
+
 
 def check_settings(environ: Mapping[str, str], report: Report) -> Settings | None:
     """Check the environment. Returns the settings, None when they are invalid."""
@@ -78,6 +82,8 @@ def check_secrets(loaded: Settings, report: Report) -> None:
     for name in secrets.untrimmed:
         fix = "nothing to do; to avoid this warning, write the file with `printf %s` instead of `echo`"
         report(warning("secrets", f"{name} has white space around a secret; it is ignored", fix))
+    for name in secrets.marked:
+        report(warning("secrets", f"{name} has a byte order mark before the secret; it is ignored", _WITHOUT_MARK))
     for name in secrets.empty:
         report(warning("secrets", f"{name} is empty and is ignored", "put a secret into it, or remove it"))
 
@@ -92,6 +98,8 @@ def check_tokens(loaded: Settings, report: Report) -> Tokens | None:
         return None
     if loaded.access_tokens_path is None:
         return tokens
+    for name in tokens.marked:
+        report(warning("tokens", f"file {name} has a byte order mark before the token; it is ignored", _WITHOUT_MARK))
     unmatched = [name for name in tokens.names if name not in loaded.sdk_keys]
     without_token = [key for key in loaded.sdk_keys if tokens.get(key) is None]
     for name in unmatched:

@@ -13,14 +13,19 @@ from datafile_sidecar.config.credentials import Secrets
 from datafile_sidecar.core.webhook import DATAFILE_UPDATED, SIGNATURE_HEADER, signature
 
 _TIMEOUT = ClientTimeout(total=10)
+_NOTHING_TO_DO = (
+    "accepted, nothing to do: the revision is not newer, the event is for another SDK key or project, "
+    "or it was already received"
+)
 _MEANINGS = {
     202: "accepted; the sidecar fetches now",
-    204: "accepted, nothing to do: the revision is not newer, or the event is for another SDK key or project",
+    200: _NOTHING_TO_DO,
+    204: _NOTHING_TO_DO,  # from sidecars before this version
     400: "the signature is valid, but the sidecar cannot read the event",
     401: "the sidecar has another secret, or the event was not signed",
     404: "not found: the webhook endpoint is /webhooks/optimizely on the sidecar's webhook port",
     405: "POST is not allowed: is this the sidecar's webhook port?",
-    503: "the sidecar has no webhook secret: set DATAFILE_WEBHOOK_SECRETS_PATH or DATAFILE_WEBHOOK_SECRETS",
+    503: "the sidecar has no webhook secret (set DATAFILE_WEBHOOK_SECRETS_PATH or DATAFILE_WEBHOOK_SECRETS), or it is stopping",
 }
 
 

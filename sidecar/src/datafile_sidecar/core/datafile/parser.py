@@ -19,18 +19,24 @@ from datafile_sidecar.core.datafile.references import check_references
 
 MAX_BYTES = 8 * 1024 * 1024
 
+_MAX_TEXT = 1024
 _OUTLINE = msgspec.json.Decoder(schema.Outline)
 _VERSION = msgspec.json.Decoder(schema.VersionOnly)
+_TEXT = msgspec.json.Decoder(str)
 
 
 @dataclass(frozen=True, slots=True)
 class Datafile:
-    """A valid datafile. `sha256` is the hex digest of `body`, the bytes as served."""
+    """A valid datafile. `sha256` is the hex digest of `body`, the bytes as served.
+
+    `environment_key` is the key of its environment in Optimizely; None where it has none that is text.
+    """
 
     body: bytes = field(repr=False)
     revision: int
     sha256: str
     project_id: str | None
+    environment_key: str | None = None
 
     @property
     def size(self) -> int:
@@ -64,7 +70,13 @@ def parse(body: bytes, sdk_key: str) -> Datafile:
     except RecursionError as error:
         raise InvalidDatafileError("nested too deeply") from error
     digest = hashlib.sha256(body).hexdigest()
-    return Datafile(body=body, revision=int(outline.revision), sha256=digest, project_id=outline.project_id)
+    return Datafile(
+        body=body,
+        revision=int(outline.revision),
+        sha256=digest,
+        project_id=outline.project_id,
+        environment_key=_text(bytes(outline.environment_key)),
+    )
 
 
 def _check_text(body: bytes) -> None:
@@ -89,3 +101,11 @@ def _check_header(outline: schema.Outline, sdk_key: str) -> None:
         raise InvalidDatafileError(f"{quoted(outline.revision)} is not a decimal number of 1 to 15 digits", "revision")
     if outline.sdk_key and outline.sdk_key != sdk_key:
         raise InvalidDatafileError(f"{quoted(outline.sdk_key)} is another key's, expected {sdk_key!r}", "sdkKey")
+
+
+def _text(value: bytes) -> str | None:
+    """Return a short text in JSON, None where it is something else: the SDK takes anything."""
+    if len(value) <= _MAX_TEXT:
+        with suppress(msgspec.DecodeError):
+            return str(_TEXT.decode(value))
+    return None

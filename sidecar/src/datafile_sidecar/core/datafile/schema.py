@@ -206,6 +206,7 @@ class Outline(Struct, gc=False, kw_only=True, rename="camel"):
     audiences: list[Audience]
     attributes: list[Attribute]
     sdk_key: str | None = None
+    environment_key: Raw = ABSENT
     integrations: list[Integration] = []
     holdouts: list[Holdout] = []
     local_holdouts: list[Raw] = []
