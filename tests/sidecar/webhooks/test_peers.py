@@ -381,6 +381,10 @@ async def test_what_is_relayed_and_what_is_not(tmp_path: Path) -> None:
         await until(lambda: len(peer.got) == 2)
         assert [body for body, _ in peer.got] == [others, ours]
         await sidecar.logged("webhook.accepted", trigger="peer")
+        # The peer has the body before the sidecar has the peer's answer.
+        async with asyncio.timeout(10):
+            while (await sidecar.metrics())['datafile_sidecar_relays_total{outcome="delivered"}'] < 2:
+                await asyncio.sleep(0.05)
         assert (await sidecar.metrics())['datafile_sidecar_relays_total{outcome="delivered"}'] == 2
         assert (await sidecar.status())["peers"]["names"] == [f"127.0.0.2:{peer.port}"]
 
