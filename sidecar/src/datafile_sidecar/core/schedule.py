@@ -88,10 +88,12 @@ def next_action(state: State, source_available_at: float, *, has_candidate: bool
 def asks_pods(state: State, pace: Pace, now: float) -> bool:
     """Tell whether another pod's poll may stand for ours.
 
-    Not where polling is off, nor when nothing has confirmed what is published for too long. An answer that was refused confirms
-    nothing: each pod must hear it for itself before it believes a rollback.
+    Not where polling is off, nor when nothing has confirmed what is published for too long, unless upstream can't be reached from
+    here. An answer that was refused confirms nothing: each pod must hear it for itself before it believes a rollback.
     """
-    return bool(pace.poll_interval_s) and now - state.confirmed_at <= _ALONE_AFTER_INTERVALS * pace.poll_interval_s
+    is_confirmed = now - state.confirmed_at <= _ALONE_AFTER_INTERVALS * pace.poll_interval_s
+    is_cut_off = state.last_error is not None and not state.rollback_evidence
+    return bool(pace.poll_interval_s) and (is_confirmed or is_cut_off)
 
 
 def lease_s(state: State, pace: Pace, now: float) -> float | None:
@@ -102,6 +104,14 @@ def lease_s(state: State, pace: Pace, now: float) -> float | None:
 def look_again(state: State, pace: Pace, now: float, jitter: float) -> State:
     """Look soon for the result of another pod's poll."""
     return _timed(state, poll_at=now + min(_LOOK_AGAIN_S, pace.poll_interval_s / 4) * (0.5 + jitter))
+
+
+def fetch_soon(state: State, pace: Pace, now: float, jitter: float) -> State:
+    """Ask upstream for what the bus announced and could not bring: like a poll, which one pod makes for all."""
+    if not pace.poll_interval_s:
+        return _timed(state, retry_at=min(state.timers.retry_at, now + _LOOK_AGAIN_S * (0.5 + jitter)))
+    soon = look_again(state, pace, now, jitter).timers.poll_at
+    return _timed(state, poll_at=min(state.timers.poll_at, soon))
 
 
 def planned(state: State, pace: Pace, now: float, jitter: Callable[[], float]) -> State:

@@ -6,6 +6,7 @@ is noted and wakes the loop; nothing of the work is done inside a request. Times
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from random import Random
@@ -205,6 +206,7 @@ class KeySyncer:
 
     async def _fetch(self) -> None:
         if self.fetcher.available_at() > _now():
+            self._replica.fetch_failed()
             return
         trigger, before = self.state.trigger, self.state.on_volume
         self.state = reconcile.begin_fetch(self.state)
@@ -233,10 +235,9 @@ class KeySyncer:
 
     async def _is_spared(self) -> bool:
         """Tell whether another pod makes the fetch that is due: a poll, or the first look at what was kept."""
-        most = _CHECKS_OF_ONE_POD + self.random.randrange(_CHECKS_OF_ONE_POD)
+        most = _most_checks_of_one_pod(self.random, can_ask=self.fetcher.available_at() <= _now())
         answer = await self._replica.ask_pods(self.state, self.pace, self.store.checked, self.store.now(), most)
-        version = self.state.on_volume
-        if answer is Lease.OURS or self.state.announced or self.state.hint or version is None:
+        if answer is Lease.OURS or self.state.announced or self.state.hint or (version := self.state.on_volume) is None:
             return False
         if answer is Lease.OTHERS:
             self.state = reconcile.spared(self.state, None)
@@ -272,10 +273,14 @@ class KeySyncer:
 
     def receive(self, record: Record | None) -> None:
         """Wake the loop for a datafile that came, or, with None, because the bus has said all that it has."""
-        if record is not None:
-            self._candidate = record
-        else:
+        if record is None:
             self.state = schedule.bus_answered(self.state)
+        self._candidate = record or self._candidate
+        self._alarm.wake()
+
+    def fetch_soon(self) -> None:
+        """Ask upstream for what the bus announced and could not bring."""
+        self.state = schedule.fetch_soon(self.state, self.pace, _now(), self.random.random())
         self._alarm.wake()
 
 
@@ -308,6 +313,11 @@ def _report(syncer: KeySyncer, before: State, published: Publication) -> None:
 def version_of(datafile: Datafile) -> Version:
     """Return what the core knows of a datafile."""
     return Version(datafile.revision, datafile.sha256)
+
+
+def _most_checks_of_one_pod(random: Random, *, can_ask: bool) -> int:
+    """Return how many checks in a row by one other pod stand for ours: any number where no source of ours can be asked."""
+    return _CHECKS_OF_ONE_POD + random.randrange(_CHECKS_OF_ONE_POD) if can_ask else sys.maxsize
 
 
 def _now() -> float:
