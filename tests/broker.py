@@ -117,6 +117,8 @@ class Line:
         self._to = port
         self._tls = tls
         self._is_cut = False
+        self._bytes_per_s: float | None = None
+        self.bytes_to_us = 0
         self._alive: list[list[bool]] = []
         self._pipes: set[asyncio.Task[None]] = set()
         self.port = 0
@@ -125,6 +127,10 @@ class Line:
     def url(self) -> str:
         """The URL of the broker, by way of this proxy."""
         return f"{'rediss' if self._tls else 'redis'}://127.0.0.1:{self.port}"
+
+    def narrow(self, bytes_per_s: float | None) -> None:
+        """Let no more than this through from now on, in each direction of each connection; None: as much as can be."""
+        self._bytes_per_s, self.bytes_to_us = bytes_per_s, 0
 
     def cut(self) -> None:
         """From now on, drop every byte; new connections are accepted and get no answer."""
@@ -158,7 +164,7 @@ class Line:
         self._alive.append(alive)
         try:
             far, other = await asyncio.open_connection("127.0.0.1", self._to)
-            await asyncio.gather(self._pump(reader, other, alive), self._pump(far, writer, alive))
+            await asyncio.gather(self._pump(reader, other, alive), self._pump(far, writer, alive, is_to_us=True))
         except OSError:
             return
         finally:
@@ -168,9 +174,14 @@ class Line:
             if other is not None:
                 other.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, alive: list[bool]) -> None:
-        while data := await reader.read(65536):
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, alive: list[bool], *, is_to_us: bool = False
+    ) -> None:
+        while data := await reader.read(16384):
             alive[0] = alive[0] and not self._is_cut
+            self.bytes_to_us += len(data) * is_to_us
+            if self._bytes_per_s:
+                await asyncio.sleep(len(data) / self._bytes_per_s)
             if alive[0]:
                 writer.write(data)
                 await writer.drain()

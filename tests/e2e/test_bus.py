@@ -17,6 +17,7 @@ from datafile_sidecar.core.bus_record import BadRecordError, Head
 from tests.broker import Broker, Line, needs_redis
 from tests.datafiles import minimal
 from tests.fleet import KEY, Fleet, revision_of
+from tests.running import RunningSidecar
 from tests.sidecar.wire import CA_FILE, server_tls
 
 pytestmark = needs_redis
@@ -107,10 +108,10 @@ async def test_a_pod_that_is_cut_off_from_the_cdn_lives_by_the_others(broker: Br
         await fleet.until_connected()
         fleet.optimizely.put(KEY, minimal(2))
         await fleet.until_published(2)
-        await fleet.until_checked(fleet.pods[1], within_s=3)
         took, every_s = await fleet.polls(5)
         assert took[2] < 4
         assert every_s > 4 / 6
+        await fleet.until_checked(fleet.pods[1], within_s=3)
         lonely = await fleet.pods[1].metrics()
         assert lonely[f'datafile_sidecar_fetches_total{{outcome="ok",sdk_key="{KEY}",source="cdn"}}'] == 0
 
@@ -239,6 +240,72 @@ async def test_garbage_is_counted_and_healed(broker: Broker, tmp_path: Path) -> 
         await fleet.flip(2, fleet.pods[0])
         await fleet.until_published(2)
         assert all("evil" not in pod.output for pod in fleet.pods)
+
+
+async def test_a_message_without_end_costs_no_memory(broker: Broker, tmp_path: Path) -> None:
+    """30 MiB on our channel: it is skipped while it comes in, the connection stays, and so does the speed of all else."""
+    async with fleet_of(1, tmp_path, broker.url) as fleet:
+        await fleet.until_connected()
+        [pod] = fleet.pods
+        before, since = peak_mib(pod), (await pod.status())["bus"]["since"]
+        for _ in range(3):
+            await broker.client().publish(f"{NAME}:news", b"x" * (30 << 20))
+        await pod.logged("bus_record.rejected")
+        await fleet.flip(2, pod)
+        await fleet.until_published(2)
+        assert await fleet.probes(pod) == [200, 200]
+        while (await pod.metrics())['datafile_sidecar_bus_records_total{outcome="bad"}'] < 3:
+            await asyncio.sleep(0.02)
+        assert peak_mib(pod) - before < 16
+        assert (await pod.status())["bus"]["since"] == since
+
+
+def peak_mib(pod: RunningSidecar) -> float:
+    """The most memory that it has had so far."""
+    status = Path(f"/proc/{pod.pid}/status").read_text()
+    [kib] = re.findall(r"^VmHWM:\s+(\d+) kB$", status, re.MULTILINE)
+    return int(kib) / 1024
+
+
+@pytest.mark.parametrize("polls", [{"poll_interval_s": 3600}, {"poll_interval_s": 0}])
+async def test_a_value_that_is_gone_is_asked_of_upstream(
+    broker: Broker, tmp_path: Path, polls: dict[str, object]
+) -> None:
+    """The broker evicts a datafile before it is read: one pod fetches it, and all have it by the bus again."""
+    async with fleet_of(2, tmp_path, broker.url, **polls) as fleet:
+        await fleet.until_quiet()
+        fleet.optimizely.requests.clear()
+        fleet.optimizely.put(KEY, minimal(2))
+        admin = broker.client()
+        await admin.delete(f"{NAME}:datafile")
+        head = Head(generation=0, revision=2, sha256=datafile.parse(minimal(2), KEY).sha256, fetched=time.time())
+        await admin.publish(f"{NAME}:news", head.encode())
+        await fleet.until_published(2, within_s=5)
+        assert len(fleet.optimizely.requests) <= 2
+        assert bus_record.decode(await broker.value(f"{NAME}:datafile"), KEY).head.revision in {1, 2}
+        for pod in fleet.pods:
+            assert not [line for line in pod.logs if line["event"] == "bus_record.rejected"]
+        assert any(line["event"] == "bus_record.missing" for pod in fleet.pods for line in pod.logs)
+
+
+async def test_a_broker_that_takes_no_writes_is_not_called_connected(broker: Broker, tmp_path: Path) -> None:
+    """`/status`, metrics and log say so, with the reason; a relayed webhook does not wait for it; and it heals by itself."""
+    await broker.command("CONFIG", "SET", "maxmemory", "1")
+    async with fleet_of(2, tmp_path, broker.url) as fleet:
+        for pod in fleet.pods:
+            assert "takes no writes: OOM" in (await pod.logged("bus.refused"))["reason"]
+            bus = (await pod.status())["bus"]
+            assert (bus["state"], bus["since"]) == ("disconnected", None)
+            assert "takes no writes: OOM" in bus["last_error"]
+            assert (await pod.metrics())["datafile_sidecar_bus_connected"] == 0
+        await fleet.flip(2, fleet.pods[0], relayed_to=fleet.pods[1:])
+        assert max(await fleet.until_published(2)) < GRACE_S
+        await broker.command("CONFIG", "SET", "maxmemory", "0")
+        await fleet.until_connected()
+        assert (await fleet.pods[1].metrics())["datafile_sidecar_bus_connected"] == 1
+        await fleet.flip(3, fleet.pods[0])
+        await fleet.until_published(3)
+        assert all(line["event"] != "bus.disconnected" for pod in fleet.pods for line in pod.logs)
 
 
 @pytest.mark.system

@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from math import inf
 
-from datafile_sidecar.bus.broker import NOT_A_STRING, RETENTION_S
+from datafile_sidecar.bus.broker import ANSWER_WITHIN_S, NOT_A_STRING, RETENTION_S
 from datafile_sidecar.bus.errors import BrokerError, CommandRefusedError
 
 
@@ -19,7 +19,7 @@ class MemoryServer:
         self.is_silent = False
 
     @asynccontextmanager
-    async def connect(self, url: str, concurrency: int) -> AsyncIterator["MemoryBroker"]:
+    async def connect(self, url: str) -> AsyncIterator["MemoryBroker"]:
         """Implement `Connect`."""
         broker = MemoryBroker(self)
         self.connections.append(broker)
@@ -91,6 +91,10 @@ class MemoryBroker:
         if self._server.read(key) == token:
             self._server.delete(key)
 
+    async def try_writing(self, keys: tuple[str, str], channel: str) -> None:
+        if self._server.refuses_writes:
+            raise CommandRefusedError("out of memory")
+
     async def subscribe(self, channels: Iterable[str]) -> None:
         self._channels = frozenset(channels)
 
@@ -103,3 +107,6 @@ class MemoryBroker:
     async def ping(self) -> None:
         if self._server.is_silent:
             await asyncio.Event().wait()
+
+    def time_limit(self) -> AbstractAsyncContextManager[object]:
+        return asyncio.timeout(ANSWER_WITHIN_S)

@@ -41,7 +41,7 @@ async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
 
 @pytest.fixture
 async def broker(backend: Backend) -> AsyncIterator[Broker]:
-    async with backend.connect(backend.url, 1) as broker:
+    async with backend.connect(backend.url) as broker:
         yield broker
 
 
@@ -105,7 +105,7 @@ async def test_a_lease_is_one_pods_until_it_ends(broker: Broker, backend: Backen
 async def test_messages_come_in_order_from_what_was_written(backend: Backend) -> None:
     """Each write that took place is announced once on its channel, to every connection that has subscribed to it."""
     async with AsyncExitStack() as stack:
-        writer, reader, stranger = [await stack.enter_async_context(backend.connect(backend.url, 1)) for _ in range(3)]
+        writer, reader, stranger = [await stack.enter_async_context(backend.connect(backend.url)) for _ in range(3)]
         await reader.subscribe(["news", "more news"])
         await stranger.subscribe(["other"])
         for expected, value in ((b"", b"1"), (b"wrong", b"2"), (b"1", b"3")):
@@ -125,3 +125,16 @@ async def test_a_ping_is_answered_while_messages_are_awaited(broker: Broker) -> 
         await asyncio.wait_for(broker.ping(), 5)
     listening.cancel()
     await asyncio.gather(listening, return_exceptions=True)
+
+
+async def test_trying_to_write_leaves_nothing_behind(backend: Backend, broker: Broker) -> None:
+    """Several pods may try it at once."""
+    async with backend.connect(backend.url) as other:
+        await asyncio.gather(*(each.try_writing(("a", "b"), "news") for each in (broker, other) * 5))
+    assert await broker.get("a", 9) == await broker.get("b", 9) == b""
+
+
+async def test_a_time_limit_lets_answers_come(broker: Broker) -> None:
+    """It does nothing to a broker that answers."""
+    async with broker.time_limit():
+        assert await broker.get("a", 9) == b""

@@ -2,6 +2,7 @@
 
 import asyncio
 import importlib.util
+import json
 import random
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from contextlib import asynccontextmanager, suppress
 
 import pytest
 
-from datafile_sidecar.bus import ANSWER_WITHIN_S, Bus, BusError, Lease, shown
+from datafile_sidecar.bus import ANSWER_WITHIN_S, Bus, BusError, Lease, records, shown, traffic
 from datafile_sidecar.bus.broker import Connect
 from datafile_sidecar.bus.connection import PING_S
 from datafile_sidecar.config import settings
@@ -35,6 +36,7 @@ class Holder:
         self.content = body or (None if revision is None else minimal(revision))
         self.fetched = time.time()
         self.seen: list[int | None] = []
+        self.missed = 0
 
     def held(self) -> Head | None:
         if self.content is None:
@@ -53,6 +55,9 @@ class Holder:
         self.seen.append(record.datafile.revision if record else None)
         if record is not None:
             self.content, self.fetched = record.datafile.body, record.head.fetched
+
+    def fetch_soon(self) -> None:
+        self.missed += 1
 
 
 @pytest.fixture
@@ -201,20 +206,122 @@ async def test_a_lease_without_expiry_is_ended_by_the_next_check(broker: Broker)
 
 
 @needs_redis
-async def test_a_broker_without_memory_refuses_writes_and_stays_connected(broker: Broker) -> None:
-    """The refusal is reported, and reading goes on."""
+async def test_a_broker_without_memory_is_not_called_connected(broker: Broker) -> None:
+    """The refusal is reported, and reading goes on. When there is memory again, what was refused is written."""
     client = broker.client()
     async with running(broker.url, holder := Holder(1)) as bus:
         await client.config_set("maxmemory", "1")
         holder.content = minimal(2)
         bus.share(KEY)
         await until(lambda: bus.view()["last_error"])
-        assert "maxmemory" in bus.view()["last_error"]
-        assert bus.is_connected
+        assert "the broker takes no writes: OOM" in bus.view()["last_error"]
+        await until(lambda: not bus.is_connected)
+        assert (bus.view()["state"], bus.view()["since"]) == ("disconnected", None)
+        assert await bus.poll_lease(KEY, lambda _: True, 60) is Lease.OURS
+        connections = await client.client_list()
         await client.config_set("maxmemory", "0")
-        bus.share(KEY)
+        await until(lambda: bus.is_connected)
+        assert bus.view()["last_error"] is None
+        assert [one["id"] for one in await client.client_list()] == [one["id"] for one in connections]
         await bus.settle()
         assert bus_record.decode(await broker.value(f"{NAME}:datafile"), KEY).head.revision == 2
+
+
+@needs_redis
+async def test_a_user_who_may_not_write_is_not_called_connected(broker: Broker) -> None:
+    """From the first moment on, though all that others write arrives there. A right that is given later is noticed."""
+    await broker.command("ACL", "SETUSER", "reader", "on", ">hunter2", "~*", "&*", "+@all", "-set")
+    url = broker.url.replace("//", "//reader:hunter2@")
+    async with running(url, holder := Holder(1), connected=False) as bus, running(broker.url, Holder(2)):
+        await until(lambda: holder.content == minimal(2))
+        await until(lambda: bus.view()["last_error"])
+        assert bus.view()["state"] == "disconnected"
+        assert "NOPERM" in bus.view()["last_error"]
+        await broker.command("ACL", "SETUSER", "reader", "+set")
+        await until(lambda: bus.is_connected)
+
+
+@needs_redis
+async def test_a_value_that_was_evicted_is_not_called_bad(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message comes, and the value is gone: what this pod has is put back, and upstream is asked for the rest."""
+    events: list[str] = []
+    for name in ("bus_record_missing", "bus_record_rejected"):
+        monkeypatch.setattr(Telemetry, name, lambda *_, name=name: events.append(name))
+    client = broker.client()
+    async with running(broker.url, holder := Holder(1)):
+        await client.delete(f"{NAME}:datafile")
+        await client.publish(f"{NAME}:news", Head(generation=0, revision=2, sha256="a" * 64, fetched=1.0).encode())
+        await until(lambda: holder.missed)
+        assert (events, holder.missed) == (["bus_record_missing"], 1)
+        await until_value(broker, 1)
+
+
+async def until_value(broker: Broker, revision: int) -> None:
+    """Wait until there is a good record of this revision on the broker."""
+    async with asyncio.timeout(10):
+        while True:
+            with suppress(AssertionError):
+                if bus_record.decode(await broker.value(f"{NAME}:datafile"), KEY).head.revision == revision:
+                    return
+            await asyncio.sleep(0.005)
+
+
+@needs_redis
+async def test_the_same_datafile_is_not_written_again(broker: Broker) -> None:
+    """A pod that has fetched for itself what is on the bus already leaves it there: other pods would read it once more."""
+    body = minimal(2)
+    async with running(broker.url, Holder(body=body)), running(broker.url, holder := Holder(body=body)) as bus:
+        await until_value(broker, 2)
+        before = await broker.value(f"{NAME}:datafile")
+        holder.fetched = time.time()
+        bus.share(KEY)
+        await bus.settle()
+        assert await broker.value(f"{NAME}:datafile") == before
+
+
+@needs_redis
+@pytest.mark.parametrize("direction", ["to us", "from us"])
+async def test_a_slow_broker_is_not_a_lost_one(broker: Broker, direction: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A datafile that takes longer than the limit for an answer arrives all the same, at the first attempt."""
+    monkeypatch.setattr(traffic, "ANSWER_WITHIN_S", 1.0)
+    monkeypatch.setattr(traffic, "_LOOK_EVERY_S", 0.1)
+    body = incompressible(2)
+    connections: list[object] = []
+    monkeypatch.setattr(Telemetry, "bus_connected", lambda _, address: connections.append(address))
+    async with Line(broker.port) as line:
+        slow, fast = Holder(1), Holder(1)
+        async with running(line.url, slow) as narrow, running(broker.url, fast) as wide:
+            sender, receiver, bus = (fast, slow, wide) if direction == "to us" else (slow, fast, narrow)
+            line.narrow(250_000)
+            begun = time.monotonic()
+            sender.content, sender.fetched = body, time.time()
+            bus.share(KEY)
+            await until(lambda: receiver.content == body)
+            assert time.monotonic() - begun > 1.5
+            assert len(connections) == 2
+            assert line.bytes_to_us < 1.5 * 700_000
+
+
+@needs_redis
+async def test_a_datafile_that_takes_too_long_is_given_up(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Upstream is asked for it instead, and the connection for messages stays."""
+    monkeypatch.setattr(records, "_TRANSFER_WITHIN_S", 0.3)
+    async with Line(broker.port) as line, running(line.url, holder := Holder(1)) as bus:
+        line.narrow(100_000)
+        since = bus.view()["since"]
+        async with running(broker.url, Holder(body=incompressible(2))):
+            await until(lambda: holder.missed)
+            assert (holder.missed, bus.view()["since"]) == (1, since)
+            line.narrow(None)
+            async with running(broker.url, Holder(3)):
+                await until(lambda: holder.content == minimal(3))
+        assert bus.view()["since"] == since
+
+
+def incompressible(revision: int) -> bytes:
+    """A datafile that takes about 600 KiB on the bus."""
+    parsed = json.loads(minimal(revision))
+    return json.dumps(parsed | {"x": random.Random(1).randbytes(600_000).hex()}).encode()
 
 
 @needs_redis
@@ -397,7 +504,7 @@ async def test_a_restarted_broker_is_seeded_again() -> None:
 
 
 async def test_a_refusal_of_any_broker_ends_no_connection() -> None:
-    """The error is shown until the next connection, and a poll goes on without a lease."""
+    """The error is shown until writes are taken again, a poll goes on without a lease, and nothing is lost."""
     server, holder = MemoryServer(), Holder(1)
     async with running("memory:", holder, connect=server.connect) as bus:
         server.refuses_writes = True
@@ -406,7 +513,13 @@ async def test_a_refusal_of_any_broker_ends_no_connection() -> None:
         await bus.settle()
         assert bus.view()["last_error"] == "memory:: out of memory"
         assert await bus.poll_lease(KEY, lambda _: True, 60) is Lease.OURS
-        assert bus.is_connected
+        assert not bus.is_connected
+        [connection] = server.connections
+        server.refuses_writes = False
+        await until(lambda: bus.is_connected)
+        assert server.connections == [connection]
+        await bus.settle()
+        assert bus_record.decode(server.read(f"{NAME}:datafile"), KEY).datafile.body == minimal(2)
 
 
 def test_a_silent_broker_is_lost_after_one_unanswered_ping() -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -389,6 +390,47 @@ class TestBus:
             found = await one_trouble(healthy | {"DATAFILE_BUS_URL": reader.replace("hunter2", "hunter3")})
             assert (found.verdict, "user and password" in str(found.fix)) == (FAILED, True)
             assert "hunter" not in found.message
+
+    @needs_redis
+    async def test_no_room(self, healthy: dict[str, str]) -> None:
+        """A broker that takes no writes for lack of memory is a problem of its memory, not of its ACL."""
+        async with Broker("--maxmemory", "1") as broker:
+            found = await one_trouble(healthy | {"DATAFILE_BUS_URL": broker.url})
+        assert (found.part, found.verdict) == ("bus", FAILED)
+        assert "the broker takes no writes: OOM" in found.message
+        assert "maxmemory" in str(found.fix)
+
+    @pytest.mark.parametrize(
+        ("answer", "message", "fix"),
+        [
+            (
+                b"-MOVED 10648 127.0.0.1:18912",
+                "a node of a Redis Cluster, .*MOVED 10648 127.0.0.1:18912",
+                "not part of a cluster",
+            ),
+            (
+                b"-READONLY You can't write against a read only replica.",
+                "takes no writes: READONLY",
+                "name the primary",
+            ),
+            (b"-MISCONF Redis is configured to save RDB snapshots", "takes no writes: MISCONF", "its disk"),
+            (b"HTTP/1.1 400 Bad Request", "this is not Redis: it answers 'HTTP/1.1 400", "host, port"),
+        ],
+    )
+    async def test_of_no_use(self, healthy: dict[str, str], answer: bytes, message: str, fix: str) -> None:
+        """A node of a cluster, a replica, a full disk and another server are told apart; none is a matter of the ACL."""
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            while request := await reader.read(65536):
+                writer.write((answer + b"\r\n") * request.count(b"*"))
+            writer.close()
+
+        async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+            url = f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            found = await one_trouble(healthy | {"DATAFILE_BUS_URL": url})
+        assert (found.part, found.verdict) == ("bus", FAILED)
+        assert re.search(message, found.message)
+        assert fix in str(found.fix)
 
     @needs_redis
     async def test_hangs(self, healthy: dict[str, str]) -> None:

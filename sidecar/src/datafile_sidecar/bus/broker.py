@@ -5,7 +5,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
 ANSWER_WITHIN_S: Final = 5.0
-"""A broker that takes longer than this for an answer counts as lost."""
+"""A broker from which nothing comes for this long, while an answer is due, counts as lost."""
 RETENTION_S: Final = 7 * 24 * 3600
 """Values expire this long after they were set."""
 NOT_A_STRING: Final = b"?"
@@ -47,6 +47,9 @@ class Broker(Protocol):
     async def release_lease(self, key: str, token: bytes) -> None:
         """Delete the key if it still has this token: after it expired, another pod may have acquired it."""
 
+    async def try_writing(self, keys: tuple[str, str], channel: str) -> None:
+        """Do once all that the methods above do, and leave nothing behind: where one of them is refused, so is this."""
+
     async def subscribe(self, channels: Iterable[str]) -> None:
         """Return when the broker has confirmed all subscriptions. To be called once."""
 
@@ -56,6 +59,9 @@ class Broker(Protocol):
     async def ping(self) -> None:
         """Return when the broker has answered on every connection in use. `next_message` must be waiting meanwhile."""
 
+    def time_limit(self) -> AbstractAsyncContextManager[object]:
+        """Raise TimeoutError in the block when the broker is silent for ANSWER_WITHIN_S: not while a long value moves."""
 
-Connect = Callable[[str, int], AbstractAsyncContextManager[Broker]]
-"""Takes the URL and how many commands may run at once. Connects on entry or at the first command, and closes on exit."""
+
+Connect = Callable[[str], AbstractAsyncContextManager[Broker]]
+"""Takes the URL. Connects on entry or at the first command, and closes on exit."""

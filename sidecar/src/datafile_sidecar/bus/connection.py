@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
-from datafile_sidecar.bus.broker import ANSWER_WITHIN_S, Broker, Connect
+from datafile_sidecar.bus.broker import Broker, Connect
 from datafile_sidecar.bus.errors import BusError, CommandRefusedError, explained, shown
-from datafile_sidecar.bus.names import channel
+from datafile_sidecar.bus.names import channel, probe_channel, probe_keys
 from datafile_sidecar.bus.pending_commands import Command, PendingCommands
 from datafile_sidecar.bus.poll_lease import Lease, PollLeases
-from datafile_sidecar.bus.records import Member, Records
+from datafile_sidecar.bus.records import Member, Records, transfer_deadline
 from datafile_sidecar.core import backoff
 from datafile_sidecar.core.bus_record import Check
 from datafile_sidecar.core.times import rfc3339
@@ -52,6 +52,7 @@ class Bus:
         self._leases = PollLeases()
         self._records = Records(self._members, telemetry)
         self._commands = PendingCommands()
+        self._reads = PendingCommands()  # apart from the others, since a datafile may take long
         self._broker: Broker | None = None
         self._since: float | None = None
         self._last_error: str | None = None
@@ -62,7 +63,7 @@ class Bus:
 
     @property
     def is_connected(self) -> bool:
-        """Whether the connection works, as far as is known."""
+        """Whether the broker can be read and takes writes, as far as is known."""
         return self._since is not None
 
     def view(self) -> dict[str, Any]:
@@ -112,9 +113,10 @@ class Bus:
         if broker is None or not self.is_connected:
             return Lease.OURS
         try:
-            answer = await self._leases.acquire(broker, sdk_key, suits, lease_s)
+            async with broker.time_limit():
+                answer = await self._leases.acquire(broker, sdk_key, suits, lease_s)
         except Exception as error:  # no error of the broker may prevent a poll
-            self._telemetry.bus_refused(explained(self._url, error))
+            self._telemetry.bus_refused(explained(self._url, error), is_connected=self.is_connected)
             return Lease.OURS
         if isinstance(answer, Check):
             self.release_lease(sdk_key)
@@ -143,29 +145,46 @@ class Bus:
             await asyncio.sleep(wait_s)
 
     async def _use_connection(self, connect: Connect) -> None:
-        async with connect(self._url, len(self._members)) as broker:
+        async with connect(self._url) as broker:
             try:
                 await self._synchronize(broker)
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._listen(broker))
                     tasks.create_task(self._ping(broker))
-                    tasks.create_task(self._commands.run(functools.partial(self._execute, broker)))
+                    for queue in (self._commands, self._reads):
+                        tasks.create_task(queue.run(functools.partial(self._execute, broker)))
             except Exception as error:
                 self._last_error = explained(self._url, error)  # now, because closing may take a moment
                 raise
             finally:
                 self._broker = self._since = None
                 self._commands.clear()
+                self._reads.clear()
 
     async def _synchronize(self, broker: Broker) -> None:
-        async with asyncio.timeout(ANSWER_WITHIN_S):
+        async with broker.time_limit():
             await broker.subscribe(channel(sdk_key) for sdk_key in self._members)
         self._broker = broker  # from now on, commands are queued; they run after the reads below
+        deadline = transfer_deadline()
         for sdk_key, member in self._members.items():
-            await self._execute(broker, functools.partial(self._records.synchronize, sdk_key=sdk_key))
+            synchronize = functools.partial(self._records.synchronize, sdk_key=sdk_key, deadline=deadline)
+            await self._execute(broker, synchronize)
             member.receive(None)
-        self._since, self._last_error = time.time(), None
-        self._telemetry.bus_connected(shown(self._url))
+        await self._probe(broker)
+
+    async def _probe(self, broker: Broker) -> bool:
+        """Learn whether the broker takes all that sidecars send, and return it. Messages are heard either way."""
+        try:
+            async with broker.time_limit():
+                await broker.try_writing(probe_keys(), probe_channel())
+        except CommandRefusedError as error:
+            self._since = None
+            self._note_refusal(error)
+            return False
+        if not self.is_connected:
+            self._since, self._last_error = time.time(), None
+            self._telemetry.bus_connected(shown(self._url))
+        return True
 
     async def _listen(self, broker: Broker) -> NoReturn:
         sdk_keys = {channel(sdk_key): sdk_key for sdk_key in self._members}
@@ -173,22 +192,36 @@ class Bus:
             source, message = await broker.next_message()
             sdk_key = sdk_keys[source]
             if self._records.is_wanted(sdk_key, message):
-                self._add("read", sdk_key, functools.partial(self._records.read, sdk_key=sdk_key))
+                read = functools.partial(self._records.read, sdk_key=sdk_key, deadline=transfer_deadline())
+                self._reads.add("read", sdk_key, read)
 
     async def _ping(self, broker: Broker) -> NoReturn:
+        refusals, probe_at = 0, _clock()
         while True:
-            async with asyncio.timeout(ANSWER_WITHIN_S):
+            async with broker.time_limit():
                 await broker.ping()
+            if not self.is_connected and _clock() >= probe_at:
+                refusals += 1
+                probe_at = _clock() + backoff.reconnect_pause(refusals, random.random())
+                if await self._probe(broker):
+                    refusals = 0
+                    for sdk_key in self._members:
+                        self.share(sdk_key)
             await asyncio.sleep(PING_S)
 
     async def _execute(self, broker: Broker, command: Command) -> None:
         """Execute a command. A refusal is reported and does not end the connection."""
         try:
-            async with asyncio.timeout(ANSWER_WITHIN_S):
+            async with broker.time_limit():
                 await command(broker)
         except CommandRefusedError as error:
-            self._last_error = explained(self._url, error)
-            self._telemetry.bus_refused(self._last_error)
+            self._note_refusal(error)
+            if self.is_connected:
+                await self._probe(broker)
+
+    def _note_refusal(self, error: CommandRefusedError) -> None:
+        self._last_error = explained(self._url, error)
+        self._telemetry.bus_refused(self._last_error, is_connected=self.is_connected)
 
     def _add(self, kind: str, sdk_key: str, command: Command) -> None:
         if self._broker is not None:  # else the next connection begins by reading and writing everything

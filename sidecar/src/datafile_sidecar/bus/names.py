@@ -23,3 +23,13 @@ def lease_key(sdk_key: str) -> str:
 def channel(sdk_key: str) -> str:
     """Return the channel on which new datafiles are announced."""
     return f"{_PREFIX}:{sdk_key}:news"
+
+
+def probe_keys() -> tuple[str, str]:
+    """Return the keys that a sidecar writes and deletes to see whether it may. In a Redis Cluster they have different slots."""
+    return f"{_PREFIX}:probe", f"{_PREFIX}:probe:other"
+
+
+def probe_channel() -> str:
+    """Return the channel to which a sidecar publishes to see whether it may. No sidecar listens to it."""
+    return f"{_PREFIX}:probe"

@@ -1,6 +1,7 @@
 """The datafiles on the broker: read where a member wants them, and replaced by newer ones, by compare-and-set."""
 
 import asyncio
+import random
 import secrets
 import time
 from collections.abc import Mapping
@@ -9,12 +10,15 @@ from typing import Protocol
 import msgspec
 
 from datafile_sidecar.bus.broker import Broker
+from datafile_sidecar.bus.errors import CommandRefusedError
 from datafile_sidecar.bus.names import channel, datafile_key
 from datafile_sidecar.core import bus_record
 from datafile_sidecar.core.bus_record import MAX_HEAD_BYTES, MAX_VALUE_BYTES, BadRecordError, Head, Record
 from datafile_sidecar.observe.telemetry import Telemetry
 
 _MAX_ATTEMPTS = 5
+_TRANSFER_WITHIN_S = 20.0
+"""How long a datafile may take at least, on a line that is narrow for so many pods; at most twice as long."""
 
 
 class Member(Protocol):
@@ -31,6 +35,9 @@ class Member(Protocol):
 
     def receive(self, record: Record | None) -> None:
         """Receive a datafile that is wanted. None means that the bus has said all that it has."""
+
+    def fetch_soon(self) -> None:
+        """Ask upstream for what the bus announced and could not bring."""
 
 
 class Records:
@@ -50,20 +57,35 @@ class Records:
             return False
         return self._members[sdk_key].wants(head)
 
-    async def synchronize(self, broker: Broker, sdk_key: str) -> None:
+    async def synchronize(self, broker: Broker, sdk_key: str, deadline: float) -> None:
         """Read the datafile on the broker if its head says that it is wanted, then write ours if that is newer."""
         line = bus_record.head_line(await broker.get(datafile_key(sdk_key), MAX_HEAD_BYTES + 1))
         try:
             if line != b"" and self._members[sdk_key].wants(bus_record.decode_head(line or b"")):
-                await self.read(broker, sdk_key)
+                await self.read(broker, sdk_key, deadline)
         except BadRecordError as error:
             await self._reject(broker, sdk_key, line, error)
         await self.write(broker, sdk_key)
 
-    async def read(self, broker: Broker, sdk_key: str) -> None:
-        """Hand the datafile on the broker to the member: the one that a message announced, or a newer one."""
+    async def read(self, broker: Broker, sdk_key: str, deadline: float) -> None:
+        """Hand the datafile on the broker to the member: the one that a message announced, or a newer one.
+
+        Args:
+            broker: The connection.
+            sdk_key: The key of the member.
+            deadline: When to give up and ask upstream instead, in the event loop's time.
+        """
         member = self._members[sdk_key]
-        value = await broker.get(datafile_key(sdk_key), MAX_VALUE_BYTES + 1)
+        try:
+            async with asyncio.timeout_at(deadline):
+                value = await broker.get(datafile_key(sdk_key), MAX_VALUE_BYTES + 1)
+        except TimeoutError:
+            self._miss(sdk_key, "it takes too long to arrive")
+            return
+        if not value:
+            self._miss(sdk_key, "it is not there any more: the broker has evicted it, or it was deleted")
+            await self.write(broker, sdk_key)
+            return
         try:
             record = await asyncio.to_thread(bus_record.decode, value, sdk_key)
         except BadRecordError as error:
@@ -90,9 +112,20 @@ class Records:
             head = msgspec.structs.replace(head, id=secrets.token_hex(8))
             value = await asyncio.to_thread(bus_record.encode, head, body)
             message = channel(sdk_key), head.encode()
-            if await broker.compare_and_set(key, current, value, max_bytes=MAX_HEAD_BYTES + 1, publish=message):
+            try:
+                async with asyncio.timeout_at(transfer_deadline()):
+                    is_written = await broker.compare_and_set(
+                        key, current, value, max_bytes=MAX_HEAD_BYTES + 1, publish=message
+                    )
+            except TimeoutError as error:
+                raise CommandRefusedError("the datafile could not be sent: that takes too long") from error
+            if is_written:
                 self._telemetry.bus_record_shared(sdk_key, head.revision)
                 return
+
+    def _miss(self, sdk_key: str, reason: str) -> None:
+        self._telemetry.bus_record_missing(sdk_key, reason)
+        self._members[sdk_key].fetch_soon()
 
     async def _reject(self, broker: Broker, sdk_key: str, line: bytes | None, error: BadRecordError) -> None:
         self._telemetry.bus_record_rejected(sdk_key, "value", str(error))
@@ -101,7 +134,13 @@ class Records:
 
 def _is_due(head: Head, current: bytes, bad: bytes | None) -> bool:
     try:
-        is_newer = bus_record.is_newer(head, bus_record.decode_head(current), time.time())
+        theirs = bus_record.decode_head(current)
     except BadRecordError:
         return True
+    is_newer = bus_record.is_newer(head, theirs, time.time()) and not bus_record.is_same(head, theirs)
     return is_newer or bus_record.head_line(current) == bad
+
+
+def transfer_deadline() -> float:
+    """Return when to give up a transfer that begins now, in the event loop's time. Pods of a fleet don't give up together."""
+    return asyncio.get_running_loop().time() + _TRANSFER_WITHIN_S * (1 + random.random())

@@ -1,26 +1,34 @@
-"""Redis or Valkey as a broker: the only module that knows the package `redis`, which is loaded with it.
+"""Redis or Valkey as a broker. With its parser, the only module that knows the package `redis`, which is loaded with it.
 
 Errors of the package become errors of the bus here. Retries, time limits and reconnecting are the caller's.
 """
 
 import asyncio
+import functools
+import re
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager, contextmanager, suppress
-from typing import cast
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from typing import Final, cast
 from urllib.parse import urlsplit
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError, WatchError
+from redis.exceptions import RedisError, ResponseError, WatchError
 
 from datafile_sidecar.bus.broker import ANSWER_WITHIN_S, NOT_A_STRING, RETENTION_S
 from datafile_sidecar.bus.errors import BrokerError, CommandRefusedError
+from datafile_sidecar.bus.redis_parser import BoundedParser
+from datafile_sidecar.bus.traffic import Traffic
 from datafile_sidecar.network.resolver import DaemonResolver, addresses
 
 _CLOSE_WITHIN_S = 0.5
-_SPARE_CONNECTIONS = 16
+_MAX_CONNECTIONS = 9
+"""One for messages, and those that commands share, whatever the number of SDK keys."""
+_CLUSTER: Final = ("MOVED", "ASK", "CLUSTERDOWN", "CROSSSLOT", "TRYAGAIN")
+_NO_WRITES: Final = ("OOM", "READONLY", "MISCONF", "NOREPLICAS")
+_IN_PIPELINE = re.compile(r"Command # .* of pipeline caused error: \((['\"])(.*)\1,\)", re.DOTALL)
 
 
 class RedisConnector:
@@ -30,32 +38,37 @@ class RedisConnector:
         self._resolver = DaemonResolver()
 
     @asynccontextmanager
-    async def connect(self, url: str, concurrency: int) -> AsyncIterator["RedisBroker"]:
+    async def connect(self, url: str) -> AsyncIterator["RedisBroker"]:
         """Prepare a client for this URL, and close all its connections at the end. Raises OSError for an unknown host."""
         # The package resolves names in the event loop's threads, which publishing needs, too. A lookup that hangs must end here.
         await addresses(self._resolver, urlsplit(url).hostname or "", ANSWER_WITHIN_S)
-        client: Redis = Redis.from_url(
+        traffic = Traffic()
+        pool = BlockingConnectionPool.from_url(
             url,
             protocol=2,
+            parser_class=functools.partial(BoundedParser, traffic),
             retry=Retry(NoBackoff(), 0),
-            socket_timeout=ANSWER_WITHIN_S,
+            socket_timeout=None,  # `time_limit` is for all that takes time
             socket_connect_timeout=ANSWER_WITHIN_S,
-            max_connections=_SPARE_CONNECTIONS + concurrency,
+            max_connections=_MAX_CONNECTIONS,
+            timeout=None,
         )
+        client: Redis = Redis(connection_pool=pool)
         try:
-            yield RedisBroker(client, client.pubsub())
+            yield RedisBroker(client, client.pubsub(), traffic)
         finally:
             with suppress(Exception):
                 async with asyncio.timeout(_CLOSE_WITHIN_S):
-                    await client.connection_pool.disconnect(inuse_connections=True)
+                    await pool.disconnect(inuse_connections=True)
 
 
 class RedisBroker:
     """A pool of connections for commands, and one connection for messages. Implements `Broker`."""
 
-    def __init__(self, client: Redis, pubsub: PubSub) -> None:
+    def __init__(self, client: Redis, pubsub: PubSub, traffic: Traffic) -> None:
         self._client = client
         self._pubsub = pubsub
+        self._traffic = traffic
         self._pong = asyncio.Event()
 
     async def get(self, key: str, max_bytes: int) -> bytes:
@@ -104,6 +117,20 @@ class RedisBroker:
                     with suppress(WatchError):
                         await pipe.execute()
 
+    async def try_writing(self, keys: tuple[str, str], channel: str) -> None:
+        """Implement `Broker.try_writing`."""
+        with _translated_errors():
+            async with self._client.pipeline(transaction=True) as pipe:
+                await pipe.watch(keys[0])
+                await _get(pipe, keys[0], 1)
+                pipe.multi()  # type: ignore[no-untyped-call]
+                for key in keys:
+                    pipe.set(key, b"", px=1)
+                    pipe.delete(key)
+                pipe.publish(channel, b"")
+                with suppress(WatchError):  # another pod tries it at the same moment
+                    await pipe.execute()
+
     async def subscribe(self, channels: Iterable[str]) -> None:
         """Implement `Broker.subscribe`."""
         with _translated_errors():
@@ -132,6 +159,10 @@ class RedisBroker:
             await self._client.ping()
             await self._pong.wait()
 
+    def time_limit(self) -> AbstractAsyncContextManager[None]:
+        """Implement `Broker.time_limit`."""
+        return self._traffic.time_limit()
+
 
 async def _get(client: Redis, key: str, max_bytes: int) -> bytes:
     try:
@@ -147,7 +178,22 @@ def _translated_errors() -> Iterator[None]:
     try:
         yield
     except RedisError as error:
-        # A server that is read-only after a failover is of no use: the next connection finds the primary.
-        is_refusal = isinstance(error, ResponseError) and not isinstance(error, ReadOnlyError)
-        kind = CommandRefusedError if is_refusal else BrokerError
-        raise kind(str(error) or type(error).__name__) from error
+        text, code = _explained(error)
+        # After a failover, the next connection finds the primary. No command of ours is right on a node of a cluster.
+        is_lost = not isinstance(error, ResponseError) or code in {"READONLY", *_CLUSTER}
+        raise (BrokerError if is_lost else CommandRefusedError)(text) from error
+
+
+def _explained(error: RedisError) -> tuple[str, str]:
+    """Return the broker's own words, with what they mean, and their code: the package takes the code away."""
+    text = str(error) or type(error).__name__
+    if in_pipeline := _IN_PIPELINE.fullmatch(text):
+        text = in_pipeline[2]
+    if error.status_code and not text.startswith(error.status_code):
+        text = f"{error.status_code} {text}"
+    code = text.partition(" ")[0]
+    if code in _CLUSTER:
+        text = f"this is a node of a Redis Cluster, and the bus needs a single server: {text}"
+    elif code in _NO_WRITES:
+        text = f"the broker takes no writes: {text}"
+    return text, code

@@ -138,6 +138,15 @@ def is_newer(mine: Head, theirs: Head, now: float) -> bool:
     return _order(mine, now) > _order(theirs, now)
 
 
+def is_same(mine: Head, theirs: Head) -> bool:
+    """Return whether both describe the same datafile in the same generation, whenever each was fetched."""
+    return (mine.generation, mine.sha256, mine.rolled_back_from) == (
+        theirs.generation,
+        theirs.sha256,
+        theirs.rolled_back_from,
+    )
+
+
 def _order(head: Head, now: float) -> tuple[int, int, float]:
     # A time in the future would make this head the newest for ever.
     return head.generation, head.revision, head.fetched if head.fetched <= now else 0.0

@@ -26,7 +26,7 @@ OUTCOMES: Final = {
     ),
     "fetches": ("ok", "not_modified", "invalid", *fetch_error.OUTCOMES),
     "relays": ("delivered", "rejected", "timeout", "unreachable", "unresolved", "dropped"),
-    "bus_records": ("shared", "questioned", "bad", "refused"),
+    "bus_records": ("shared", "missing", "questioned", "bad", "refused"),
 }
 # The values of every other label, except for `sdk_key` and `version`.
 LABELS: Final[dict[str, tuple[str, ...]]] = {
@@ -54,8 +54,12 @@ METRICS: Final[dict[str, tuple[Callable[..., Counter | Gauge | Histogram], str, 
     "missed_webhooks": (Counter, "Revisions that a poll found before their webhook came", _KEY),
     "propagation_seconds": (_Seconds, "Time from a webhook's arrival until its datafile was renamed into place", _KEY),
     "relays": (Counter, "Webhooks relayed to peers, by outcome; one for each peer address", _OUTCOME),
-    "bus_connected": (Gauge, "Whether the bus is connected: 1 or 0; NaN without a bus", []),
-    "bus_records": (Counter, "Datafiles shared on the bus, and bus records that were questioned or rejected", _OUTCOME),
+    "bus_connected": (Gauge, "Whether the bus can be read and takes writes: 1 or 0; NaN without a bus", []),
+    "bus_records": (
+        Counter,
+        "Datafiles shared on the bus, and bus records that were missing, questioned or rejected",
+        _OUTCOME,
+    ),
     "spared_polls": (Counter, "Polls skipped because another pod had just polled", _KEY),
     "workers": (Gauge, "App processes that report which revision they use", _KEY),
     "worker_revision_min": (Gauge, "Lowest revision that a worker uses; NaN without workers", _KEY),

@@ -226,7 +226,7 @@ class Telemetry:
     # The bus
 
     def bus_connected(self, address: str) -> None:
-        """The bus is connected, its records have been read, and its messages arrive. → Nothing."""
+        """The bus is connected: its records have been read, its messages arrive, and it takes writes. → Nothing."""
         self._metrics.set("bus_connected", 1)
         self._throttle.reset("bus.disconnected")
         self._log.info("bus.connected", address=address)
@@ -238,17 +238,26 @@ class Telemetry:
         self._metrics.set("bus_connected", 0)
         self._warn_throttled("bus.disconnected", **_retry(reason, wait_s))
 
-    def bus_refused(self, reason: str) -> None:
-        """The broker refused a command: it is out of memory, or a permission is missing.
+    def bus_refused(self, reason: str, *, is_connected: bool) -> None:
+        """The broker refused a command: it is out of memory, or a permission is missing. While it refuses all writes, the bus
+        does not count as connected.
         → Compare its ACL with docs/operations.md, and check its memory.
         """
         self._metrics.count("bus_records", "refused")
+        self._metrics.set("bus_connected", int(is_connected))
         self._warn_throttled("bus.refused", reason=_short(reason))
 
     def bus_record_shared(self, sdk_key: str, revision: int) -> None:
         """This pod has put a datafile on the bus for the other pods. → Nothing."""
         self._metrics.count("bus_records", "shared")
         self._log.info("bus_record.shared", sdk_key=sdk_key, revision=revision)
+
+    def bus_record_missing(self, sdk_key: str, reason: str) -> None:
+        """A datafile that was announced on the bus could not be read; upstream is asked for it instead.
+        → If it repeats, check the broker's memory, its eviction policy, and its network.
+        """
+        self._metrics.count("bus_records", "missing")
+        self._warn_throttled("bus_record.missing", sdk_key=sdk_key, reason=reason)
 
     def bus_record_rejected(self, sdk_key: str, where: str, reason: str) -> None:
         """A record or a message on the bus is invalid.

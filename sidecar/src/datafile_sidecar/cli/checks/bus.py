@@ -1,6 +1,7 @@
 """Check the bus as a sidecar uses it: connect, subscribe, read, write. Nothing is shared with other sidecars."""
 
 import asyncio
+import re
 import time
 
 import structlog
@@ -13,16 +14,32 @@ from datafile_sidecar.observe.telemetry import Telemetry
 _PART = "bus"
 _CONNECT_WITHIN_S = ANSWER_WITHIN_S + 1.0
 _LOOK_EVERY_S = 0.02
-_LEASE_S = 0.001
-"""The only write is a poll lease so short that it disturbs no sidecar."""
 
 _FIX_CONNECTION = (
     "see that the broker runs, that host, port, user and password in DATAFILE_BUS_URL are right (rediss:// if it requires "
     "TLS, its CA in SSL_CERT_FILE), and that network policies let this pod connect to it"
 )
+_FIX_CLUSTER = (
+    "name a Redis or Valkey that is not part of a cluster (cluster-enabled no), or a proxy that behaves like one: the bus is "
+    "small, a single server is enough for any fleet"
+)
+_FIX_MEMORY = (
+    "raise the broker's maxmemory, or remove what else it holds: the bus needs about the compressed size of one datafile per "
+    "SDK key"
+)
+_FIX_REPLICA = "name the primary in DATAFILE_BUS_URL: sidecars have to write, and a replica takes no writes"
+_FIX_DISK = 'look at the broker\'s own log and at its disk; the bus needs no persistence (save "")'
 _FIX_PERMISSION = (
     "give the user the permissions that sidecars need: docs/operations.md has the line for the broker's ACL"
 )
+_FIXES = {
+    "MOVED|ASK|CLUSTERDOWN|CROSSSLOT|TRYAGAIN": _FIX_CLUSTER,
+    "OOM": _FIX_MEMORY,
+    "READONLY": _FIX_REPLICA,
+    "MISCONF": _FIX_DISK,
+    "NOPERM": _FIX_PERMISSION,
+}
+"""What to do, by the code of the broker's error."""
 
 
 async def check_bus(url: str, sdk_keys: tuple[str, ...]) -> Finding:
@@ -36,34 +53,37 @@ async def check_bus(url: str, sdk_keys: tuple[str, ...]) -> Finding:
         bus.join(key, _EmptyMember())
     async with asyncio.TaskGroup() as tasks:
         connection = tasks.create_task(bus.run())
-        problem = await _find_problem(bus, errors, sdk_keys[0])
+        problem = await _find_problem(bus, errors)
         connection.cancel()
     return problem or ok(_PART, f"{shown(url)}: connected, may subscribe, read and write")
 
 
-async def _find_problem(bus: Bus, errors: "_BusErrors", sdk_key: str) -> Finding | None:
+async def _find_problem(bus: Bus, errors: "_BusErrors") -> Finding | None:
     started = time.monotonic()
     while not bus.is_connected:
-        if errors.connection or time.monotonic() - started > _CONNECT_WITHIN_S:
-            message = errors.connection or f"no answer within {_CONNECT_WITHIN_S:g} s"
-            return failed(_PART, message, _FIX_CONNECTION)
+        if errors.first or time.monotonic() - started > _CONNECT_WITHIN_S:
+            message = errors.first or f"no answer within {_CONNECT_WITHIN_S:g} s"
+            return failed(_PART, message, _fix(message))
         await asyncio.sleep(_LOOK_EVERY_S)
-    await bus.poll_lease(sdk_key, lambda _: False, _LEASE_S)
-    return failed(_PART, errors.refused, _FIX_PERMISSION) if errors.refused else None
+    return None
+
+
+def _fix(message: str) -> str:
+    return next((fix for codes, fix in _FIXES.items() if re.search(rf"\b({codes})\b", message)), _FIX_CONNECTION)
 
 
 class _BusErrors(Telemetry):
-    """Keeps the first error of each kind instead of logging it."""
+    """Keeps the first error instead of logging it."""
 
     def __init__(self) -> None:
         super().__init__(structlog.wrap_logger(structlog.ReturnLogger()), time.monotonic)
-        self.connection = self.refused = ""
+        self.first = ""
 
     def bus_disconnected(self, reason: str, wait_s: float) -> None:
-        self.connection = self.connection or reason
+        self.first = self.first or reason
 
-    def bus_refused(self, reason: str) -> None:
-        self.refused = self.refused or reason
+    def bus_refused(self, reason: str, *, is_connected: bool) -> None:
+        self.first = self.first or reason
 
 
 class _EmptyMember:
@@ -79,4 +99,7 @@ class _EmptyMember:
         return False
 
     def receive(self, record: Record | None) -> None:
+        pass
+
+    def fetch_soon(self) -> None:
         pass
