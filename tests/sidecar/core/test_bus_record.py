@@ -236,6 +236,8 @@ def test_a_check_beyond_its_limits_is_none(fields: dict[str, object]) -> None:
     sent = json.loads(Check(at=NOW, sha256="a" * 64).encode())
     assert bus_record.decode_check(json.dumps(sent).encode()) is not None
     assert bus_record.decode_check(json.dumps(sent | fields).encode()) is None
+
+
 def test_the_same_datafile_is_the_same_whenever_it_was_fetched() -> None:
     """Another digest, another generation, or another rollback makes it another one."""
     assert bus_record.is_same(head(), head(fetched=NOW + 1, id="1" * 16))
