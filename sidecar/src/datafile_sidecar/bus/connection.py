@@ -131,7 +131,8 @@ class Bus:
         while True:
             started = _clock()
             try:
-                await self._use_connection(connect)
+                # In a task of its own: until Python 3.13, `cancelling` says yes after any TaskGroup that failed.
+                await asyncio.create_task(self._use_connection(connect))
             except Exception as error:  # no error of the broker, of whatever kind, may end the sidecar
                 # Until Python 3.13 a TaskGroup raises the error alone when it is cancelled in the same moment.
                 if (task := asyncio.current_task()) is not None and task.cancelling():
