@@ -358,6 +358,20 @@ class TestPeers:
         assert f"127.0.0.1:{silent_port} (Connection refused)" in found[1].message
         assert "DATAFILE_WEBHOOK_LISTEN" in str(found[1].fix)
 
+    @pytest.mark.parametrize(("count", "verdicts"), [(499, [FAILED]), (500, [WARNING, FAILED])])
+    async def test_many_addresses(
+        self, healthy: dict[str, str], monkeypatch: pytest.MonkeyPatch, count: int, verdicts: list[CheckVerdict]
+    ) -> None:
+        """From 500 addresses of a name on, it says that the bus is the way."""
+
+        async def many(*_: object) -> list[str]:
+            return [f"127.1.{number // 250}.{number % 250 + 1}" for number in range(count)]
+
+        monkeypatch.setattr("datafile_sidecar.cli.checks.peers.addresses", many)
+        found = await trouble(healthy | {"DATAFILE_PEERS": "peers:1"})
+        assert [(finding.part, finding.verdict) for finding in found] == [("peers", verdict) for verdict in verdicts]
+        assert ("DATAFILE_BUS_URL" in str(found[0].fix)) == (len(verdicts) == 2)
+
 
 class TestBus:
     async def test_absent(self, healthy: dict[str, str]) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import ipaddress
+import json
 import os
 import socket
 import time
@@ -18,11 +19,13 @@ from aiohttp import web
 
 from datafile_sidecar.cli.simulator import Simulator
 from datafile_sidecar.config import settings
-from datafile_sidecar.core.webhook import signature
+from datafile_sidecar.core import webhook
+from datafile_sidecar.core.webhook import DatafileUpdated, signature
 from datafile_sidecar.network.resolver import DaemonResolver
 from datafile_sidecar.observe.metrics import OUTCOMES
 from datafile_sidecar.observe.telemetry import Telemetry
-from datafile_sidecar.webhooks.peers import Address, Peers
+from datafile_sidecar.webhooks.peer_addresses import Address
+from datafile_sidecar.webhooks.peers import MAX_POSTS, Peers
 from tests.datafiles import minimal
 from tests.running import RunningSidecar
 
@@ -40,7 +43,8 @@ class Peer:
     port: int = 0
     status: int = 202
     got: list[tuple[bytes, dict[str, str]]] = field(default_factory=list)
-    answer: Callable[[web.Request], Any] | None = None
+    headers: dict[str, str] = field(default_factory=lambda: {"Location": "/elsewhere"})
+    may_answer: asyncio.Event | None = None
 
     @property
     def address(self) -> Address:
@@ -48,7 +52,9 @@ class Peer:
 
     async def take(self, request: web.Request) -> web.Response:
         self.got.append((await request.read(), {name.lower(): value for name, value in request.headers.items()}))
-        return web.Response(status=self.status, headers={"Location": "/elsewhere"})
+        if self.may_answer:
+            await self.may_answer.wait()
+        return web.Response(status=self.status, headers=self.headers)
 
 
 @contextlib.asynccontextmanager
@@ -82,11 +88,24 @@ def silent(*hosts: str) -> Any:
 class Relay:
     """The peers under test, and what their telemetry shows."""
 
-    def __init__(self, *names: Address, listens_on: Address = NOWHERE, dns: dict[str, list[str]] | None = None) -> None:
+    def __init__(
+        self,
+        *names: Address,
+        listens_on: Address = NOWHERE,
+        dns: dict[str, list[str]] | None = None,
+        max_posts: int = MAX_POSTS,
+    ) -> None:
         self.events: list[dict[str, Any]] = []
         self.telemetry = Telemetry(structlog.wrap_logger(None, processors=[self._take]), time.monotonic)
         self._dns = dns or {}
-        self.peers = Peers(names, listens_on, self.telemetry, DaemonResolver(self._getaddrinfo))
+        self.losing = 0
+        self.peers = Peers(names, listens_on, self.telemetry, DaemonResolver(self._getaddrinfo), max_posts)
+
+    def relay(self, body: bytes, signed: bytes = SIGNATURE) -> None:
+        """Hand a webhook to the peers, as the webhook port does."""
+        event = webhook.parse(body)
+        assert isinstance(event, DatafileUpdated)
+        self.peers.relay(body, signed, event)
 
     def counts(self) -> dict[str, int]:
         counts = {}
@@ -105,11 +124,15 @@ class Relay:
         await asyncio.gather(self._task, return_exceptions=True)
 
     def _getaddrinfo(self, host: str, *_: Any, **__: Any) -> list[tuple[Any, ...]]:
-        if host == "hangs":
+        if host == "hangs" or self._is_lost():
             time.sleep(4)
         if host not in self._dns:
             raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
         return [(_family(one), socket.SOCK_STREAM, 6, "", (one, 0, 0, 0)) for one in self._dns[host]]
+
+    def _is_lost(self) -> bool:
+        self.losing -= 1
+        return self.losing >= 0
 
     def _take(self, _: object, __: str, event: Any) -> Any:
         self.events.append(dict(event))
@@ -137,7 +160,7 @@ async def test_every_address_of_a_name_gets_it(monkeypatch: pytest.MonkeyPatch) 
     async with listening(*some):
         dns = {"peers": [peer.host for peer in some]}
         async with Relay(("peers", some[0].port), ("127.0.0.4", some[0].port), dns=dns) as relay:
-            relay.peers.relay(BODY, b" " + SIGNATURE)
+            relay.relay(BODY, b" " + SIGNATURE)
             await relay.peers.settle()
     for peer in some:
         ((body, headers),) = peer.got
@@ -155,7 +178,7 @@ async def test_ipv6() -> None:
     """Pods with IPv6 addresses get it too, by a name and by an address."""
     peer = Peer("::1")
     async with listening(peer), Relay(("peers", peer.port), dns={"peers": ["::1"]}) as relay:
-        relay.peers.relay(BODY, SIGNATURE)
+        relay.relay(BODY)
         await until(lambda: len(peer.got) == 1)
 
 
@@ -164,10 +187,10 @@ async def test_names_are_resolved_anew() -> None:
     first, second = Peer("127.0.0.2"), Peer("127.0.0.3")
     dns = {"peers": ["127.0.0.2"]}
     async with listening(first, second), Relay(("peers", first.port), dns=dns) as relay:
-        relay.peers.relay(BODY, SIGNATURE)
+        relay.relay(BODY)
         await until(lambda: len(first.got) == 1)
         dns["peers"] = ["127.0.0.3"]
-        relay.peers.relay(BODY + b" ", SIGNATURE)
+        relay.relay(BODY + b" ")
         await until(lambda: len(second.got) == 1)
     assert len(first.got) == 1
 
@@ -177,15 +200,15 @@ async def test_the_same_body_is_relayed_once() -> None:
     peer = Peer("127.0.0.2")
     async with listening(peer), Relay(peer.address) as relay:
         for _ in range(5):
-            relay.peers.relay(BODY, SIGNATURE)
-        relay.peers.relay(BODY + b" ", SIGNATURE)
+            relay.relay(BODY)
+        relay.relay(BODY + b" ")
         await relay.peers.settle()
     assert [body for body, _ in peer.got] == [BODY, BODY + b" "]
 
 
 async def test_the_same_body_is_relayed_again_where_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A webhook that comes again reaches the peers that missed it, once in a while, and costs those that have it nothing."""
-    monkeypatch.setattr("datafile_sidecar.webhooks.body_relay.DEDUPLICATE_S", 0.05)
+    monkeypatch.setattr("datafile_sidecar.webhooks.relay.DEDUPLICATE_S", 0.05)
     well, ill = Peer("127.0.0.2"), Peer("127.0.0.3", status=503)
     dns = {"well": [well.host]}
     async with listening(well, ill):
@@ -194,8 +217,8 @@ async def test_the_same_body_is_relayed_again_where_that_failed(monkeypatch: pyt
 
             async def again() -> tuple[int, int]:
                 await asyncio.sleep(0.06)
-                relay.peers.relay(BODY, SIGNATURE)
-                relay.peers.relay(BODY, SIGNATURE)
+                relay.relay(BODY)
+                relay.relay(BODY)
                 await relay.peers.settle()
                 return len(well.got), len(ill.got)
 
@@ -217,7 +240,7 @@ async def test_answers_of_every_version() -> None:
     async with listening(*some):
         relay = Relay(*(peer.address for peer in some))
         async with relay:
-            relay.peers.relay(BODY, SIGNATURE)
+            relay.relay(BODY)
             await relay.peers.settle()
     assert relay.counts() == {"delivered": 3}
 
@@ -229,16 +252,16 @@ async def test_where_a_body_is() -> None:
         async with Relay() as nobody, Relay(peer.address, listens_on=peer.address) as alone:
             for relay in (nobody, alone):
                 assert relay.peers.is_delivered(BODY) is None
-                relay.peers.relay(BODY, SIGNATURE)
+                relay.relay(BODY)
                 await relay.peers.settle_body(BODY)
                 assert relay.peers.is_delivered(BODY) is None
         with silent("127.0.0.4") as port:
             async with Relay(peer.address, other.address, ("127.0.0.4", port)) as relay:
-                relay.peers.relay(BODY, SIGNATURE)
+                relay.relay(BODY)
                 assert relay.peers.is_delivered(BODY) is False
                 await until(lambda: relay.peers.is_delivered(BODY) is True)
         async with Relay(other.address) as relay:
-            relay.peers.relay(BODY, SIGNATURE)
+            relay.relay(BODY)
             await relay.peers.settle_body(BODY)
             assert relay.peers.is_delivered(BODY) is False
 
@@ -250,7 +273,7 @@ async def test_a_sidecar_does_not_post_to_itself(own: str) -> None:
     async with listening(peer, itself):
         dns = {"peers": [itself.host, peer.host]}
         async with Relay(("peers", peer.port), listens_on=(own, peer.port), dns=dns) as relay:
-            relay.peers.relay(BODY, SIGNATURE)
+            relay.relay(BODY)
             await relay.peers.settle()
     assert (len(peer.got), len(itself.got)) == (1, 0)
     assert relay.counts() == {"delivered": 1}
@@ -259,7 +282,7 @@ async def test_a_sidecar_does_not_post_to_itself(own: str) -> None:
 async def test_off() -> None:
     """Without peers nothing is relayed and nothing is kept."""
     async with Relay() as relay:
-        relay.peers.relay(BODY, SIGNATURE)
+        relay.relay(BODY)
         await relay.peers.settle()
         assert relay.peers.status() == {"state": "off"}
         assert relay.events == []
@@ -300,7 +323,7 @@ async def test_dead_pods_do_not_delay_the_others() -> None:
             )
             async with Relay(*names) as relay:
                 started = time.monotonic()
-                relay.peers.relay(BODY, SIGNATURE)
+                relay.relay(BODY)
                 await until(lambda: bool(alive.got))
                 assert time.monotonic() - started < 1
                 await relay.peers.settle()
@@ -320,10 +343,10 @@ async def test_a_hundred_hanging_pods_delay_one_webhook_only() -> None:
     with silent(*hanging) as port:
         alive = Peer("127.0.0.2", port)
         async with listening(alive), Relay(("peers", port), dns={"peers": [*hanging, alive.host]}) as relay:
-            relay.peers.relay(BODY, SIGNATURE)
+            relay.relay(BODY)
             await until(lambda: len(alive.got) == 1)
             started = time.monotonic()
-            relay.peers.relay(BODY + b" ", SIGNATURE)
+            relay.relay(BODY + b" ")
             await until(lambda: len(alive.got) == 2)
             assert time.monotonic() - started < 1
 
@@ -338,10 +361,157 @@ async def test_a_burst_beside_a_hanging_pod(monkeypatch: pytest.MonkeyPatch) -> 
         with silent("127.0.0.4") as port:
             async with Relay(alive.address, ("127.0.0.4", port)) as relay:
                 for body in bodies:
-                    relay.peers.relay(body, SIGNATURE)
+                    relay.relay(body)
                     await until(lambda body=body: any(got == body for got, _ in alive.got))  # type: ignore[misc]
                 assert len(os.listdir("/proc/self/fd")) < 400
     assert relay.counts()["delivered"] == 100
+
+
+async def test_a_quarter_that_hangs_does_not_delay_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many pods that are not known yet, those that are alive get a webhook before any that hangs is given up."""
+    for name in ("_POST_S", "_RELAY_S"):
+        monkeypatch.setattr(f"datafile_sidecar.webhooks.peers.{name}", 60.0)
+    hanging = [f"127.0.1.{number}" for number in range(1, 101)]
+    hosts = [f"127.0.2.{number}" for number in range(1, 41)]
+    with silent(*hanging) as port:
+        alive = [Peer(host, port) for host in hosts]
+        async with listening(*alive), Relay(("peers", port), dns={"peers": [*hanging, *hosts]}) as relay:
+            relay.relay(BODY)
+            await until(lambda: all(peer.got for peer in alive))
+
+
+async def test_a_pod_that_failed_and_is_back_is_reached() -> None:
+    """Those that failed come last, but each time another one of them first, so that none is left out for ever."""
+    hanging = [f"127.0.1.{number}" for number in range(1, 21)]
+    with silent(*hanging) as port:
+        async with Relay(("peers", port), dns={"peers": [*hanging, "127.0.0.2"]}, max_posts=30) as relay:
+            relay.relay(BODY)
+            await relay.peers.settle()
+            assert relay.counts() == {"timeout": 20, "unreachable": 1}
+            back = Peer("127.0.0.2", port)
+            async with listening(back):
+                relay.relay(BODY + b" ")
+                await until(lambda: len(back.got) == 1)
+
+
+# Names that do not resolve in time
+
+
+async def test_a_lost_datagram_of_the_name_server_costs_nothing() -> None:
+    """A resolver notices a lost answer only after seconds: the second look-up finds the peers long before."""
+    peer = Peer("127.0.0.2")
+    async with listening(peer), Relay(("peers", peer.port), dns={"peers": [peer.host]}) as relay:
+        relay.losing = 2  # the one at the start, and the webhook's first
+        relay.relay(BODY)
+        await relay.peers.settle()
+        assert len(peer.got) == 1
+        assert relay.counts() == {"delivered": 1}
+
+
+@pytest.mark.parametrize("losing", [0, 1000])
+async def test_without_a_name_server_the_last_known_addresses_are_used(losing: int) -> None:
+    """Whether it fails at once or hangs, the pods that were there at the last look-up get the webhook; it is shown all the same."""
+    peer, dns = Peer("127.0.0.2"), {"peers": ["127.0.0.2"]}
+    async with listening(peer), Relay(("peers", peer.port), dns=dns) as relay:
+        relay.relay(BODY)
+        await relay.peers.settle()
+        relay.losing = losing
+        dns.clear()
+        relay.relay(BODY + b" ")
+        await until(lambda: len(peer.got) == 2)
+        await relay.peers.settle()
+        assert relay.counts() == {"delivered": 2, "unresolved": 1}
+
+
+async def test_many_addresses_are_a_case_for_the_bus() -> None:
+    """From 500 addresses of a name on, the log says once that the bus is the way."""
+    dns = {"peers": [f"127.1.{number // 250}.{number % 250 + 1}" for number in range(499)]}
+    async with Relay(("peers", 1), listens_on=("0.0.0.0", 1), dns=dns) as relay:
+        relay.relay(BODY)
+        await relay.peers.settle()
+        assert [event["event"] for event in relay.events] == ["webhook.relayed"]
+        dns["peers"].append("127.2.0.1")
+        for more in (b" ", b"  "):
+            relay.relay(BODY + more)
+            await relay.peers.settle()
+    (many,) = (event for event in relay.events if event["event"] == "peers.many")
+    assert (many["name"], many["addresses"]) == ("peers", 500)
+    assert "DATAFILE_BUS_URL" in many["reason"]
+
+
+# What is relayed first, and again
+
+
+def revision(number: int, environment: str = "Production") -> bytes:
+    data = {"revision": number, "environment": environment}
+    return json.dumps({"event": "project.datafile_updated", "project_id": 1234, "data": data}).encode()
+
+
+async def test_replays_do_not_crowd_out_what_is_new(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many old webhooks are replayed before and after it, the newest is the next that goes out."""
+    monkeypatch.setattr("datafile_sidecar.webhooks.peers._MAX_RELAYS", 4)
+    for name in ("_POST_S", "_RELAY_S"):
+        monkeypatch.setattr(f"datafile_sidecar.webhooks.peers.{name}", 60.0)
+    peer = Peer("127.0.0.2", may_answer=asyncio.Event())
+    async with listening(peer), Relay(peer.address, max_posts=1) as relay:
+        relay.relay(revision(20))
+        await until(lambda: len(peer.got) == 1)
+        for number in range(10):
+            relay.relay(revision(number))
+        relay.relay(revision(44))
+        for number in range(10, 20):
+            relay.relay(revision(number))
+        await until(lambda: relay.counts().get("dropped", 0) == 18)
+        assert peer.may_answer
+        peer.may_answer.set()
+        await relay.peers.settle()
+    assert [body for body, _ in peer.got] == [revision(number) for number in (20, 44, 19, 18)]
+
+
+async def test_revisions_of_another_environment_are_no_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest of an environment with low revisions is not crowded out by old ones of an environment with high ones."""
+    monkeypatch.setattr("datafile_sidecar.webhooks.peers._MAX_RELAYS", 3)
+    peer = Peer("127.0.0.2", may_answer=asyncio.Event())
+    async with listening(peer), Relay(peer.address, max_posts=1) as relay:
+        relay.relay(revision(9000, "Staging"))
+        await until(lambda: len(peer.got) == 1)
+        for number in range(8990, 9000):
+            relay.relay(revision(number, "Staging"))
+        relay.relay(revision(7))
+        await until(lambda: relay.counts().get("dropped", 0) == 9)
+        assert peer.may_answer
+        peer.may_answer.set()
+        await relay.peers.settle()
+    assert [body for body, _ in peer.got][:2] == [revision(9000, "Staging"), revision(7)]
+
+
+async def test_the_same_body_goes_again_to_those_that_did_not_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A webhook that is sent again within seconds reaches a pod that it did not reach before, and no other twice."""
+    monkeypatch.setattr("datafile_sidecar.webhooks.relay._RETRY_AFTER_S", 0.0)
+    first = Peer("127.0.0.2")
+    async with listening(first):
+        second = Peer("127.0.0.3", first.port)
+        async with Relay(first.address, second.address) as relay:
+            relay.relay(BODY)
+            await relay.peers.settle()
+            assert relay.counts() == {"delivered": 1, "unreachable": 1}
+            async with listening(second):
+                for _ in range(3):
+                    relay.relay(BODY)
+                    await relay.peers.settle()
+    assert (len(first.got), len(second.got)) == (1, 1)
+    assert relay.peers.is_delivered(BODY)
+
+
+async def test_a_pod_with_two_addresses_counts_once() -> None:
+    """A pod with IPv4 and IPv6 gets the webhook at both, which does no harm; where it says which one it is, it is counted once."""
+    peers = [Peer(f"127.0.0.{number}", headers={"X-Datafile-Instance": "ab"}) for number in (2, 3)]
+    other = Peer("127.0.0.4", headers={})
+    async with listening(*peers, other), Relay(*(peer.address for peer in (*peers, other))) as relay:
+        relay.relay(BODY)
+        await relay.peers.settle()
+    assert [len(peer.got) for peer in (*peers, other)] == [1, 1, 1]
+    assert relay.counts() == {"delivered": 2}
 
 
 # The webhook port, in a real process
@@ -381,12 +551,22 @@ async def test_what_is_relayed_and_what_is_not(tmp_path: Path) -> None:
         await until(lambda: len(peer.got) == 2)
         assert [body for body, _ in peer.got] == [others, ours]
         await sidecar.logged("webhook.accepted", trigger="peer")
-        # The peer has the body before the sidecar has the peer's answer.
-        async with asyncio.timeout(10):
-            while (await sidecar.metrics())['datafile_sidecar_relays_total{outcome="delivered"}'] < 2:
-                await asyncio.sleep(0.05)
-        assert (await sidecar.metrics())['datafile_sidecar_relays_total{outcome="delivered"}'] == 2
+        async with asyncio.timeout(8):
+            while (await sidecar.metrics())['datafile_sidecar_relays_total{outcome="delivered"}'] != 2:
+                await asyncio.sleep(0.01)
         assert (await sidecar.status())["peers"]["names"] == [f"127.0.0.2:{peer.port}"]
+
+
+async def test_who_took_a_relayed_webhook_says_which_sidecar_it_is(tmp_path: Path) -> None:
+    """Only a peer with the secret learns it: strangers, and Optimizely, do not."""
+    async with stage(tmp_path, []) as (sidecar, _), aiohttp.ClientSession() as session:
+        for signed, relayed, is_named in [(True, True, True), (True, False, False), (False, True, False)]:
+            headers = {"X-Hub-Signature": SIGNATURE.decode() if signed else "sha1=0"}
+            headers |= {"X-Datafile-Relayed": "1"} if relayed else {}
+            async with session.post(sidecar.webhook_url, data=BODY, headers=headers) as answer:
+                assert answer.status in ({200, 202} if signed else {401})
+                instance = (await sidecar.status())["instance"] if is_named else None
+                assert answer.headers.get("X-Datafile-Instance") == instance
 
 
 async def test_a_relayed_webhook_says_so(tmp_path: Path) -> None:

@@ -73,7 +73,7 @@ class Endpoint:
         self.triggers.append(trigger)
         return self.awake
 
-    def _relay(self, body: bytes, header: bytes) -> None:
+    def _relay(self, body: bytes, header: bytes, _: DatafileUpdated) -> None:
         self.relayed.append((body, header))
 
     async def _is_kept(self, body: bytes, sdk_keys: tuple[str, ...]) -> bool:

@@ -17,6 +17,8 @@ PATH = "/webhooks/optimizely"
 SIGNATURE_HEADER = "X-Hub-Signature"
 RELAYED_HEADER = "X-Datafile-Relayed"
 """Marks a webhook that another sidecar has relayed, so that it is not relayed again. It is not signed and grants nothing."""
+INSTANCE_HEADER = "X-Datafile-Instance"
+"""Names the sidecar that took a relayed webhook, so that one with several addresses is counted once."""
 
 DATAFILE_UPDATED = "project.datafile_updated"
 _MAX_REVISION = 2**63 - 1

@@ -204,6 +204,13 @@ class Telemetry:
         log = self._log.info if set(outcomes) <= {"delivered"} else self._log.warning
         log("webhook.relayed", outcomes=dict(outcomes))
 
+    def peers_many(self, name: str, count: int) -> None:
+        """A name in DATAFILE_PEERS has 500 addresses or more: relaying to so many takes seconds, and no more than 4,094 of them
+        can be resolved. → Set DATAFILE_BUS_URL instead of DATAFILE_PEERS.
+        """
+        reason = "the bus is the way to reach so many pods: set DATAFILE_BUS_URL instead of DATAFILE_PEERS"
+        self._log.warning("peers.many", name=name, addresses=count, reason=reason)
+
     def target_changed(self, sdk_key: str, revision: int) -> None:
         """A webhook announced a newer revision, or an announced one was given up; no log line, only the metric.
         → Nothing.

@@ -1,212 +1,227 @@
 """Relays webhooks to the other pods: the original signed body, posted once to every address of the peers' names.
 
 Peers need no trust, since each receiver verifies the signature itself. A webhook's answer never waits for the relay, and no
-peer waits for another. A relayed webhook is marked and not relayed again. A body that comes again goes only to the peers that
-did not get it. Polling makes up for a lost one.
+peer waits for another: those that failed last time have slots of their own, and so have those that did not. The newest revision
+goes first. A relayed webhook is marked and not relayed again. Polling makes up for a lost one.
 """
 
 import asyncio
-import contextlib
 import functools
-import ipaddress
-import socket
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from datafile_sidecar.core.times import rfc3339
-from datafile_sidecar.core.webhook import PATH, RELAYED_HEADER, SIGNATURE_HEADER
+from datafile_sidecar.core.webhook import INSTANCE_HEADER, PATH, DatafileUpdated
 from datafile_sidecar.network.http import client_session
-from datafile_sidecar.network.resolver import DaemonResolver, addresses
+from datafile_sidecar.network.resolver import DaemonResolver
 from datafile_sidecar.observe.telemetry import Telemetry
-from datafile_sidecar.webhooks.body_memory import BodyMemory
-from datafile_sidecar.webhooks.body_relay import BodyRelay
+from datafile_sidecar.webhooks.peer_addresses import Address, PeerAddresses, host_port, is_own
+from datafile_sidecar.webhooks.post_slots import PostSlots
+from datafile_sidecar.webhooks.relay import Relay, RelayMemory
 
-_RESOLVE_S = 2.0
+MAX_POSTS: Final = 256
+
 _POST_S = 2.0
 _RELAY_S = 6.0
 _MAX_RELAYS = 64
-_MAX_POSTS = 64  # of each of the two limits
 _MAX_FAILING_SHOWN = 10
+_MAX_INSTANCE = 64
 
-Address = tuple[str, int]
-Outcomes = dict[Address, str]
-Post = Callable[[Address], Awaitable[str]]
+Post = Callable[[Address], Awaitable[tuple[str, str | None]]]
 
 
 class Peers:
     """The other sidecars, by the names of headless Services or by addresses, and the results of the last relay."""
 
     def __init__(
-        self, names: Iterable[Address], own: Address, telemetry: Telemetry, resolver: DaemonResolver | None = None
+        self,
+        names: Iterable[Address],
+        listens_on: Address,
+        telemetry: Telemetry,
+        resolver: AbstractResolver | None = None,
+        max_posts: int = MAX_POSTS,
     ) -> None:
         """Start nothing yet: `run` does.
 
         Args:
             names: Host and port of each peer or headless Service; with none of them, nothing is relayed.
-            own: Where our own webhook port is bound, so that we don't post to ourselves.
+            listens_on: Where our own webhook port is bound, so that we don't post to ourselves.
             telemetry: Logs and counts.
             resolver: Resolves the names.
+            max_posts: At a time, to peers that failed last time and, once more, to the others.
         """
         self._names = tuple(names)
-        self._own = own
+        self._listens_on = listens_on
         self._telemetry = telemetry
-        self._resolver = resolver or DaemonResolver()
-        self._queue: asyncio.Queue[tuple[bytes, bytes, BodyRelay]] = asyncio.Queue()
-        self._bodies = BodyMemory[BodyRelay]()
-        self._relays: deque[asyncio.Task[None]] = deque()
-        # Peers that answered last time have a limit of their own, so that they never wait for those that hang.
-        self._responsive: set[Address] = set()
-        self._responsive_limit, self._limit = asyncio.Semaphore(_MAX_POSTS), asyncio.Semaphore(_MAX_POSTS)
-        self._last: tuple[float, Outcomes] | None = None
+        self._addresses = PeerAddresses(resolver or DaemonResolver(), telemetry)
+        self._memory = RelayMemory()
+        self._queue: asyncio.Queue[Relay] = asyncio.Queue()
+        self._relays: dict[Relay, asyncio.Task[None]] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._slots, self._slots_for_failed = PostSlots(max_posts), PostSlots(max_posts)
+        # Whether each address answered last time; the one that was asked last is the last.
+        self._answered: dict[Address, bool] = {}
+        self._instances: dict[Address, str] = {}
+        self._last: tuple[float, dict[Address, str]] | None = None
 
-    def relay(self, body: bytes, signature: bytes) -> None:
+    def relay(self, body: bytes, signature: bytes, event: DatafileUpdated) -> None:
         """Queue a verified webhook for the peers. One that was relayed before goes only to those that did not get it.
 
         Args:
             body: The raw body.
             signature: The value of its signature header.
+            event: What the body says.
         """
-        if not self._names:
-            return
-        if (state := self._bodies.get(body)) is None:
-            self._bodies.put(body, state := BodyRelay())
-        if state.begin(asyncio.get_running_loop().time()):
-            self._queue.put_nowait((body, signature, state))
+        now = asyncio.get_running_loop().time()
+        if self._names and (relay := self._memory.begin(body, signature, event, now)):
+            self._idle.clear()
+            self._queue.put_nowait(relay)
 
     async def run(self) -> NoReturn:
-        """Relay what is queued, for ever. At the limit the oldest relay is cancelled."""
+        """Relay what is queued, for ever. When too many relays are running, the one with the oldest revision gives way."""
         async with client_session(_POST_S) as session, asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._addresses.run(host for host, _ in self._names))
             while True:
-                body, signature, state = await self._queue.get()
-                if len(self._relays) >= _MAX_RELAYS:
-                    self._relays.popleft().cancel()
-                headers = {
-                    SIGNATURE_HEADER: signature.strip().decode("ascii"),
-                    RELAYED_HEADER: "1",
-                    "Content-Type": "application/json",
-                }
-                task = tasks.create_task(self._relay(functools.partial(_post, session, body, headers), state))
-                self._relays.append(task)
-                task.add_done_callback(functools.partial(self._relay_ended, state.ended))
+                relay = await self._queue.get()
+                if len(self._relays) >= _MAX_RELAYS and self._give_way(relay) is relay:
+                    continue
+                task = tasks.create_task(
+                    self._relay(relay, functools.partial(_post, session, relay.body, relay.headers))
+                )
+                self._relays[relay] = task
+                task.add_done_callback(functools.partial(self._end, relay))
 
     async def settle(self) -> None:
         """Wait until every relay has ended."""
-        await self._queue.join()
+        await self._idle.wait()
 
     async def settle_body(self, body: bytes) -> None:
         """Wait until the relay of one body has ended."""
-        if (state := self._bodies.get(body)) is not None:
-            await state.ended.wait()
+        if (relay := self._memory.find(body)) is not None:
+            await relay.ended.wait()
 
     def is_delivered(self, body: bytes) -> bool | None:
         """Tell whether any peer has got a body from here so far; None where there was no peer to post it to."""
-        state = self._bodies.get(body)
-        return None if state is None else state.is_delivered
+        relay = self._memory.find(body)
+        if relay is None or (relay.ended.is_set() and not relay.is_delivered and relay.missed == frozenset()):
+            return None
+        return relay.is_delivered
 
     def status(self) -> dict[str, Any]:
         """Return the peers' part of `/status`: the results of the last relay, and the addresses that it did not reach."""
         if not self._names:
             return {"state": "off"}
         at, outcomes = self._last or (None, {})
-        failing = [f"{_host_port(peer)}: {outcome}" for peer, outcome in outcomes.items() if outcome != "delivered"]
+        failing = [
+            f"{host_port(address)}: {outcome}" for address, outcome in outcomes.items() if outcome != "delivered"
+        ]
         return {
             "state": "on",
-            "names": [_host_port(name) for name in self._names],
+            "names": [host_port(name) for name in self._names],
             "relayed": rfc3339(at),
             "outcomes": dict(Counter(outcomes.values())),
             "failing": failing[:_MAX_FAILING_SHOWN],
         }
 
-    def _relay_ended(self, ended: asyncio.Event, task: asyncio.Task[None]) -> None:
-        ended.set()
-        if task in self._relays:
-            self._relays.remove(task)
-        self._queue.task_done()
-
     # One relay
 
-    async def _relay(self, post: Post, state: BodyRelay) -> None:
-        outcomes, missed = state.outcomes, state.missed
+    async def _relay(self, relay: Relay, post: Post) -> None:
         try:
-            # The outcome of addresses that are not reached in time is "dropped".
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_RELAY_S), asyncio.TaskGroup() as tasks:
-                    for name in self._names:
-                        tasks.create_task(self._relay_to_name(name, post, outcomes, missed))
-        finally:
-            if missed is None:
-                self._responsive &= outcomes.keys()
-            state.note_outcomes()
-            self._last = time.time(), outcomes
-            self._telemetry.webhook_relayed(Counter(outcomes.values()))
+            async with asyncio.timeout(_RELAY_S), asyncio.TaskGroup() as tasks:
+                for name in self._names:
+                    tasks.create_task(self._relay_to_name(name, relay, post))
+        except TimeoutError:
+            pass  # the outcome of addresses that were not reached in time is "dropped"
+        if relay.only is None:
+            self._forget_all_but(relay.outcomes.keys())
 
-    async def _relay_to_name(
-        self, name: Address, post: Post, outcomes: Outcomes, missed: frozenset[Address] | None
-    ) -> None:
-        host, port = name
-        try:
-            hosts = await addresses(self._resolver, host, _RESOLVE_S)
-        except OSError:
-            outcomes[name] = "unresolved"
-            return
-        new = [(host, port) for host in hosts if (host, port) not in outcomes and not self._is_own((host, port))]
-        if missed is not None and name not in missed:
-            new = [address for address in new if address in missed]
-        outcomes |= dict.fromkeys(new, "dropped")
-        responsive = [address for address in new if address in self._responsive]
-        others = [address for address in new if address not in self._responsive]
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._relay_each(responsive, self._responsive_limit, post, outcomes))
-            tasks.create_task(self._relay_each(others, self._limit, post, outcomes))
-
-    async def _relay_each(self, group: list[Address], limit: asyncio.Semaphore, post: Post, outcomes: Outcomes) -> None:
-        async with asyncio.TaskGroup() as tasks:
-            for address in group:
-                await limit.acquire()
-                task = tasks.create_task(self._relay_to(address, post, outcomes))
-                task.add_done_callback(lambda _: limit.release())
-
-    async def _relay_to(self, address: Address, post: Post, outcomes: Outcomes) -> None:
-        outcome = outcomes[address] = await post(address)
-        if outcome in {"timeout", "unreachable"}:
-            self._responsive.discard(address)
+    def _give_way(self, new: Relay) -> Relay:
+        """End one relay of those that are running and a new one: the last in order of priority. Return it."""
+        last = max((*self._relays, new), key=self._memory.priority)
+        last.outcomes = last.outcomes or dict.fromkeys(self._names, "dropped")
+        if last is new:
+            self._end(new)
         else:
-            self._responsive.add(address)
+            self._relays.pop(last).cancel()
+        return last
 
-    def _is_own(self, address: Address) -> bool:
-        """Whether an address is certainly ours. Posting to ourselves by mistake does no harm."""
-        host, port = address
-        own_host, own_port = self._own
-        listens_on_all = ipaddress.ip_address(own_host).is_unspecified
-        return port == own_port and (host == own_host or (listens_on_all and _is_local(host)))
+    def _end(self, relay: Relay, _: object = None) -> None:
+        """Note the results of a relay, and that it is over."""
+        self._relays.pop(relay, None)
+        outcomes = relay.end(self._instances)
+        self._last = time.time(), outcomes
+        self._telemetry.webhook_relayed(Counter(outcomes.values()))
+        if not self._relays and self._queue.empty():
+            self._idle.set()
+
+    async def _relay_to_name(self, name: Address, relay: Relay, post: Post) -> None:
+        async with asyncio.TaskGroup() as tasks:
+
+            def found(hosts: list[str]) -> None:
+                tasks.create_task(self._relay_to_all(relay, relay.add(name, hosts), post))
+
+            try:
+                await self._addresses.look_up(name[0], found)
+            except OSError:
+                relay.note(name, "unresolved")
+
+    async def _relay_to_all(self, relay: Relay, addresses: list[Address], post: Post) -> None:
+        """Post to those that answered last time, then to those that are new; beside them, to those that failed."""
+        wanted = frozenset(addresses)
+        failed = [address for address, has_answered in self._answered.items() if not has_answered and address in wanted]
+        others = sorted(wanted.difference(failed), key=lambda address: address not in self._answered)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._relay_to_each(relay, others, post, self._slots))
+            tasks.create_task(self._relay_to_each(relay, failed, post, self._slots_for_failed))
+
+    async def _relay_to_each(self, relay: Relay, addresses: list[Address], post: Post, slots: PostSlots) -> None:
+        failed_meanwhile = []
+        async with asyncio.TaskGroup() as tasks:
+            for address in addresses:
+                await slots.acquire(self._memory.priority(relay))
+                if slots is self._slots and not self._answered.get(address, True):
+                    slots.release()
+                    failed_meanwhile.append(address)
+                    continue
+                task = tasks.create_task(self._relay_to(address, relay, post))
+                task.add_done_callback(lambda _: slots.release())
+        if failed_meanwhile:
+            await self._relay_to_each(relay, failed_meanwhile, post, self._slots_for_failed)
+
+    async def _relay_to(self, address: Address, relay: Relay, post: Post) -> None:
+        if is_own(address, self._listens_on):
+            del relay.outcomes[address]
+            return
+        outcome, instance = await post(address)
+        relay.note(address, outcome)
+        self._answered.pop(address, None)
+        self._answered[address] = outcome in {"delivered", "rejected"}
+        if instance:
+            self._instances[address] = instance
+
+    def _forget_all_but(self, addresses: Iterable[Address]) -> None:
+        kept = frozenset(addresses)
+        self._answered = {address: known for address, known in self._answered.items() if address in kept}
+        self._instances = {address: known for address, known in self._instances.items() if address in kept}
 
 
-async def _post(session: aiohttp.ClientSession, body: bytes, headers: dict[str, str], address: Address) -> str:
-    """Post a webhook to one address and return the outcome."""
+async def _post(
+    session: aiohttp.ClientSession, body: bytes, headers: dict[str, str], address: Address
+) -> tuple[str, str | None]:
+    """Post a webhook to one address and return the outcome, and which sidecar answered, where it says so."""
     try:
         url = URL.build(scheme="http", host=address[0], port=address[1], path=PATH)
         async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
-            return "delivered" if 200 <= response.status < 300 else "rejected"
+            instance = response.headers.get(INSTANCE_HEADER, "")[:_MAX_INSTANCE] or None
+            return ("delivered" if 200 <= response.status < 300 else "rejected"), instance
     except TimeoutError:
-        return "timeout"
+        return "timeout", None
     except (aiohttp.ClientError, OSError, ValueError):
-        return "unreachable"
-
-
-def _is_local(host: str) -> bool:
-    """Whether the routing table has an address as one of this machine's; nothing is sent."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, 9))
-        return bool(probe.getsockname()[0] == host)
-    return False
-
-
-def _host_port(address: Address) -> str:
-    host, port = address
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        return "unreachable", None

@@ -33,7 +33,7 @@ class Receiver:
         secrets: Returns the secrets that are valid now.
         reload_secrets: Reads the secrets again after a bad signature; returns whether they have changed.
         notify: Passes an event on to the keys that it concerns; returns the keys that are fetched because of it.
-        relay: Queues a webhook, its body and its signature, for the other sidecars.
+        relay: Queues a webhook, its body, its signature and its event, for the other sidecars.
         stats: Counts for `/status`.
         telemetry: Logs and counts.
         is_kept: Returns whether a webhook, its body and the keys that are fetched because of it, outlives the end of the process;
@@ -43,7 +43,7 @@ class Receiver:
     secrets: Callable[[], tuple[bytes, ...]]
     reload_secrets: Callable[[], Awaitable[bool]]
     notify: Callable[[DatafileUpdated, Trigger], tuple[str, ...]]
-    relay: Callable[[bytes, bytes], None]
+    relay: Callable[[bytes, bytes, DatafileUpdated], None]
     stats: WebhookStats
     telemetry: Telemetry
     is_kept: Callable[[bytes, tuple[str, ...]], Awaitable[bool]] = _not_ending
@@ -87,7 +87,7 @@ class Receiver:
             return self._ignore("it is not a datafile update")
         is_relayed = RELAYED_HEADER in request.headers
         if not is_relayed:
-            self.relay(body, signature)
+            self.relay(body, signature, event)
         if self._received.get(body):
             return self._ignore("it was already received", is_repeat=True)
         return await self._handle(body, event, Trigger.PEER if is_relayed else Trigger.WEBHOOK)

@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import aiohttp
 from yarl import URL
 
-from datafile_sidecar.cli.checks.finding import Finding, Report, failed, ok
+from datafile_sidecar.cli.checks.finding import Finding, Report, failed, ok, warning
 from datafile_sidecar.core.webhook import PATH
 from datafile_sidecar.network.http import client_session
 from datafile_sidecar.network.resolver import DaemonResolver, addresses
+from datafile_sidecar.webhooks.peer_addresses import MANY
 
 _PART = "peers"
 _TIMEOUT_S = 2.0
@@ -31,6 +32,8 @@ async def check_peers(names: Sequence[tuple[str, int]], report: Report, *, has_b
             except OSError as error:
                 report(_unresolved(host, error))
                 continue
+            if len(hosts) >= MANY:
+                report(_many(host, len(hosts)))
             urls = [URL.build(scheme="http", host=address, port=port, path=PATH) for address in hosts]
             problems = await asyncio.gather(*(_probe(session, limit, url) for url in urls))
             report(_resolved(host, len(hosts), [problem for problem in problems if problem]))
@@ -41,6 +44,11 @@ def _unresolved(host: str, error: OSError) -> Finding:
     service = "a headless Service (clusterIP: None, publishNotReadyAddresses: true) whose selector matches the pods"
     fix = f"use the name of {service}: SERVICE or SERVICE.NAMESPACE"
     return failed(_PART, f"the name {host} does not resolve: {cause}", fix)
+
+
+def _many(host: str, count: int) -> Finding:
+    message = f"{host}: {count} addresses; relaying each webhook to so many takes seconds, and 4,094 are the most that resolve"
+    return warning(_PART, message, "use the bus to reach so many pods: set DATAFILE_BUS_URL instead of DATAFILE_PEERS")
 
 
 def _resolved(host: str, count: int, problems: list[str]) -> Finding:
