@@ -102,6 +102,7 @@ class House:
         self.published_at: list[float] = []
         self.directory = Path(tempfile.mkdtemp(dir=MEMORY))
         self.bootstrap_dir: Path | None = None
+        self.bootstrap_after_s = 5.0
         self.clock_offset_s = 0.0
         self.log = open(self.directory / "log", "w")  # noqa: SIM115 - closed in `close`
         self.begin()
@@ -122,7 +123,7 @@ class House:
             store=KeyStore(KEY, self.volume, self.unix_now, self.loop.time),
             fetcher=fetcher,
             bus=None,
-            bootstrap=Bootstrap(self.bootstrap_dir, 5.0, telemetry),
+            bootstrap=Bootstrap(self.bootstrap_dir, self.bootstrap_after_s, telemetry),
             pace=Pace(POLL_S, 0.5),
             policy=AdmissionPolicy(RollbackPolicy.of(ROLLBACK_S, POLL_S)),
             random=Random(self.seed),

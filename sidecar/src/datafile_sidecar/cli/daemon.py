@@ -11,6 +11,8 @@ from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import Any
 
+from aiohttp import web
+
 from datafile_sidecar.admin.server import Admin
 from datafile_sidecar.bus import Bus
 from datafile_sidecar.cli.shutdown import Shutdown
@@ -22,6 +24,7 @@ from datafile_sidecar.core.gate import AdmissionPolicy
 from datafile_sidecar.core.schedule import Pace
 from datafile_sidecar.core.state import RollbackPolicy
 from datafile_sidecar.core.times import rfc3339
+from datafile_sidecar.core.webhook import INSTANCE_HEADER, RELAYED_HEADER
 from datafile_sidecar.network.server import bind, serving
 from datafile_sidecar.observe.telemetry import Telemetry
 from datafile_sidecar.sync import dispatch
@@ -32,6 +35,7 @@ from datafile_sidecar.sync.syncer import KeySyncer
 from datafile_sidecar.upstream import Upstream
 from datafile_sidecar.volume.directory import Volume, VolumeError
 from datafile_sidecar.volume.workers import Workers
+from datafile_sidecar.webhooks.newest import NewestRevision
 from datafile_sidecar.webhooks.peers import Peers
 from datafile_sidecar.webhooks.receiver import Receiver
 from datafile_sidecar.webhooks.stats import WebhookStats
@@ -71,6 +75,8 @@ class Daemon:
         self._bus = Bus(settings.bus_url, telemetry) if settings.bus_url else None
         self._workers = Workers(settings.dir, settings.sdk_keys, telemetry)
         self._bootstrap = Bootstrap(settings.bootstrap_dir, settings.bootstrap_after_s, telemetry)
+        hosts = [host for host, _ in settings.peers]
+        self._newest = NewestRevision(hosts, self._admin_socket.getsockname()[:2], self._expect)
         self._syncers = {key: self._syncer(key) for key in settings.sdk_keys}
         self._stats = WebhookStats(time.time)
         self._peers = Peers(settings.peers, self._webhook_socket.getsockname()[:2], telemetry)
@@ -95,6 +101,7 @@ class Daemon:
         work["the reload of credentials"] = self._credentials.run
         work["the socket for workers"] = self._workers.run
         work["the relay to peers"] = self._peers.run
+        work["the questions of new pods to peers"] = self._newest.run
         if self._bus is not None:
             work["the bus"] = self._bus.run
         return work
@@ -113,7 +120,9 @@ class Daemon:
             telemetry=self._telemetry,
             is_kept=self._shutdown.is_kept,
         )
-        await stack.enter_async_context(serving(receiver.app(), self._webhook_socket, self._dropped("webhook")))
+        app = receiver.app()
+        app.on_response_prepare.append(self._name_instance)
+        await stack.enter_async_context(serving(app, self._webhook_socket, self._dropped("webhook")))
 
     def _announce_start(self) -> None:
         settings, telemetry = self._settings, self._telemetry
@@ -152,7 +161,19 @@ class Daemon:
             random=jitter,
             telemetry=self._telemetry,
             on_published=functools.partial(self._workers.published, sdk_key),
+            ask_peers=self._newest.ask,
         )
+
+    def _expect(self, sdk_key: str, newest: tuple[int, int] | None) -> None:
+        if newest is not None:
+            self._syncers[sdk_key].expect(*newest)
+        if self._bus is None:
+            self._syncers[sdk_key].receive(None)
+
+    async def _name_instance(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Tell the peer that relayed a webhook which sidecar took it; it may know several addresses of this one."""
+        if RELAYED_HEADER in request.headers and response.status < 300:
+            response.headers[INSTANCE_HEADER] = self._instance
 
     def _source(self, sdk_key: str) -> tuple[Upstream, str | None]:
         token = self._tokens.get(sdk_key)

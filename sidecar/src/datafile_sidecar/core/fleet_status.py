@@ -35,10 +35,11 @@ class WorkerStatus(msgspec.Struct, frozen=True):
 
 
 class KeyStatus(msgspec.Struct, frozen=True):
-    """One SDK key: the revision on the volume, the target revision, and the workers. `checked` is RFC 3339."""
+    """One SDK key: revision and generation on the volume, the target revision, and the workers. `checked` is RFC 3339."""
 
     revision: _Revision | None = None
     target_revision: _Revision | None = None
+    generation: _Revision | None = None
     trigger: _Text | None = None
     checked: _Text | None = None
     last_error: _Text | None = None

@@ -99,8 +99,9 @@ def _is_believed(state: State, candidate: Candidate, now: float, policy: Admissi
 
 def _is_behind_fleet(state: State, candidate: Candidate, now: float) -> bool:
     """Tell whether a new pod would begin with something older than the fleet has; it waits for the newer one for a moment."""
-    expected = state.expected
-    return expected is not None and now < expected.until and candidate.version.revision < expected.revision
+    expected, revision = state.expected, candidate.version.revision
+    is_older = revision < expected.revision or (expected.generation > 0 and revision != expected.revision)
+    return now < expected.until and is_older
 
 
 def _from_bus(state: State, candidate: Candidate) -> Verdict:

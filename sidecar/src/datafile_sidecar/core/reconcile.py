@@ -26,7 +26,10 @@ from datafile_sidecar.core.state import (
 
 HOLD_AGAIN_S = 10.0
 """Upstream is asked about a pending rollback at most once in this time."""
+FLEET_GRACE_S = 5.0
+"""For how long after its start a new pod waits for what the fleet has, before it publishes something older."""
 _PENDING_AT_LEAST_S = 60.0
+_ASK_AGAIN_S = 1.0
 _MAX_ANNOUNCEMENTS = 64
 _MAX_EVIDENCE = 4
 _MAX_ROLLED_BACK_FROM = 4
@@ -112,13 +115,16 @@ def confirmed(state: State, now: float) -> State:
 
 
 def refused(state: State, served: Version, now: float, policy: RollbackPolicy) -> State:
-    """Note that upstream serves something older than what is published."""
+    """Note that upstream serves something older than what is published, or than what a new pod waits for: then ask again soon."""
     floor = f"{state.published.revision}, which is published" if state.published else "what other pods have"
     error = f"upstream serves revision {served.revision}, older than {floor}"
     known = next((one for one in state.rollback_evidence if one.version == served), None)
     evidence = known.again(now, policy) if known else RollbackEvidence(served, now)
     others = [one for one in state.rollback_evidence if one.version != served]
-    return replace(state, rollback_evidence=(*others, evidence)[-_MAX_EVIDENCE:], last_error=error)
+    timers = state.timers
+    if state.published is None:
+        timers = replace(timers, retry_at=min(now + _ASK_AGAIN_S, state.expected.until))
+    return replace(state, rollback_evidence=(*others, evidence)[-_MAX_EVIDENCE:], last_error=error, timers=timers)
 
 
 def spared(state: State, by: str | None) -> State:
@@ -128,9 +134,10 @@ def spared(state: State, by: str | None) -> State:
     return replace(begin_fetch(state), spared_by=spared_by)
 
 
-def expect(state: State, revision: int, until: float) -> State:
-    """Note what a new pod has heard of the newest revision of its fleet. It sets no target."""
-    return replace(state, expected=ExpectedRevision(revision, until))
+def expect(state: State, generation: int, revision: int) -> State:
+    """Note what a new pod has heard of the newest revision of its fleet since its start. It sets no target."""
+    newest = max((generation, revision), (state.expected.generation, state.expected.revision))
+    return replace(state, expected=ExpectedRevision(newest[1], state.confirmed_at + FLEET_GRACE_S, newest[0]))
 
 
 # The volume

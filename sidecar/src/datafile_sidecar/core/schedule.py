@@ -14,6 +14,8 @@ from datafile_sidecar.core.state import State, Trigger
 
 BUS_GRACE_S: Final = 0.5
 """For how long a relayed webhook, and the start, leave it to the bus to bring the datafile."""
+PEERS_GRACE_S: Final = 1.0
+"""For how long a new pod waits for its peers to tell what they have, before it asks upstream."""
 LEASE_S: Final = 10.0
 _SPREAD_S = 0.25
 _SPREAD_WITHOUT_BUS_S = 0.1
@@ -41,9 +43,10 @@ class Pace:
     offset: float
 
 
-def started(state: State, now: float, *, has_bus: bool) -> State:
-    """Begin: a bus has a moment to bring what it has."""
-    return _timed(replace(state, confirmed_at=now), not_before=now + BUS_GRACE_S if has_bus else 0.0)
+def started(state: State, now: float, *, has_bus: bool, asks_peers: bool = False) -> State:
+    """Begin: a bus has a moment to bring what it has; without one, peers have it to tell a new pod what they have."""
+    not_before = now + BUS_GRACE_S if has_bus else now + PEERS_GRACE_S if asks_peers else 0.0
+    return _timed(replace(state, confirmed_at=now), not_before=not_before)
 
 
 def woken(before: State, after: State, now: float, trigger: Trigger, jitter: float, *, has_bus: bool) -> State:
@@ -63,7 +66,7 @@ def woken(before: State, after: State, now: float, trigger: Trigger, jitter: flo
 
 
 def bus_answered(state: State) -> State:
-    """Wait no longer for the bus: it has said all that it has."""
+    """Wait no longer for the bus, or for peers: they have said all that they have."""
     return _timed(state, not_before=0.0)
 
 

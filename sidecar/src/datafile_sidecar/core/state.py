@@ -115,10 +115,14 @@ class RollbackEvidence:
 
 @dataclass(frozen=True, slots=True)
 class ExpectedRevision:
-    """The newest revision of the fleet, as a new pod hears it. Until then, nothing older is the first to be published."""
+    """The newest revision of the fleet, as a new pod hears it. Until then, nothing older is the first to be published.
+
+    In a later `generation` than the first, a higher revision may be one that a rollback went away from: it waits too.
+    """
 
     revision: int
     until: float
+    generation: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +159,7 @@ class State:
     rollback_evidence: tuple[RollbackEvidence, ...] = ()
     announced: tuple[Announcement, ...] = ()
     hint: Hint | None = None
-    expected: ExpectedRevision | None = None
+    expected: ExpectedRevision = ExpectedRevision(0, -math.inf)
     spared_by: tuple[str, int] = ("", 0)
     fetch_now: bool = True
     checked: bool = False

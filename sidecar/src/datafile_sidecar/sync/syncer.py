@@ -29,11 +29,12 @@ from datafile_sidecar.upstream import FetchError
 from datafile_sidecar.volume.directory import VolumeError
 
 _CHECKS_OF_ONE_POD = 2
+_UNUSABLE = "the file that was kept on the volume can't be used"
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
 class KeySyncer:
-    """Keeps the datafile of one SDK key fresh on the volume. It is the key's `bus.Member`."""
+    """Keeps the datafile of one SDK key fresh on the volume, and alone writes its `state`. It is the key's `bus.Member`."""
 
     store: KeyStore
     fetcher: Fetcher
@@ -45,11 +46,12 @@ class KeySyncer:
     telemetry: Telemetry
     on_published: Callable[[int, float], None] = lambda _, __: None
     """Takes each revision and when it was renamed into place (`time.monotonic` seconds)."""
+    ask_peers: Callable[[str], bool] = lambda _: False
+    """Called with the key where nothing was kept; tells whether peers are asked: then `expect` and `receive` are called."""
     sdk_key: str = field(init=False)
     _replica: Replica = field(init=False)
     _candidate: Record | None = field(default=None, init=False)
     state: State = field(default_factory=State, init=False)
-    """What is known of the key. Written here alone."""
     _alarm: Alarm = field(default_factory=Alarm, init=False)
 
     def __post_init__(self) -> None:
@@ -67,9 +69,9 @@ class KeySyncer:
         """Return this key's part of `/status`."""
         return self.store.view(target=self.state.target, error=self.state.error)
 
-    def expect(self, revision: int, until: float) -> None:
-        """Note the newest revision of the fleet, as a new pod hears it: nothing older is published before that time."""
-        self.state = reconcile.expect(self.state, revision, until)
+    def expect(self, generation: int, revision: int) -> None:
+        """Note the newest revision of the fleet, as a new pod hears it: in its first seconds, it publishes nothing older."""
+        self.state = reconcile.expect(self.state, generation, revision)
 
     def announce(self, revision: int, urls: tuple[str, ...], trigger: Trigger) -> bool:
         """Note that a webhook named a revision of this key; tell whether the loop is awake for it now."""
@@ -105,11 +107,10 @@ class KeySyncer:
         """Load what is there, then sync for ever; beside it, wait for the moment of the bootstrap file."""
         self._alarm.work()
         await self._load()
-        self.state = schedule.started(self.state, _now(), has_bus=self.bus is not None)
+        asks_peers = self.state.published is None and self.ask_peers(self.sdk_key)
+        self.state = schedule.started(self.state, _now(), has_bus=self.bus is not None, asks_peers=asks_peers)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(
-                self.bootstrap.run(self.sdk_key, lambda: self.state.problem is not None, self._begin_with)
-            )
+            tasks.create_task(self.bootstrap.run(self.sdk_key, lambda: bool(self.state.problem), self._begin_with))
             while True:
                 await self._act(await self._next_action())
                 self.state = schedule.planned(self.state, self.pace, _now(), self.random.random)
@@ -155,13 +156,10 @@ class KeySyncer:
     async def _load(self) -> None:
         kept = await self.store.load()
         if (record := kept.record) is not None:
-            version = Version(record.revision, record.sha256)
-            self.state = reconcile.loaded(
-                self.state, version, record.generation, record.rolled_back_from, record.fetched
-            )
+            version, left = Version(record.revision, record.sha256), record.rolled_back_from
+            self.state = reconcile.loaded(self.state, version, record.generation, left, record.fetched)
         if kept.problem is not None:
-            reason = f"the file that was kept on the volume can't be used: {kept.problem}"
-            self.state = reconcile.missing(self.state, reason)
+            self.state = reconcile.missing(self.state, f"{_UNUSABLE}: {kept.problem}")
             self.telemetry.datafile_unusable(self.sdk_key, "volume", kept.problem)
         elif record is not None:
             self.telemetry.datafile_loaded(self.sdk_key, record.revision, self.store.checked)
@@ -201,6 +199,7 @@ class KeySyncer:
 
     async def _begin_with(self, bootstrap: Datafile) -> bool:
         """Publish the bootstrap file, unless something better is there; False where the volume failed."""
+        await asyncio.sleep(self.state.expected.until - _now())
         candidate = Candidate(version_of(bootstrap), Source.BOOTSTRAP)
         return await self._admit(candidate, Trigger.BOOTSTRAP, bootstrap) is not None
 
@@ -268,11 +267,13 @@ class KeySyncer:
         return await self.store.body(head.sha256)
 
     def wants(self, head: Head) -> bool:
-        """Tell whether the datafile under this head is worth reading."""
-        return gate.is_useful(self.state, candidate_of(head, self.store.now()))
+        """Tell whether the datafile under this head is worth reading. While it is read, a new pod publishes nothing older."""
+        if (is_useful := gate.is_useful(self.state, candidate_of(head, self.store.now()))) and not self.state.published:
+            self.expect(head.generation, head.revision)
+        return is_useful
 
     def receive(self, record: Record | None) -> None:
-        """Wake the loop for a datafile that came, or, with None, because the bus has said all that it has."""
+        """Wake the loop for a datafile that came, or, with None, because other pods have said all that they have."""
         if record is None:
             self.state = schedule.bus_answered(self.state)
         self._candidate = record or self._candidate
