@@ -2,13 +2,14 @@
 
 import asyncio
 import itertools
+import json
 import math
 import re
 import resource
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
@@ -45,6 +46,19 @@ LOUD = {
     "odd methods": b"BREW /%ff/../%00 HTTP/1.1\r\nHost: x\r\n\r\n",
     "odd paths": b"GET /" + b"a/" * 2000 + b" HTTP/1.1\r\nHost: x\r\n\r\n",
     "noise": bytes(range(256)) * 16,
+}
+HUGE_LINES = b"".join(b"X-%03d: %s\r\n" % (number, b"a" * 7900) for number in range(118))
+CHUNKED = PATH + b"Transfer-Encoding: chunked\r\n\r\n"
+LIVEZ = b"GET /livez HTTP/1.1\r\nHost: x\r\n"
+HUGE = {
+    "trailers": (b"", CHUNKED + b"0\r\n" + HUGE_LINES),
+    "one trailer": (b"", CHUNKED + b"0\r\nX: " + b"a" * 900_000),
+    "chunk extension": (b"", CHUNKED + b"5;x=" + b"a" * 900_000),
+    "tiny chunks": (b"", CHUNKED + b"1\r\nx\r\n" * 150_000),
+    "second head": (b"", PATH + b"Content-Length: 5\r\n\r\nabcde" + PATH + HUGE_LINES),
+    "head and body": (b"", PATH + HUGE_LINES[:30_000] + b"\r\nContent-Length: 65536\r\n\r\n" + b"x" * 65_000),
+    "second head, admin port": (LIVEZ + b"\r\n", LIVEZ + HUGE_LINES),
+    "body, admin port": (b"", LIVEZ + b"Content-Length: 900000\r\n\r\n" + b"x" * 899_999),
 }
 
 
@@ -158,6 +172,13 @@ class Stage:
             connection.request("POST", WEBHOOK_PATH, body, {"X-Hub-Signature": signature(body, SECRET.encode())})
             return connection.getresponse().status
 
+    async def holds(self, revision: int) -> None:
+        """Wait for the file."""
+        path, wanted = self.sidecar.directory / f"{KEY}.json", minimal(revision)
+        async with asyncio.timeout(10):
+            while path.read_bytes() != wanted:
+                await asyncio.sleep(0.005)
+
 
 @contextmanager
 def descriptors(count: int) -> Iterator[None]:
@@ -170,25 +191,23 @@ def descriptors(count: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-@pytest.fixture
-async def stage(tmp_path: Path) -> AsyncIterator[Stage]:
-    async with Simulator({KEY: minimal(1)}, secret=SECRET.encode()) as optimizely:
-        settings: dict[str, Any] = {"sdk_keys": KEY, "webhook_secrets": SECRET, "url_template": optimizely.template}
-        sidecar = RunningSidecar(tmp_path / "volume", poll_interval_s=0, **settings)
-        with descriptors(256):
-            await sidecar.__aenter__()
-        async with sidecar_ended(sidecar):
-            optimizely.webhook_urls = [sidecar.webhook_url]
-            yield Stage(optimizely, sidecar)
+@pytest.fixture(name="stage")
+async def staged(tmp_path: Path) -> AsyncIterator[Stage]:
+    async with opened(tmp_path, 256) as stage:
+        yield stage
 
 
 @asynccontextmanager
-async def sidecar_ended(sidecar: RunningSidecar) -> AsyncIterator[None]:
-    """End it with the context."""
-    try:
-        yield
-    finally:
-        await sidecar.__aexit__(None, None, None)
+async def opened(tmp_path: Path, open_files: int, poll_interval_s: int = 0) -> AsyncIterator[Stage]:
+    """Start all of it; the sidecar may have so many files open."""
+    async with Simulator({KEY: minimal(1)}, secret=SECRET.encode()) as optimizely:
+        settings: dict[str, Any] = {"sdk_keys": KEY, "webhook_secrets": SECRET, "url_template": optimizely.template}
+        sidecar = RunningSidecar(tmp_path / "volume", poll_interval_s=poll_interval_s, **settings)
+        async with AsyncExitStack() as stack:
+            with descriptors(open_files):
+                await stack.enter_async_context(sidecar)
+            optimizely.webhook_urls = [sidecar.webhook_url]
+            yield Stage(optimizely, sidecar)
 
 
 async def besieged(
@@ -225,6 +244,85 @@ async def test_a_few(stage: Stage) -> None:
     assert await stage.dropped() > 100
     assert [line["port"] for line in stage.sidecar.logs if line["event"] == "connection.dropped"] == ["webhook"]
     assert [line for line in stage.sidecar.logs if line["level"] == "error"] == []
+
+
+@pytest.mark.parametrize("kind", HUGE)
+async def test_endless_requests(tmp_path: Path, kind: str) -> None:
+    """While 200 clients each send a megabyte that belongs to one request, memory stays, and webhooks are answered soon."""
+    async with opened(tmp_path, 1024) as stage:
+        await stage.flip(2)
+        before, first, then = stage.used("VmRSS"), *HUGE[kind]
+        url = urlsplit(stage.sidecar.admin_url if kind.endswith("admin port") else stage.sidecar.webhook_url)
+        clients = [asyncio.create_task(_send(url.hostname, url.port, first, then)) for _ in range(200)]
+        took = []
+        for revision in range(3, 6):
+            began = time.monotonic()
+            assert await stage.optimizely.publish(KEY, minimal(revision)) == 202
+            took.append(time.monotonic() - began)
+            await stage.holds(revision)
+        await asyncio.gather(*clients)
+        assert max(took) < 3  # half a second where the machine is not busy; the clients run in this process
+        assert stage.used("VmHWM") - before < 24
+        async with asyncio.timeout(10):
+            while stage.used("VmRSS") - before > 12:
+                await asyncio.sleep(0.05)
+        assert (await stage.sidecar.status())["ready"]
+        assert [line for line in stage.sidecar.logs if line["level"] == "error"] == []
+
+
+async def _send(host: str | None, port: int | None, first: bytes, then: bytes) -> None:
+    """Send one request and wait for its answer, then send another, which is huge, until it is answered or cut off."""
+    with suppress(OSError, asyncio.IncompleteReadError):
+        reader, writer = await asyncio.open_connection(host, port)
+        try:
+            if first:
+                writer.write(first)
+                await reader.readuntil(b"ok\n")
+            for begin in range(0, len(then), 65536):
+                writer.write(then[begin : begin + 65536])
+                await writer.drain()
+            async with asyncio.timeout(1):
+                await reader.read(1)
+        except TimeoutError:
+            pass
+        finally:
+            writer.transport.abort()
+
+
+async def test_few_open_files(tmp_path: Path) -> None:
+    """With 256 files, 250 workers and 200 clients, it still fetches, publishes, answers, and fills no log."""
+    async with opened(tmp_path, 256, poll_interval_s=1) as stage, AsyncExitStack() as stack:
+        path = str(stage.sidecar.directory / "sidecar.sock")
+        writers = [(await asyncio.open_unix_connection(path))[1] for _ in range(250)]
+        writers += [(await asyncio.open_connection(*stage.address))[1] for _ in range(200)]
+        for number, writer in enumerate(writers):
+            stack.callback(writer.transport.abort)
+            worker = {"v": 1, "id": f"{number:08x}", "sdk_key": KEY, "pid": number, "host": "app", "revision": 1}
+            writer.write(json.dumps(worker).encode() + b"\n")
+        assert await stage.flip(2) < 2
+        stage.optimizely.put(KEY, minimal(3))
+        await stage.holds(3)
+        assert 0 < len((await stage.sidecar.status())["keys"][KEY]["workers"]) < 250
+        assert len(stage.sidecar.output) < 20_000
+        assert [line for line in stage.sidecar.logs if line["level"] == "error"] == []
+
+
+async def test_no_open_files(tmp_path: Path) -> None:
+    """When not one more connection can be accepted, one line says so; when there are files again, it answers."""
+    async with opened(tmp_path, 256) as stage:
+        used = len(list(Path(f"/proc/{stage.sidecar.pid}/fd").iterdir()))
+        limits = resource.prlimit(stage.sidecar.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(stage.sidecar.pid, resource.RLIMIT_NOFILE, (0, limits[1]))
+        assert used < 48
+        writers = [(await asyncio.open_connection(*stage.address))[1] for _ in range(4)]
+        await stage.sidecar.logged("resources.exhausted", reason="Too many open files")
+        await asyncio.sleep(1.5)  # asyncio tries again after a second
+        resource.prlimit(stage.sidecar.pid, resource.RLIMIT_NOFILE, limits)
+        assert await stage.flip(2) < 3
+        assert [line["event"] for line in stage.sidecar.logs].count("resources.exhausted") == 1
+        assert len(stage.sidecar.output) < 5_000
+        for writer in writers:
+            writer.transport.abort()
 
 
 @pytest.mark.system

@@ -1,7 +1,9 @@
 """The composition root: builds all parts, connects them, runs them in one TaskGroup, and ends them in phases."""
 
 import asyncio
+import errno
 import functools
+import gc
 import random
 import secrets
 import socket
@@ -25,6 +27,7 @@ from datafile_sidecar.core.schedule import Pace
 from datafile_sidecar.core.state import RollbackPolicy
 from datafile_sidecar.core.times import rfc3339
 from datafile_sidecar.core.webhook import INSTANCE_HEADER, RELAYED_HEADER
+from datafile_sidecar.network.descriptors import descriptor_limits
 from datafile_sidecar.network.server import bind, serving
 from datafile_sidecar.observe.telemetry import Telemetry
 from datafile_sidecar.sync import dispatch
@@ -42,6 +45,7 @@ from datafile_sidecar.webhooks.stats import WebhookStats
 
 SUMMARY_INTERVAL_S = 10.0
 Work = Callable[[], Awaitable[None]]
+_OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Daemon:
@@ -73,17 +77,21 @@ class Daemon:
             for template in ([settings.url_template] if settings.url_template else url_policy.TEMPLATES)
         }
         self._bus = Bus(settings.bus_url, telemetry) if settings.bus_url else None
-        self._workers = Workers(settings.dir, settings.sdk_keys, telemetry)
+        self._limits = descriptor_limits()
+        self._workers = Workers(settings.dir, settings.sdk_keys, telemetry, self._limits.workers)
         self._bootstrap = Bootstrap(settings.bootstrap_dir, settings.bootstrap_after_s, telemetry)
         hosts = [host for host, _ in settings.peers]
         self._newest = NewestRevision(hosts, self._admin_socket.getsockname()[:2], self._expect)
         self._syncers = {key: self._syncer(key) for key in settings.sdk_keys}
         self._stats = WebhookStats(time.time)
-        self._peers = Peers(settings.peers, self._webhook_socket.getsockname()[:2], telemetry)
+        listens_on = self._webhook_socket.getsockname()[:2]
+        self._peers = Peers(settings.peers, listens_on, telemetry, max_posts=self._limits.posts)
         self._shutdown = Shutdown(self._syncers, self._peers, self._bus)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then end in phases: unready, accepted work, servers, connections."""
+        asyncio.get_running_loop().set_exception_handler(self._report_failure)
+        gc.freeze()  # what lives as long as the process makes no collection of garbage slow
         self._announce_start()
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
             await self._open(stack)
@@ -110,7 +118,10 @@ class Daemon:
         for one in self._upstreams.values():
             await stack.enter_async_context(one)
         admin = Admin(self._stuck, self._unready, self._status, self._telemetry.exposition)
-        await stack.enter_async_context(serving(admin.app(), self._admin_socket, self._dropped("admin")))
+        limit = self._limits.connections
+        await stack.enter_async_context(
+            serving(admin.app(), self._admin_socket, self._dropped("admin"), max_connections=limit, max_body_bytes=0)
+        )
         receiver = Receiver(
             secrets=lambda: self._secrets.active,
             reload_secrets=self._credentials.reload_secrets,
@@ -122,7 +133,8 @@ class Daemon:
         )
         app = receiver.app()
         app.on_response_prepare.append(self._name_instance)
-        await stack.enter_async_context(serving(app, self._webhook_socket, self._dropped("webhook")))
+        dropped = self._dropped("webhook")
+        await stack.enter_async_context(serving(app, self._webhook_socket, dropped, max_connections=limit))
 
     def _announce_start(self) -> None:
         settings, telemetry = self._settings, self._telemetry
@@ -201,6 +213,14 @@ class Daemon:
             "bus": self._bus.view() if self._bus else {"state": "off"},
             "peers": self._peers.status(),
         }
+
+    def _report_failure(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+        """Report what failed in the event loop itself. asyncio fails to accept connections again and again, many times a second."""
+        problem = context.get("exception")
+        if isinstance(problem, OSError) and problem.errno in _OUT_OF_RESOURCES:
+            self._telemetry.resources_exhausted(problem.strerror or str(problem))
+        else:
+            loop.default_exception_handler(context)
 
     async def _report_regularly(self) -> None:
         while True:

@@ -3,6 +3,7 @@
 import aiohttp
 from aiohttp import web
 
+from datafile_sidecar.network.connection_limiter import RequestTooLargeError
 from datafile_sidecar.network.resolver import DaemonResolver
 
 
@@ -24,12 +25,15 @@ def client_session(timeout_s: float) -> aiohttp.ClientSession:
 
 
 async def read_body(message: web.Request | aiohttp.ClientResponse, max_bytes: int) -> bytes | None:
-    """Read a body as it comes over the wire; None where it has more than `max_bytes`."""
+    """Read a body as it comes over the wire; None where it has more than `max_bytes`, or more than its port admits."""
     if (message.content_length or 0) > max_bytes:
         return None
     body = bytearray()
-    async for chunk in message.content.iter_any():
-        body += chunk
-        if len(body) > max_bytes:
-            return None
+    try:
+        async for chunk in message.content.iter_any():
+            body += chunk
+            if len(body) > max_bytes:
+                return None
+    except RequestTooLargeError:
+        return None
     return bytes(body)

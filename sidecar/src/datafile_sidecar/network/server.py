@@ -2,18 +2,15 @@
 
 import asyncio
 import logging
-import resource
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from typing import Final
 
 from aiohttp import web
 from aiohttp.http import HttpProcessingError
 
-from datafile_sidecar.network.connection_limiter import ConnectionLimiter
+from datafile_sidecar.network.connection_limiter import ConnectionLimiter, LimitedConnection
 
-MAX_CONNECTIONS: Final = 256
 # Connections that may wait in the kernel. Above that it drops the next one's first packet, which costs its sender a second.
 _BACKLOG = 4096
 # In one iteration of the event loop. A connection is read a few iterations after it was accepted, and must not be dropped at
@@ -65,18 +62,26 @@ def _bind_all(port: int) -> socket.socket:
 
 @asynccontextmanager
 async def serving(
-    app: web.Application, listener: socket.socket, on_drop: Callable[[], None] = lambda: None
+    app: web.Application,
+    listener: socket.socket,
+    on_drop: Callable[[], None] = lambda: None,
+    *,
+    max_connections: int = 256,
+    max_body_bytes: int = 64 * 1024,
 ) -> AsyncIterator[None]:
     """Serve an application on a socket as long as the context lasts; then open requests get 0.1 s to end.
 
-    Idle and half-sent connections are closed after 5 s, at the connection limit the oldest at once. A request's head may have
-    32 KiB. Bodies are not decompressed.
+    Idle and half-sent connections are closed after 5 s, and so are those whose client does not take its answer. At the limit of
+    connections the oldest is dropped at once, at the limit of memory the one that holds most. Bodies are not decompressed.
 
     Args:
         app: What to serve.
         listener: A listening socket, as `bind` creates it.
-        on_drop: Called for each connection that is dropped at the limit.
+        on_drop: Called for each connection that is dropped at a limit.
+        max_connections: How many may be open.
+        max_body_bytes: What a request may have beside 32 KiB for its head; as much as a webhook, by default.
     """
+    app.middlewares.append(_count_requests)
     runner = web.AppRunner(
         app,
         access_log=None,
@@ -90,14 +95,23 @@ async def serving(
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
         assert runner.server
-        limiter = ConnectionLimiter(runner.server, _connection_limit(), on_drop)
+        limiter = ConnectionLimiter(runner.server, max_connections, on_drop, max_body_bytes=max_body_bytes)
         server = await asyncio.get_running_loop().create_server(limiter, sock=listener, backlog=_ACCEPTED_AT_ONCE)
         stack.callback(server.close)
         listener.listen(_BACKLOG)
         yield
 
 
-def _connection_limit() -> int:
-    """How many connections a port may have: a quarter of the file descriptors, as two ports and other work share them."""
-    descriptors, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return MAX_CONNECTIONS if descriptors == resource.RLIM_INFINITY else min(MAX_CONNECTIONS, descriptors // 4)
+@web.middleware
+async def _count_requests(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Tell the request's connection when it begins and when its answer is there."""
+    connection = request.transport.get_protocol() if request.transport else None
+    if not isinstance(connection, LimitedConnection):
+        return await handler(request)
+    connection.request_began(request)
+    try:
+        return await handler(request)
+    finally:
+        connection.request_ended(request.content)

@@ -65,7 +65,7 @@ METRICS: Final[dict[str, tuple[Callable[..., Counter | Gauge | Histogram], str, 
     "worker_revision_min": (Gauge, "Lowest revision that a worker uses; NaN without workers", _KEY),
     "refused_workers": (Counter, "Worker connections refused, by reason", ["reason"]),
     "apply_seconds": (_Seconds, "Time from the rename of a datafile into place until a worker uses it", _KEY),
-    "dropped_connections": (Counter, "Connections dropped at the connection limit", ["port"]),
+    "dropped_connections": (Counter, "Connections dropped at a limit of the port", ["port"]),
     "dropped_lines": (Counter, "Log lines dropped because the log was not read fast enough", []),
     "build_info": (Gauge, "Version of the sidecar", ["version"]),
 }

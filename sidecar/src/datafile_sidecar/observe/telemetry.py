@@ -94,12 +94,19 @@ class Telemetry:
         self._log.warning("lines.dropped", count=count, reason="the log is not read fast enough")
 
     def connection_dropped(self, port: str) -> None:
-        """A port reached its connection limit, so the oldest connection, which had not sent a whole request, was dropped;
-        logged at once and then at most twice a minute.
+        """A port reached its limit of connections or of memory for them, so one that had not sent a whole request, or not
+        taken its answer, was dropped: the oldest, or the one that held most; logged at once and then at most twice a minute.
         → For `webhook`, limit the rate at the Ingress: a flood of connections can delay webhooks until the next poll.
         """
         self._metrics.count("dropped_connections", port)
-        self._warn_throttled("connection.dropped", port=port, reason="it was the oldest at the connection limit")
+        self._warn_throttled("connection.dropped", port=port, reason="the port reached its limit")
+
+    def resources_exhausted(self, reason: str) -> None:
+        """A connection could not be accepted, for want of file descriptors or memory; logged at once and then at most twice
+        a minute.
+        → Raise the limit of open files (`ulimit -n`) to 1024 or more, or find out what uses them up on the node.
+        """
+        self._warn_throttled("resources.exhausted", reason=_short(reason))
 
     def setting_ignored(self, name: str, nearest: str | None) -> None:
         """An environment variable with the sidecar's prefix is not one of its settings.
@@ -303,8 +310,8 @@ class Telemetry:
 
     def worker_refused(self, reason: str) -> None:
         """A connection on `sidecar.sock` was refused; each reason is logged at most once a minute.
-        → `unknown_key`: compare DATAFILE_SDK_KEYS of app and sidecar. `too_many`: more than 256 processes. Otherwise find
-        out which process connects there.
+        → `unknown_key`: compare DATAFILE_SDK_KEYS of app and sidecar. `too_many`: more than 256 processes, or fewer
+        where less than 1344 files may be open (`ulimit -n`). Otherwise find out which process connects there.
         """
         self._metrics.count("refused_workers", reason)
         if self._throttle.admit(f"worker.refused {reason}", self._clock(), _REFUSED_EVERY_S) is not None:

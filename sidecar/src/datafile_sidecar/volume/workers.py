@@ -20,6 +20,7 @@ from datafile_sidecar.volume.local_socket import inode, listen
 
 NAME = "sidecar.sock"
 MAX_WORKERS = 256
+_ACCEPTED_AT_ONCE = 4  # so that those to be refused take few file descriptors
 SETTLE_S = 10.0
 """How long workers have to come back to a new sidecar. They try every 2 s."""
 
@@ -31,11 +32,14 @@ _READ_PAUSE_S = 0.01  # between two reads of one connection, so that a process t
 class Workers:
     """The socket and the connections on it."""
 
-    def __init__(self, directory: Path, sdk_keys: Iterable[str], telemetry: Telemetry) -> None:
-        """Build the list; `run` opens the socket in the directory."""
+    def __init__(
+        self, directory: Path, sdk_keys: Iterable[str], telemetry: Telemetry, max_workers: int = MAX_WORKERS
+    ) -> None:
+        """Build the list, of at most so many workers; `run` opens the socket in the directory."""
         self._path = directory / NAME
         self._sdk_keys = frozenset(sdk_keys)
         self._telemetry = telemetry
+        self._max_workers = max_workers
         self._published: dict[str, tuple[int, float]] = {}
         self._connections: set[WorkerConnection] = set()
         self._server: asyncio.Server | None = None
@@ -95,8 +99,9 @@ class Workers:
         self._problem = None
         self._inode = await asyncio.to_thread(inode, self._path)
         self._server = await asyncio.get_running_loop().create_unix_server(
-            lambda: WorkerConnection(self), sock=listener, backlog=MAX_WORKERS
+            lambda: WorkerConnection(self), sock=listener, backlog=_ACCEPTED_AT_ONCE
         )
+        listener.listen(MAX_WORKERS)
         self._settles_at = _now() + SETTLE_S
 
     async def _is_ours(self) -> bool:
@@ -117,7 +122,7 @@ class Workers:
 
     def opened(self, connection: "WorkerConnection") -> bool:
         """Take a new connection; tell whether there was a place for it."""
-        if len(self._connections) >= MAX_WORKERS:
+        if len(self._connections) >= self._max_workers:
             self.refuse("too_many")
             return False
         self._connections.add(connection)
