@@ -1,14 +1,15 @@
 """What a fetch brings when the other side behaves, and what each honest refusal is called."""
 
 import asyncio
+import random
 import re
 import time
 
 import pytest
 
 from datafile_sidecar.core.conditional import Validators
-from datafile_sidecar.upstream import OUTCOMES, Fetched, FetchError, NotModified, Upstream
-from tests.sidecar.wire import DATAFILE, KEY, head, ok, wire
+from datafile_sidecar.upstream import LARGE_BYTES, OUTCOMES, Fetched, FetchError, NotModified, Upstream
+from tests.sidecar.wire import DATAFILE, KEY, Request, head, ok, wire
 
 ETAG = 'W/"abc-43"'
 DATE = "Wed, 21 Oct 2026 07:28:00 GMT"
@@ -251,3 +252,47 @@ async def test_using_it_outside_its_context_is_a_plain_error() -> None:
     upstream = Upstream(template="http://127.0.0.1:1/{sdk_key}.json")
     with pytest.raises(RuntimeError, match="async with"):
         await fetch(upstream)
+
+
+async def test_no_request_waits_for_a_connection_of_ours() -> None:
+    """Callers decide how many fetch at the same time: a request that would wait here would seem to be upstream's delay."""
+    all_came = asyncio.Barrier(40)
+
+    async def answer(_: Request, writer: asyncio.StreamWriter) -> None:
+        await all_came.wait()
+        writer.write(ok())
+        await writer.drain()
+
+    async with wire(answer) as cdn, Upstream(template=cdn.template) as upstream:
+        await asyncio.gather(*(fetch(upstream) for _ in range(40)))
+        assert cdn.connections == 40
+
+
+@pytest.mark.parametrize("compress", [False, True])
+@pytest.mark.parametrize(("size", "times"), [(LARGE_BYTES, 0), (LARGE_BYTES + 70_000, 1), (4 * LARGE_BYTES, 1)])
+async def test_a_large_body_waits_until_there_is_memory_for_it(size: int, times: int, *, compress: bool) -> None:
+    """The caller hears once that a body becomes large, and its wait is no delay of upstream: the timeout stands still."""
+    body, waits = random.Random(1).randbytes(size), list[float]()
+
+    async def on_large() -> None:
+        waits.append(1.5)
+        await asyncio.sleep(1.5)
+
+    async with wire(ok(body, compress=compress)) as cdn, Upstream(template=cdn.template, timeout_s=1.0) as upstream:
+        answer = await upstream.fetch(upstream.url(KEY), sdk_key=KEY, on_large=on_large)
+    assert isinstance(answer, Fetched)
+    assert answer.body == body
+    assert len(waits) == times
+
+
+async def test_the_timeout_runs_on_after_the_wait_for_memory() -> None:
+    """A server that stops in the middle of a large body is given up in time, however long we made it wait."""
+    body = bytes(4 * LARGE_BYTES)
+
+    async def stop_halfway(_: Request, writer: asyncio.StreamWriter) -> None:
+        writer.write(ok(body)[: 2 * LARGE_BYTES])
+        await asyncio.sleep(30)
+
+    async with wire(stop_halfway) as cdn, Upstream(template=cdn.template, timeout_s=0.3) as upstream:
+        with pytest.raises(FetchError, match="no complete answer within"):
+            await upstream.fetch(upstream.url(KEY), sdk_key=KEY, on_large=lambda: asyncio.sleep(0.5))

@@ -5,6 +5,7 @@ judges the transport only. Validation of the datafile, retries and pauses are it
 """
 
 from datafile_sidecar.core.fetch_error import OUTCOMES, FetchError
+from datafile_sidecar.upstream.body import LARGE_BYTES
 from datafile_sidecar.upstream.client import Fetched, NotModified, Upstream
 
-__all__ = ["FetchError", "Fetched", "NotModified", "OUTCOMES", "Upstream"]
+__all__ = ["LARGE_BYTES", "FetchError", "Fetched", "NotModified", "OUTCOMES", "Upstream"]

@@ -6,12 +6,17 @@ returns from a stream that decompresses to nothing. So the raw bytes are decompr
 
 import io
 import zlib
+from collections.abc import Awaitable, Callable
 
 import aiohttp
 
 from datafile_sidecar.core.datafile import MAX_BYTES
 
+LARGE_BYTES = 1024 * 1024
+"""From this size on, decompressed, a body counts as large."""
+
 _CHUNK = 64 * 1024
+_GZIP_CHUNK = 4 * 1024  # it grows, usually tenfold: a body must not become large within one
 _SLICE = 256 * 1024
 _GZIP = 16 + zlib.MAX_WBITS
 _CONNECTION_LOST = "the connection broke before the whole body had arrived"
@@ -28,8 +33,12 @@ class BodyError(Exception):
         self.outcome = outcome
 
 
-async def read_body(response: aiohttp.ClientResponse) -> bytes:
+async def read_body(response: aiohttp.ClientResponse, on_large: Callable[[], Awaitable[None]]) -> bytes:
     """Return the whole body, decompressed.
+
+    Args:
+        response: Its head was received.
+        on_large: Awaited once when a body becomes large. Meanwhile no more of it is read.
 
     Raises:
         BodyError: The body is not complete, not decodable or too large.
@@ -38,8 +47,11 @@ async def read_body(response: aiohttp.ClientResponse) -> bytes:
     reader = BodyReader(encoding, response.content_length)
     protocol = response.connection.protocol if response.connection else None
     try:
-        async for chunk in response.content.iter_chunked(_CHUNK):
+        async for chunk in response.content.iter_chunked(_GZIP_CHUNK if encoding else _CHUNK):
+            was_large = reader.is_large
             reader.feed(chunk)
+            if reader.is_large and not was_large:
+                await on_large()
     except (aiohttp.ClientError, OSError) as error:
         raise BodyError("truncated", _CONNECTION_LOST) from error
     # A body without a length ends with its connection. aiohttp reports a reset only here, not while reading.
@@ -65,6 +77,11 @@ class BodyReader:
         # BytesIO returns its buffer without a copy; joining chunks would hold the datafile twice.
         self._buffer = io.BytesIO()
         _check_size(content_length or 0)
+
+    @property
+    def is_large(self) -> bool:
+        """Whether the body so far, decompressed, is large."""
+        return self._buffer.tell() > LARGE_BYTES
 
     def feed(self, chunk: bytes) -> None:
         """Add the next bytes as received.

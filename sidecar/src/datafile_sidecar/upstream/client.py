@@ -1,8 +1,9 @@
 """The HTTP client: conditional requests for a datafile that follow permitted redirects."""
 
 import asyncio
+import functools
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
 
@@ -36,6 +37,10 @@ class Fetched:
 @dataclass(frozen=True, slots=True)
 class NotModified:
     """Upstream still has the body that the validators belong to."""
+
+
+async def _go_on() -> None:
+    """Wait for nothing."""
 
 
 class Upstream:
@@ -74,8 +79,9 @@ class Upstream:
     async def __aenter__(self) -> Self:
         """Create the session. The first fetch opens the first connection."""
         # No DNS cache: only new connections need a lookup, they are few, and failover needs current addresses.
+        # No limit: waiting for a connection would look like a delay of upstream, so the callers take turns instead.
         connector = aiohttp.TCPConnector(
-            limit_per_host=8, use_dns_cache=False, resolver=self._resolver or DaemonResolver(), keepalive_timeout=30
+            limit=0, use_dns_cache=False, resolver=self._resolver or DaemonResolver(), keepalive_timeout=30
         )
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -99,7 +105,13 @@ class Upstream:
         return self._policy.permits(url, sdk_key)
 
     async def fetch(
-        self, url: str, *, sdk_key: str, validators: Validators | None = None, token: str | None = None
+        self,
+        url: str,
+        *,
+        sdk_key: str,
+        validators: Validators | None = None,
+        token: str | None = None,
+        on_large: Callable[[], Awaitable[object]] = _go_on,
     ) -> Fetched | NotModified:
         """Fetch the key's datafile from `url`, following permitted redirects.
 
@@ -108,6 +120,7 @@ class Upstream:
             sdk_key: The key that every URL on the way must belong to.
             validators: Sent only to the URL that they belong to.
             token: Access token, sent only to the template's origin.
+            on_large: Awaited when the body becomes large. The timeout does not run meanwhile.
 
         Raises:
             FetchError: Anything else came, or nothing within the timeout.
@@ -119,8 +132,9 @@ class Upstream:
         for _ in range(_MAX_REDIRECTS + 1):
             is_template_origin = self._policy.is_template_origin(target, sdk_key)
             try:
-                async with asyncio.timeout_at(deadline):
-                    result = await self._request(target, validators, token if is_template_origin else None)
+                async with asyncio.timeout_at(deadline) as limit:
+                    pause = functools.partial(_pause, limit, on_large)
+                    result = await self._request(target, validators, token if is_template_origin else None, pause)
             except FetchError:
                 raise
             except Exception as error:
@@ -133,7 +147,9 @@ class Upstream:
         shown = url_policy.without_query(url)
         raise FetchError("redirected", f"{shown}: redirected more than {_MAX_REDIRECTS} times")
 
-    async def _request(self, url: str, validators: Validators | None, token: str | None) -> Fetched | NotModified | str:
+    async def _request(
+        self, url: str, validators: Validators | None, token: str | None, on_large: Callable[[], Awaitable[None]]
+    ) -> Fetched | NotModified | str:
         """Make one request. A string is the URL that it redirects to."""
         condition = _conditional_headers(url, validators)
         headers = condition | ({"Authorization": f"Bearer {token}"} if token else {})
@@ -151,7 +167,7 @@ class Upstream:
             ssl=await self._tls.get() if needs_tls else True,
         ) as response:
             if response.status == 200:
-                return Fetched(await read_body(response), _validators(url, response))
+                return Fetched(await read_body(response, on_large), _validators(url, response))
             if response.status == 304 and condition:
                 return NotModified()
             if response.status in _REDIRECT_STATUSES and (location := response.headers.get("Location")):
@@ -179,6 +195,15 @@ class Upstream:
         except ProxyError:
             proxy = None
         return f"{shown} through the proxy {proxy.url}" if proxy else shown
+
+
+async def _pause(limit: asyncio.Timeout, on_large: Callable[[], Awaitable[object]]) -> None:
+    """Wait for something that is not upstream's delay."""
+    now, until = asyncio.get_running_loop().time, limit.when()
+    began = now()
+    limit.reschedule(None)
+    await on_large()
+    limit.reschedule(None if until is None else until + now() - began)
 
 
 def _conditional_headers(url: str, validators: Validators | None) -> dict[str, str]:
