@@ -57,7 +57,7 @@ class FakeOptimizely:
         return next(revision for at, revision in reversed(self.history[place]) if at <= self._loop.time())
 
     async def fetch(
-        self, url: str, *, sdk_key: str, validators: Validators | None = None, token: str | None = None
+        self, url: str, *, sdk_key: str, validators: Validators | None = None, token: str | None = None, **_: object
     ) -> Fetched | NotModified:
         self.fetches.append((self._loop.time(), url))
         await asyncio.sleep(self.latency_s)

@@ -52,7 +52,7 @@ class Optimizely(FakeOptimizely):
         self.bodies[revision] = minimal(revision) + b"\n" * self._issued
 
     async def fetch(
-        self, url: str, *, sdk_key: str, validators: Validators | None = None, token: str | None = None
+        self, url: str, *, sdk_key: str, validators: Validators | None = None, token: str | None = None, **_: object
     ) -> Fetched | NotModified:
         """Serve it, with the digest as its ETag."""
         self.fetches.append((self._loop.time(), url))

@@ -19,6 +19,7 @@ from datafile_sidecar.sync.bootstrap import Bootstrap
 from datafile_sidecar.sync.fetcher import Fetcher
 from datafile_sidecar.sync.store import KeyStore
 from datafile_sidecar.sync.syncer import KeySyncer
+from datafile_sidecar.sync.turns import Capacity
 from datafile_sidecar.upstream import Upstream
 from datafile_sidecar.volume.directory import Volume
 
@@ -39,13 +40,15 @@ async def fetch_and_print(
     """Fetch, print a line for each key and return the exit status: 0 when each key has an accepted datafile."""
     bootstrap_dir = settings.bootstrap_dir if allow_stale else None
     bootstrap = Bootstrap(bootstrap_dir, settings.bootstrap_after_s, telemetry)
-    fetches = []
+    fetches, capacity = [], Capacity()
     async with AsyncExitStack() as stack:
         for key in settings.sdk_keys:
             token = tokens.get(key)
             template = url_policy.default_template(settings.url_template, has_token=token is not None)
             upstream = await stack.enter_async_context(Upstream(template=template, environ=environ))
-            fetches.append(_KeyFetch(KeyStore(key, volume), (upstream, token), bootstrap, settings, telemetry))
+            fetches.append(
+                _KeyFetch(KeyStore(key, volume), (upstream, token), bootstrap, settings, telemetry, capacity)
+            )
         results = await asyncio.gather(*(fetch.run(timeout_s) for fetch in fetches))
     for key, (revision, problem) in zip(settings.sdk_keys, results, strict=True):
         datafile = "no datafile" if revision is None else f"revision {revision}"
@@ -63,10 +66,16 @@ class _KeyFetch:
         bootstrap: Bootstrap,
         settings: Settings,
         telemetry: Telemetry,
+        capacity: Capacity,
     ) -> None:
         jitter = random.Random()
         self._fetcher = Fetcher(
-            store.sdk_key, source=lambda: source, poll_interval_s=0, random=jitter, telemetry=telemetry
+            store.sdk_key,
+            source=lambda: source,
+            poll_interval_s=0,
+            random=jitter,
+            telemetry=telemetry,
+            capacity=capacity,
         )
         self._syncer = KeySyncer(
             store=store,
@@ -94,6 +103,7 @@ class _KeyFetch:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._syncer.settle(), _WRITE_TIMEOUT_S)
             loop.cancel()
+        self._fetcher.end_turn()
         status = self._syncer.status()
         problem = None if self._is_confirmed else status["last_error"] or "no answer within the timeout"
         return status["revision"], problem

@@ -32,10 +32,11 @@ class Alarm:
         self._idle.clear()
         self._stuck_at = asyncio.get_running_loop().time() + _STUCK_AFTER_S
 
-    async def wait(self, seconds: float) -> None:
-        """Be idle for so long, or until `wake`."""
+    async def wait(self, seconds: float, *, busy: bool = False) -> None:
+        """Wait for so long, or until `wake`. The loop is idle meanwhile, unless it is busy: it waits to do something."""
         self._woken.clear()
-        self._idle.set()
+        if not busy:
+            self._idle.set()
         self._stuck_at = asyncio.get_running_loop().time() + seconds + _STUCK_AFTER_S
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(None if math.isinf(seconds) else seconds):

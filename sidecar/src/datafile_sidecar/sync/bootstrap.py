@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from datafile_sidecar.core import backoff, datafile
@@ -17,6 +17,8 @@ class Bootstrap:
     directory: Path | None
     after_s: float
     telemetry: Telemetry
+    _one_at_a_time: asyncio.Lock = field(default_factory=asyncio.Lock, init=False)
+    """All keys begin at the same moment; together, their files may be more than fits into memory."""
 
     async def run(
         self, sdk_key: str, is_needed: Callable[[], bool], publish: Callable[[Datafile], Awaitable[bool]]
@@ -24,9 +26,15 @@ class Bootstrap:
         """Hand the file of a key to `publish` after `after_s`, if it is still needed; again while that returns False."""
         failures = 0
         await asyncio.sleep(self.after_s)
-        while is_needed() and (parsed := await asyncio.to_thread(self._load, sdk_key)) and not await publish(parsed):
+        while is_needed() and not await self._publish(sdk_key, publish):
             failures += 1
             await asyncio.sleep(backoff.failure_pause(failures, 0.0))
+
+    async def _publish(self, sdk_key: str, publish: Callable[[Datafile], Awaitable[bool]]) -> bool:
+        """Hand over the file of a key; False where it has to be tried again."""
+        async with self._one_at_a_time:
+            parsed = await asyncio.to_thread(self._load, sdk_key)
+            return parsed is None or await publish(parsed)
 
     def _load(self, sdk_key: str) -> Datafile | None:
         """Return the datafile in the file; log a warning and return None where there is no valid one."""

@@ -4,6 +4,7 @@ Times are those of the event loop.
 """
 
 import asyncio
+import functools
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from random import Random
@@ -11,9 +12,15 @@ from random import Random
 from datafile_sidecar.core import backoff, datafile
 from datafile_sidecar.core.conditional import Validators
 from datafile_sidecar.core.datafile import Datafile, InvalidDatafileError
+from datafile_sidecar.core.schedule import Action
 from datafile_sidecar.core.source_rotation import CDN, SourceRotation
+from datafile_sidecar.core.state import State
 from datafile_sidecar.observe.telemetry import Telemetry
+from datafile_sidecar.sync.turns import Capacity, Turn, Urgency
 from datafile_sidecar.upstream import Fetched, FetchError, NotModified, Upstream
+
+_TURN_S = 30.0
+"""How long the loop of a key waits for its turn before it looks around, and waits on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +39,7 @@ class Fetcher:
 
     Args:
         source: Gives the upstream to ask now, and the access token.
+        capacity: What all keys share. Fetch only in turn (see `until_turn`).
     """
 
     sdk_key: str
@@ -39,10 +47,45 @@ class Fetcher:
     poll_interval_s: float
     random: Random
     telemetry: Telemetry
+    capacity: Capacity = field(default_factory=Capacity)
+    _turn: Turn = field(init=False)
+    _large: Turn | None = field(default=None, init=False)
     _rotation: SourceRotation = field(default_factory=SourceRotation, init=False)
     _backoff_ends: int = field(default=0, init=False)
     _validators: dict[str, Validators] = field(default_factory=dict, init=False)
     _tried_without: set[str] = field(default_factory=set, init=False)
+
+    def __post_init__(self) -> None:
+        self._turn = Turn(self.capacity.fetches)
+
+    # When it is this key's turn
+
+    def until_turn(self, at: float, action: Action, state: State, on_turn: Callable[[], None]) -> float:
+        """Return for how many seconds the loop waits for its next action; 0 or less means that it may begin.
+
+        A fetch waits for the turn of this key, which lasts until the loop has nothing more to do.
+
+        Args:
+            at: When the action is due.
+            action: What the loop does next.
+            state: What is known of the key.
+            on_turn: Called when the turn comes.
+        """
+        if (wait_s := at - _now()) > 0:
+            self.end_turn()
+        elif action is not Action.ADMIT and not self._turn.ask(Urgency.of(state), on_turn):
+            return _TURN_S
+        return wait_s
+
+    def end_turn(self) -> None:
+        """Let other keys fetch."""
+        self._turn.end()
+        if self._large is not None:
+            self._large.end()
+            self._large = None
+
+    async def _take_large(self) -> None:
+        self._large = self._large or await self.capacity.large_bodies.take(self._turn.urgency)
 
     # Which source is asked
 
@@ -86,7 +129,9 @@ class Fetcher:
         started, ends = _now(), self._backoff_ends
         try:
             validators = self._conditions(url, is_announced=is_announced)
-            answer = await upstream.fetch(url, sdk_key=self.sdk_key, validators=validators, token=token)
+            answer = await upstream.fetch(
+                url, sdk_key=self.sdk_key, validators=validators, token=token, on_large=self._take_large
+            )
             served, validators = await self._parsed(url, answer)
         except FetchError as error:
             self._failed(place, error, ends, is_announced=is_announced)
@@ -138,7 +183,8 @@ class Fetcher:
         if isinstance(answer, NotModified):
             return None, None
         try:
-            return await asyncio.to_thread(datafile.parse, answer.body, self.sdk_key), answer.validators
+            parse = functools.partial(asyncio.to_thread, datafile.parse, answer.body, self.sdk_key)
+            return await self.capacity.validations.run(self._turn.urgency, parse), answer.validators
         except InvalidDatafileError as error:
             raise FetchError("invalid", f"{url} served no valid datafile: {error}") from error
 

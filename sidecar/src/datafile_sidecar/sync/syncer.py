@@ -25,6 +25,7 @@ from datafile_sidecar.sync.bootstrap import Bootstrap
 from datafile_sidecar.sync.fetcher import Fetcher
 from datafile_sidecar.sync.replica import Replica, candidate_of, head_of
 from datafile_sidecar.sync.store import KeyStore
+from datafile_sidecar.sync.turns import Urgency
 from datafile_sidecar.upstream import FetchError
 from datafile_sidecar.volume.directory import VolumeError
 
@@ -120,15 +121,15 @@ class KeySyncer:
         await self._alarm.idle()
 
     async def _next_action(self) -> Action:
-        """Wait until something is due."""
+        """Wait until something is due, and until it is this key's turn."""
         while True:
             await self._look_around()
             has_candidate = self._candidate is not None
             at, action = schedule.next_action(self.state, self.fetcher.available_at(), has_candidate=has_candidate)
-            if (wait_s := at - _now()) <= 0:
+            if (wait_s := self.fetcher.until_turn(at, action, self.state, self._alarm.wake)) <= 0:
                 self._alarm.work()
                 return action
-            await self._alarm.wait(wait_s)
+            await self._alarm.wait(wait_s, busy=at <= _now())
 
     async def _act(self, action: Action) -> None:
         if action is Action.ADMIT and (record := self._candidate):
@@ -154,7 +155,7 @@ class KeySyncer:
                 self.telemetry.datafile_checked(self.sdk_key, self.store.checked)
 
     async def _load(self) -> None:
-        kept = await self.store.load()
+        kept = await self.fetcher.capacity.validations.run(Urgency.ROUTINE, self.store.load)
         if (record := kept.record) is not None:
             version, left = Version(record.revision, record.sha256), record.rolled_back_from
             self.state = reconcile.loaded(self.state, version, record.generation, left, record.fetched)

@@ -1,0 +1,126 @@
+"""How much all keys of a sidecar do at the same time, and which key is next.
+
+With hundreds of keys, waiting here replaces waiting for upstream, for memory and for a processor, all of which would hold up
+what is urgent.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import TypeVar
+
+from datafile_sidecar.core.state import State
+
+T = TypeVar("T")
+
+
+class Urgency(IntEnum):
+    """Why a key needs a turn; the lowest value goes first."""
+
+    ANNOUNCED = 0
+    """A webhook named a revision of the key."""
+    HINTED = 1
+    """A webhook may concern the key."""
+    ROUTINE = 2
+    """A poll, or the start."""
+
+    @classmethod
+    def of(cls, state: State) -> "Urgency":
+        """Return how urgent a fetch of this key is now."""
+        if state.announced:
+            return cls.ANNOUNCED
+        return cls.HINTED if state.hint else cls.ROUTINE
+
+
+class Turns:
+    """A limited number of turns. The most urgent key is next, then the one that has waited longest."""
+
+    def __init__(self, *, announced: int, hinted: int, routine: int) -> None:
+        """Set the limits: a key with this urgency begins while fewer turns than that are taken, whoever has them."""
+        self._limits = {Urgency.ANNOUNCED: announced, Urgency.HINTED: hinted, Urgency.ROUTINE: routine}
+        self._taken = 0
+        self._waiting: list[Turn] = []
+
+    async def run(self, urgency: Urgency, work: Callable[[], Awaitable[T]]) -> T:
+        """Wait for a turn, and do this work in it."""
+        turn = await self.take(urgency)
+        try:
+            return await work()
+        finally:
+            turn.end()
+
+    async def take(self, urgency: Urgency) -> "Turn":
+        """Wait for a turn. Its `end` has to be called."""
+        has_come = asyncio.Event()
+        turn = Turn(self)
+        turn.ask(urgency, has_come.set)
+        try:
+            await has_come.wait()
+        except BaseException:
+            turn.end()
+            raise
+        return turn
+
+    def join(self, turn: "Turn") -> None:
+        """Let a turn wait."""
+        if turn not in self._waiting:
+            self._waiting.append(turn)
+        self._give()
+
+    def leave(self, turn: "Turn") -> None:
+        """Take back a turn, which others may need, or let it wait no longer."""
+        if turn.has_come:
+            self._taken -= 1
+        elif turn in self._waiting:
+            self._waiting.remove(turn)
+        self._give()
+
+    def _give(self) -> None:
+        while self._waiting:
+            turn = min(self._waiting, key=lambda waiting: waiting.urgency)  # the first of equals
+            if self._taken >= self._limits[turn.urgency]:
+                return
+            self._waiting.remove(turn)
+            self._taken += 1
+            turn.begin()
+
+
+class Turn:
+    """One key's turn: asked for, had and given back, again and again."""
+
+    def __init__(self, turns: Turns) -> None:
+        """Create a turn that is not asked for yet."""
+        self.urgency = Urgency.ROUTINE
+        self.has_come = False
+        self._turns = turns
+        self._on_come: Callable[[], None]
+
+    def ask(self, urgency: Urgency, on_come: Callable[[], None]) -> bool:
+        """Tell whether the turn has come; else it waits, with this urgency from now on, and `on_come` is called then."""
+        self.urgency, self._on_come = urgency, on_come
+        if not self.has_come:
+            self._turns.join(self)
+        return self.has_come
+
+    def begin(self) -> None:
+        """Note that the turn has come."""
+        self.has_come = True
+        self._on_come()
+
+    def end(self) -> None:
+        """Give the turn back, or wait for it no longer."""
+        self._turns.leave(self)
+        self.has_come = False
+
+
+@dataclass(frozen=True, slots=True)
+class Capacity:
+    """What all keys of a sidecar share. A webhook that names a revision waits for no poll and no start."""
+
+    fetches: Turns = field(default_factory=lambda: Turns(announced=24, hinted=12, routine=8))
+    """Requests to upstream, each until its datafile is published."""
+    large_bodies: Turns = field(default_factory=lambda: Turns(announced=2, hinted=1, routine=1))
+    """Bodies in memory that are larger than `upstream.LARGE_BYTES`, until they are published."""
+    validations: Turns = field(default_factory=lambda: Turns(announced=2, hinted=1, routine=1))
+    """A validation takes several times the memory of its datafile, and more of them at a time are not faster."""
