@@ -45,7 +45,9 @@ class Stopwatch:
             self._last[pid] = _usage(pid) or self._last.get(pid, _Usage())
         used = [self._last[pid] - self._first.get(pid, _Usage()) for pid in self._last]
         others_s = _busy_s() - self._busy_s - sum(one.ran_s for one in used)
-        return min(max(0.0, others_s) / (os.cpu_count() or 1), sum(one.waited_s for one in used))
+        # A thread that has ended counts no more, which may make its process's part too small, or negative.
+        waited_s = sum(one.waited_s for one in used)
+        return max(0.0, min(others_s / (os.cpu_count() or 1), waited_s))
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,9 @@
 """The admin port over a real socket: what probes, Prometheus and people get."""
 
+import asyncio
 import json
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,6 +22,7 @@ class Truth:
     unready: dict[str, str] = field(default_factory=dict)
     status: dict[str, Any] = field(default_factory=dict)
     metrics: bytes = b"# nothing\n"
+    scrape: Callable[[], bytes] | None = None
 
 
 @pytest.fixture
@@ -29,7 +32,12 @@ def truth() -> Truth:
 
 @pytest.fixture
 async def browser(truth: Truth) -> AsyncIterator[ClientSession]:
-    admin = Admin(lambda: truth.stuck, lambda: truth.unready, lambda: truth.status, lambda: truth.metrics)
+    admin = Admin(
+        lambda: truth.stuck,
+        lambda: truth.unready,
+        lambda: truth.status,
+        lambda: truth.scrape() if truth.scrape else truth.metrics,
+    )
     socket = bind("127.0.0.1", 0, "DATAFILE_ADMIN_LISTEN")
     async with (
         serving(admin.app(), socket),
@@ -99,3 +107,22 @@ async def test_nothing_else(browser: ClientSession) -> None:
     for path in ("/webhooks/optimizely", "/livez/", "/debug", "/status/../x"):
         async with browser.post(path) as answer:
             assert answer.status == 404
+
+
+async def test_a_long_scrape_holds_up_nothing(browser: ClientSession, truth: Truth) -> None:
+    """With many keys the metrics take a while to write: probes are answered meanwhile, and scrapers share one run."""
+    may_end, runs = threading.Event(), []
+
+    def slow() -> bytes:
+        runs.append(may_end.wait(30))
+        return b"# slow\n"
+
+    truth.scrape = slow
+    scrapes = [asyncio.create_task(get(browser, "/metrics")) for _ in range(5)]
+    assert await get(browser, "/livez") == (200, "ok\n")
+    assert not any(scrape.done() for scrape in scrapes)
+    may_end.set()
+    assert await asyncio.gather(*scrapes) == [(200, "# slow\n")] * 5
+    assert 1 <= len(runs) < 5
+    truth.scrape = lambda: b"# later\n"
+    assert await get(browser, "/metrics") == (200, "# later\n")

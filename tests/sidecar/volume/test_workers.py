@@ -45,7 +45,7 @@ class Pod:
         return next(line.rpartition(" ")[2] for line in lines if line.startswith(f"datafile_sidecar_{name}"))
 
     def revisions(self) -> list[int | None]:
-        return [one["revision"] for one in self.workers.of(KEY)]
+        return [one["revision"] for one in self.workers.by_key()[KEY]]
 
 
 @contextlib.asynccontextmanager
@@ -104,7 +104,7 @@ async def test_an_open_connection_is_a_worker(pod: Pod) -> None:
         await until(lambda: pod.revisions() == [42])
         assert (pod.metric("workers{"), pod.metric("worker_revision_min{")) == ("1.0", "42.0")
         await asyncio.sleep(0.2)
-        (view,) = pod.workers.of(KEY)
+        (view,) = pod.workers.by_key()[KEY]
         assert (view["id"], view["pid"], view["host"]) == ("0a1b2c3d", 17, "app-1")
         assert view["seen"].endswith("Z")
     await until(lambda: pod.revisions() == [])

@@ -35,6 +35,7 @@ from datafile_sidecar.sync.bootstrap import Bootstrap
 from datafile_sidecar.sync.fetcher import Fetcher
 from datafile_sidecar.sync.store import KeyStore
 from datafile_sidecar.sync.syncer import KeySyncer
+from datafile_sidecar.sync.turns import Capacity
 from datafile_sidecar.upstream import Upstream
 from datafile_sidecar.volume.directory import Volume, VolumeError
 from datafile_sidecar.volume.workers import Workers
@@ -79,6 +80,7 @@ class Daemon:
         self._bus = Bus(settings.bus_url, telemetry) if settings.bus_url else None
         self._limits = descriptor_limits()
         self._workers = Workers(settings.dir, settings.sdk_keys, telemetry, self._limits.workers)
+        self._capacity = Capacity()
         self._bootstrap = Bootstrap(settings.bootstrap_dir, settings.bootstrap_after_s, telemetry)
         hosts = [host for host, _ in settings.peers]
         self._newest = NewestRevision(hosts, self._admin_socket.getsockname()[:2], self._expect)
@@ -93,6 +95,7 @@ class Daemon:
         asyncio.get_running_loop().set_exception_handler(self._report_failure)
         gc.freeze()  # what lives as long as the process makes no collection of garbage slow
         self._announce_start()
+        gc.freeze()  # what there is now stays; with 300 keys, the collector would stop all threads for 60 ms to look through it
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
             await self._open(stack)
             running = [tasks.create_task(_forever(work, name)) for name, work in self._work().items()]
@@ -165,7 +168,7 @@ class Daemon:
         source = functools.partial(self._source, sdk_key)
         return KeySyncer(
             store=KeyStore(sdk_key, self._volume),
-            fetcher=Fetcher(sdk_key, source, settings.poll_interval_s, jitter, self._telemetry),
+            fetcher=Fetcher(sdk_key, source, settings.poll_interval_s, jitter, self._telemetry, self._capacity),
             bus=self._bus,
             bootstrap=self._bootstrap,
             pace=Pace(settings.poll_interval_s, backoff.place(self._pod, sdk_key)),
@@ -200,6 +203,7 @@ class Daemon:
         return missing | ({"sidecar": "it is stopping"} if self._shutdown.has_begun else {})
 
     def _status(self) -> dict[str, Any]:
+        workers = self._workers.by_key()
         return {
             "version": self._version,
             "pod": self._pod,
@@ -207,7 +211,7 @@ class Daemon:
             "now": rfc3339(time.time()),
             "started": rfc3339(self._started),
             "ready": not self._unready(),
-            "keys": {key: one.status() | {"workers": self._workers.of(key)} for key, one in self._syncers.items()},
+            "keys": {key: one.status() | {"workers": workers[key]} for key, one in self._syncers.items()},
             "webhooks": self._stats.status(has_secrets=bool(self._secrets.active)),
             "workers": self._workers.status(),
             "bus": self._bus.view() if self._bus else {"state": "off"},

@@ -56,10 +56,12 @@ class Workers:
         finally:
             await self._close()
 
-    def of(self, sdk_key: str) -> list[dict[str, Any]]:
-        """Return the workers of a key, as `/status` shows them."""
-        workers = [one.view(message) for one, message in self._identified() if message.sdk_key == sdk_key]
-        return sorted(workers, key=lambda view: (view["host"], view["pid"]))
+    def by_key(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the workers of each key, as `/status` shows them."""
+        workers: dict[str, list[dict[str, Any]]] = {key: [] for key in self._sdk_keys}
+        for one, message in sorted(self._identified(), key=lambda worker: (worker[1].host, worker[1].pid)):
+            workers[message.sdk_key].append(one.view(message))
+        return workers
 
     def status(self) -> dict[str, Any]:
         """Tell whether the list can be relied on: there is a socket, and all workers had the time to connect."""
