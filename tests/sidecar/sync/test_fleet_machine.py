@@ -80,7 +80,7 @@ class View:
         return self._optimizely.permitted(url, sdk_key)
 
     async def fetch(
-        self, url: str, *, sdk_key: str, validators: Validators | None = None, token: str | None = None
+        self, url: str, *, sdk_key: str, validators: Validators | None = None, token: str | None = None, **_: object
     ) -> Fetched | NotModified:
         """Ask the stale edge, or the true one."""
         optimizely = self._optimizely

@@ -93,9 +93,8 @@ class Daemon:
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then end in phases: unready, accepted work, servers, connections."""
         asyncio.get_running_loop().set_exception_handler(self._report_failure)
-        gc.freeze()  # what lives as long as the process makes no collection of garbage slow
         self._announce_start()
-        gc.freeze()  # what there is now stays; with 300 keys, the collector would stop all threads for 60 ms to look through it
+        gc.freeze()  # what lives as long as the process: to look through it for 300 keys would stop all threads for 60 ms
         async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
             await self._open(stack)
             running = [tasks.create_task(_forever(work, name)) for name, work in self._work().items()]
