@@ -243,7 +243,11 @@ async def test_a_bundle_on_a_mount_that_hangs_stops_nothing_else(hosts: Wire, tm
         for _ in range(5):
             assert (await refusal(upstream)).outcome == "timeout"
         assert threading.active_count() <= threads + 1
-        await asyncio.to_thread(bundle.write_bytes, CA_FILE.read_bytes())
+        # The mount answers: the read that hung gets its bytes, and from now on there is a file.
+        with open(await asyncio.to_thread(os.open, bundle, os.O_WRONLY), "wb") as hung:
+            (tmp_path / "healed.pem").write_bytes(CA_FILE.read_bytes())
+            (tmp_path / "healed.pem").replace(bundle)
+            hung.write(CA_FILE.read_bytes())
         assert await body_after_retries(upstream) == DATAFILE
 
 
