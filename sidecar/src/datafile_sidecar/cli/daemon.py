@@ -13,8 +13,6 @@ from contextlib import AsyncExitStack
 from importlib.metadata import version
 from typing import Any
 
-from aiohttp import web
-
 from datafile_sidecar.admin.server import Admin
 from datafile_sidecar.bus import Bus
 from datafile_sidecar.cli.shutdown import Shutdown
@@ -26,7 +24,6 @@ from datafile_sidecar.core.gate import AdmissionPolicy
 from datafile_sidecar.core.schedule import Pace
 from datafile_sidecar.core.state import RollbackPolicy
 from datafile_sidecar.core.times import rfc3339
-from datafile_sidecar.core.webhook import INSTANCE_HEADER, RELAYED_HEADER
 from datafile_sidecar.network.descriptors import descriptor_limits
 from datafile_sidecar.network.server import bind, serving
 from datafile_sidecar.observe.telemetry import Telemetry
@@ -132,11 +129,10 @@ class Daemon:
             stats=self._stats,
             telemetry=self._telemetry,
             is_kept=self._shutdown.is_kept,
+            instance=self._instance,
         )
-        app = receiver.app()
-        app.on_response_prepare.append(self._name_instance)
         dropped = self._dropped("webhook")
-        await stack.enter_async_context(serving(app, self._webhook_socket, dropped, max_connections=limit))
+        await stack.enter_async_context(serving(receiver.app(), self._webhook_socket, dropped, max_connections=limit))
 
     def _announce_start(self) -> None:
         settings, telemetry = self._settings, self._telemetry
@@ -183,11 +179,6 @@ class Daemon:
             self._syncers[sdk_key].expect(*newest)
         if self._bus is None:
             self._syncers[sdk_key].receive(None)
-
-    async def _name_instance(self, request: web.Request, response: web.StreamResponse) -> None:
-        """Tell the peer that relayed a webhook which sidecar took it; it may know several addresses of this one."""
-        if RELAYED_HEADER in request.headers and response.status < 300:
-            response.headers[INSTANCE_HEADER] = self._instance
 
     def _source(self, sdk_key: str) -> tuple[Upstream, str | None]:
         token = self._tokens.get(sdk_key)

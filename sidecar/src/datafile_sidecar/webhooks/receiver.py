@@ -10,7 +10,14 @@ from aiohttp.http import HttpProcessingError
 
 from datafile_sidecar.core import webhook
 from datafile_sidecar.core.state import Trigger
-from datafile_sidecar.core.webhook import PATH, RELAYED_HEADER, SIGNATURE_HEADER, DatafileUpdated, MalformedWebhookError
+from datafile_sidecar.core.webhook import (
+    INSTANCE_HEADER,
+    PATH,
+    RELAYED_HEADER,
+    SIGNATURE_HEADER,
+    DatafileUpdated,
+    MalformedWebhookError,
+)
 from datafile_sidecar.network.http import read_body
 from datafile_sidecar.observe.telemetry import Telemetry
 from datafile_sidecar.webhooks.body_memory import BodyMemory
@@ -38,6 +45,7 @@ class Receiver:
         telemetry: Logs and counts.
         is_kept: Returns whether a webhook, its body and the keys that are fetched because of it, outlives the end of the process;
             waits for that only when the end is near.
+        instance: The id of this process. A peer that relays a webhook may know several addresses of it, and counts it once.
     """
 
     secrets: Callable[[], tuple[bytes, ...]]
@@ -47,6 +55,7 @@ class Receiver:
     stats: WebhookStats
     telemetry: Telemetry
     is_kept: Callable[[bytes, tuple[str, ...]], Awaitable[bool]] = _not_ending
+    instance: str = ""
     _received: BodyMemory[bool] = field(default_factory=BodyMemory[bool], init=False)
 
     def app(self) -> web.Application:
@@ -56,7 +65,7 @@ class Receiver:
         """
         app = web.Application()
         app.router.add_post(PATH, self.receive)
-        app.on_response_prepare.append(_close_afterwards)
+        app.on_response_prepare.extend([_close_afterwards, self._name_instance])
         return app
 
     async def receive(self, request: web.Request) -> web.Response:
@@ -91,6 +100,10 @@ class Receiver:
         if self._received.get(body):
             return self._ignore("it was already received", is_repeat=True)
         return await self._handle(body, event, Trigger.PEER if is_relayed else Trigger.WEBHOOK)
+
+    async def _name_instance(self, request: web.Request, response: web.StreamResponse) -> None:
+        if RELAYED_HEADER in request.headers and response.status < 300:
+            response.headers[INSTANCE_HEADER] = self.instance
 
     async def _signature(self, request: web.Request, body: bytes) -> bytes | None:
         """Return the header that signs the body, None without a valid one."""
