@@ -9,6 +9,7 @@ from aiohttp import ClientSession, web
 
 from datafile_sidecar.cli.simulator import Simulator, webhook_body
 from datafile_sidecar.core.webhook import signature
+from tests.broker import Broker
 from tests.datafiles import minimal, realistic
 from tests.running import RunningSidecar
 from tests.stopwatch import Stopwatch
@@ -17,6 +18,7 @@ SECRET = b"test-secret-1"
 WITHIN_S = 30
 MAX_MIB = 100
 MAX_STALL_S = 0.05
+MAX_CONNECTIONS = 9
 
 
 def keys(count: int) -> list[str]:
@@ -24,7 +26,9 @@ def keys(count: int) -> list[str]:
     return [f"KEY{number:03}" for number in range(count)]
 
 
-def sidecar(directory: Path, optimizely: Simulator, sdk_keys: list[str], *, ready: bool = True) -> RunningSidecar:
+def sidecar(
+    directory: Path, optimizely: Simulator, sdk_keys: list[str], *, ready: bool = True, bus_url: str = ""
+) -> RunningSidecar:
     """A sidecar with these keys that polls rarely."""
     return RunningSidecar(
         directory,
@@ -33,6 +37,7 @@ def sidecar(directory: Path, optimizely: Simulator, sdk_keys: list[str], *, read
         url_template=optimizely.template,
         webhook_secrets=SECRET.decode(),
         poll_interval_s=3600,
+        bus_url=bus_url,
     )
 
 
@@ -93,6 +98,20 @@ async def test_a_slow_upstream_that_answers_is_no_failure(tmp_path: Path) -> Non
     assert len(optimizely.requests) == len(sdk_keys)
 
 
+async def test_300_keys_start_with_a_bus(tmp_path: Path) -> None:
+    """Each key asks the bus, and is published and shared: they are as many as without a bus, and hold as few connections."""
+    sdk_keys = keys(300)
+    async with Simulator({key: minimal(43, key) for key in sdk_keys}, secret=SECRET) as optimizely, Broker() as broker:
+        async with sidecar(tmp_path, optimizely, sdk_keys, bus_url=broker.url) as running:
+            await until_published(running, len(sdk_keys))
+            async with asyncio.timeout(WITHIN_S):
+                while await broker.client().dbsize() < len(sdk_keys):
+                    await asyncio.sleep(0.1)
+            assert [line for line in running.logs if line["event"] in {"fetch.failed", "bus.disconnected"}] == []
+            assert len(await broker.client().client_list()) - 1 <= MAX_CONNECTIONS
+    assert len(optimizely.requests) == len(sdk_keys)
+
+
 @pytest.mark.system
 @pytest.mark.parametrize("path", ["/metrics", "/status"])
 async def test_with_300_keys_nothing_holds_up_the_loop(tmp_path: Path, path: str) -> None:
@@ -125,8 +144,9 @@ async def longest_probe(running: RunningSidecar, session: ClientSession, path: s
 
 
 @pytest.mark.system
+@pytest.mark.parametrize("has_bus", [False, True])
 @pytest.mark.parametrize(("count", "kib"), [(100, 1200), (10, 8000)])
-async def test_large_datafiles_come_one_by_one(tmp_path: Path, count: int, kib: int) -> None:
+async def test_large_datafiles_come_one_by_one(tmp_path: Path, count: int, kib: int, has_bus: bool) -> None:
     """Many large datafiles at a start, at a restart, and when all change at once: never more than 100 MiB."""
     sdk_keys, peaks = keys(count), list[str]()
     base = {revision: realistic(kib, revision, "KEY---") for revision in (43, 44)}
@@ -134,10 +154,14 @@ async def test_large_datafiles_come_one_by_one(tmp_path: Path, count: int, kib: 
     def bodies(revision: int) -> dict[str, bytes]:
         return {key: base[revision].replace(b"KEY---", key.encode()) for key in sdk_keys}
 
-    async with Simulator(bodies(43), secret=SECRET) as optimizely:
+    async with Simulator(bodies(43), secret=SECRET) as optimizely, Broker() as broker:
+        bus_url = broker.url if has_bus else ""
         for when in ("start", "restart"):
-            async with sidecar(tmp_path, optimizely, sdk_keys, ready=False) as running:
-                await checked(running)
+            async with sidecar(tmp_path, optimizely, sdk_keys, ready=False, bus_url=bus_url) as running:
+                if has_bus and when == "restart":  # what the pod itself checked before stands for its first poll
+                    await running.logged("bus.connected")
+                else:
+                    await checked(running)
                 peaks.append(f"{when}: {peak_mib(running):.0f} MiB")
                 assert peak_mib(running) <= MAX_MIB, peaks
                 if when == "restart":

@@ -21,6 +21,7 @@ from datafile_sidecar.bus.records import Member, Records, transfer_deadline
 from datafile_sidecar.core import backoff
 from datafile_sidecar.core.bus_record import Check
 from datafile_sidecar.core.times import rfc3339
+from datafile_sidecar.network.turns import Capacity, Turns
 from datafile_sidecar.observe.telemetry import Telemetry
 
 PING_S = 2.0
@@ -30,12 +31,15 @@ _STABLE_AFTER_S = 10.0
 class Bus:
     """The connection to one broker. It never shows the password in its URL."""
 
-    def __init__(self, url: str, telemetry: Telemetry, *, connect: Connect | None = None) -> None:
+    def __init__(
+        self, url: str, telemetry: Telemetry, *, validations: Turns | None = None, connect: Connect | None = None
+    ) -> None:
         """Prepare the bus; `run` connects it.
 
         Args:
             url: The broker, with user and password.
             telemetry: Where events go.
+            validations: The turns in which datafiles are validated, those from upstream among them; None means its own.
             connect: Opens connections; None means Redis; `run` then loads its client.
 
         Raises:
@@ -50,7 +54,7 @@ class Bus:
         self._connect = connect
         self._members: dict[str, Member] = {}
         self._leases = PollLeases()
-        self._records = Records(self._members, telemetry)
+        self._records = Records(self._members, telemetry, validations or Capacity().validations)
         self._commands = PendingCommands()
         self._reads = PendingCommands()  # apart from the others, since a datafile may take long
         self._broker: Broker | None = None

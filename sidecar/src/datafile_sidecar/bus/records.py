@@ -1,6 +1,7 @@
 """The datafiles on the broker: read where a member wants them, and replaced by newer ones, by compare-and-set."""
 
 import asyncio
+import functools
 import random
 import secrets
 import time
@@ -14,6 +15,7 @@ from datafile_sidecar.bus.errors import CommandRefusedError
 from datafile_sidecar.bus.names import channel, datafile_key
 from datafile_sidecar.core import bus_record
 from datafile_sidecar.core.bus_record import MAX_HEAD_BYTES, MAX_VALUE_BYTES, BadRecordError, Head, Record
+from datafile_sidecar.network.turns import Turns, Urgency
 from datafile_sidecar.observe.telemetry import Telemetry
 
 _MAX_ATTEMPTS = 5
@@ -43,10 +45,11 @@ class Member(Protocol):
 class Records:
     """One datafile for each member, and the messages that announce it."""
 
-    def __init__(self, members: Mapping[str, Member], telemetry: Telemetry) -> None:
-        """Take the members by SDK key."""
+    def __init__(self, members: Mapping[str, Member], telemetry: Telemetry, validations: Turns) -> None:
+        """Take the members by SDK key, and the turns in which datafiles are validated, or compressed."""
         self._members = members
         self._telemetry = telemetry
+        self._validations = validations
 
     def is_wanted(self, sdk_key: str, message: bytes) -> bool:
         """Return whether a message announces a datafile that the member wants."""
@@ -87,7 +90,8 @@ class Records:
             await self.write(broker, sdk_key)
             return
         try:
-            record = await asyncio.to_thread(bus_record.decode, value, sdk_key)
+            decode = functools.partial(asyncio.to_thread, bus_record.decode, value, sdk_key)
+            record = await self._validations.run(Urgency.HINTED, decode)
         except BadRecordError as error:
             await self._reject(broker, sdk_key, bus_record.head_line(value), error)
             return
@@ -107,10 +111,12 @@ class Records:
             if (head := member.held()) is None:
                 return
             current = await broker.get(key, MAX_HEAD_BYTES + 1)
-            if not _is_due(head, current, bad) or (body := await member.body(head)) is None:
+            if not _is_due(head, current, bad):
                 return
             head = msgspec.structs.replace(head, id=secrets.token_hex(8))
-            value = await asyncio.to_thread(bus_record.encode, head, body)
+            value = await self._validations.run(Urgency.HINTED, functools.partial(_encoded, member, head))
+            if value is None:
+                return
             message = channel(sdk_key), head.encode()
             try:
                 async with asyncio.timeout_at(transfer_deadline()):
@@ -130,6 +136,11 @@ class Records:
     async def _reject(self, broker: Broker, sdk_key: str, line: bytes | None, error: BadRecordError) -> None:
         self._telemetry.bus_record_rejected(sdk_key, "value", str(error))
         await self.write(broker, sdk_key, line)
+
+
+async def _encoded(member: Member, head: Head) -> bytes | None:
+    body = await member.body(head)
+    return None if body is None else await asyncio.to_thread(bus_record.encode, head, body)
 
 
 def _is_due(head: Head, current: bytes, bad: bytes | None) -> bool:

@@ -26,13 +26,13 @@ from datafile_sidecar.core.state import RollbackPolicy
 from datafile_sidecar.core.times import rfc3339
 from datafile_sidecar.network.descriptors import descriptor_limits
 from datafile_sidecar.network.server import bind, serving
+from datafile_sidecar.network.turns import Capacity
 from datafile_sidecar.observe.telemetry import Telemetry
 from datafile_sidecar.sync import dispatch
 from datafile_sidecar.sync.bootstrap import Bootstrap
 from datafile_sidecar.sync.fetcher import Fetcher
 from datafile_sidecar.sync.store import KeyStore
 from datafile_sidecar.sync.syncer import KeySyncer
-from datafile_sidecar.sync.turns import Capacity
 from datafile_sidecar.upstream import Upstream
 from datafile_sidecar.volume.directory import Volume, VolumeError
 from datafile_sidecar.volume.workers import Workers
@@ -74,10 +74,10 @@ class Daemon:
             template: Upstream(template=template, environ=environ, user_agent=f"datafile-sidecar/{self._version}")
             for template in ([settings.url_template] if settings.url_template else url_policy.TEMPLATES)
         }
-        self._bus = Bus(settings.bus_url, telemetry) if settings.bus_url else None
         self._limits = descriptor_limits()
         self._workers = Workers(settings.dir, settings.sdk_keys, telemetry, self._limits.workers)
-        self._capacity = Capacity()
+        self._capacity = capacity = Capacity()
+        self._bus = Bus(settings.bus_url, telemetry, validations=capacity.validations) if settings.bus_url else None
         self._bootstrap = Bootstrap(settings.bootstrap_dir, settings.bootstrap_after_s, telemetry)
         hosts = [host for host, _ in settings.peers]
         self._newest = NewestRevision(hosts, self._admin_socket.getsockname()[:2], self._expect)

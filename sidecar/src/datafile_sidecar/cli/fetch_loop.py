@@ -14,12 +14,12 @@ from datafile_sidecar.core import url_policy
 from datafile_sidecar.core.gate import AdmissionPolicy
 from datafile_sidecar.core.schedule import Pace
 from datafile_sidecar.core.state import RollbackPolicy
+from datafile_sidecar.network.turns import Capacity
 from datafile_sidecar.observe.telemetry import Telemetry
 from datafile_sidecar.sync.bootstrap import Bootstrap
 from datafile_sidecar.sync.fetcher import Fetcher
 from datafile_sidecar.sync.store import KeyStore
 from datafile_sidecar.sync.syncer import KeySyncer
-from datafile_sidecar.sync.turns import Capacity
 from datafile_sidecar.upstream import Upstream
 from datafile_sidecar.volume.directory import Volume
 

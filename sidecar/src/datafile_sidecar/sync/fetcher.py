@@ -15,8 +15,8 @@ from datafile_sidecar.core.datafile import Datafile, InvalidDatafileError
 from datafile_sidecar.core.schedule import Action
 from datafile_sidecar.core.source_rotation import CDN, SourceRotation
 from datafile_sidecar.core.state import State
+from datafile_sidecar.network.turns import Capacity, Turn, Urgency
 from datafile_sidecar.observe.telemetry import Telemetry
-from datafile_sidecar.sync.turns import Capacity, Turn, Urgency
 from datafile_sidecar.upstream import Fetched, FetchError, NotModified, Upstream
 
 _TURN_S = 30.0

@@ -19,13 +19,13 @@ from datafile_sidecar.core.datafile import Datafile
 from datafile_sidecar.core.gate import AdmissionPolicy, Verdict
 from datafile_sidecar.core.schedule import Action, Pace
 from datafile_sidecar.core.state import Candidate, Source, State, Trigger, Version
+from datafile_sidecar.network.turns import Urgency
 from datafile_sidecar.observe.telemetry import Telemetry
 from datafile_sidecar.sync.alarm import Alarm
 from datafile_sidecar.sync.bootstrap import Bootstrap
 from datafile_sidecar.sync.fetcher import Fetcher
 from datafile_sidecar.sync.replica import Replica, candidate_of, head_of
 from datafile_sidecar.sync.store import KeyStore
-from datafile_sidecar.sync.turns import Urgency
 from datafile_sidecar.upstream import FetchError
 from datafile_sidecar.volume.directory import VolumeError
 

@@ -123,4 +123,5 @@ class Capacity:
     large_bodies: Turns = field(default_factory=lambda: Turns(announced=2, hinted=1, routine=1))
     """Bodies in memory that are larger than `upstream.LARGE_BYTES`, until they are published."""
     validations: Turns = field(default_factory=lambda: Turns(announced=2, hinted=1, routine=1))
-    """A validation takes several times the memory of its datafile, and more of them at a time are not faster."""
+    """A validation takes several times the memory of its datafile, and more of them at a time are not faster. Compressing for the
+    bus counts as one."""

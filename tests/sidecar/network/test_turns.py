@@ -9,7 +9,7 @@ import pytest
 from datafile_sidecar.core import datafile
 from datafile_sidecar.core.bus_record import Head, Record
 from datafile_sidecar.core.source_rotation import CDN
-from datafile_sidecar.sync.turns import Turn, Turns, Urgency
+from datafile_sidecar.network.turns import Turn, Turns, Urgency
 from tests.datafiles import minimal
 from tests.sidecar.sync.model import KEY, ORIGIN, POLL_S, House
 
