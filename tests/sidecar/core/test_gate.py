@@ -84,7 +84,7 @@ def test_what_is_offered_gets_the_right_answer(case: str, state: State, candidat
 )
 def test_only_a_datafile_that_changes_something_is_read_from_the_bus(candidate: Candidate, useful: bool) -> None:
     """A message that tells what this pod has already costs no transfer of the datafile."""
-    assert gate.is_useful(HOLDING, candidate) is useful
+    assert gate.should_read(HOLDING, candidate, 1000, POLICY) is useful
 
 
 def test_an_earlier_generation_is_not_joined() -> None:
@@ -188,8 +188,8 @@ def test_of_two_datafiles_without_a_time_the_published_one_stays() -> None:
 def test_a_message_of_an_earlier_generation_is_not_read() -> None:
     """A pod that is late to hear of a rollback makes no other pod read the datafile that it still has."""
     state = replace(HOLDING, generation=3)
-    assert not gate.is_useful(state, on_bus(HAVE, 2))
-    assert not gate.is_useful(state, on_bus(NEW, 2))
+    assert not gate.should_read(state, on_bus(HAVE, 2), 1000, POLICY)
+    assert not gate.should_read(state, on_bus(NEW, 2), 1000, POLICY)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ import asyncio
 import errno
 import functools
 import gc
-import random
 import secrets
 import socket
 import time
@@ -15,14 +14,13 @@ from typing import Any
 
 from datafile_sidecar.admin.server import Admin
 from datafile_sidecar.bus import Bus
+from datafile_sidecar.cli.key_syncer import key_syncer
 from datafile_sidecar.cli.shutdown import Shutdown
 from datafile_sidecar.config.credential_reloader import CredentialReloader
 from datafile_sidecar.config.credentials import Secrets, Tokens
 from datafile_sidecar.config.settings import Settings
 from datafile_sidecar.core import backoff, url_policy
-from datafile_sidecar.core.gate import AdmissionPolicy
 from datafile_sidecar.core.schedule import Pace
-from datafile_sidecar.core.state import RollbackPolicy
 from datafile_sidecar.core.times import rfc3339
 from datafile_sidecar.network.descriptors import descriptor_limits
 from datafile_sidecar.network.server import bind, serving
@@ -30,7 +28,6 @@ from datafile_sidecar.network.turns import Capacity
 from datafile_sidecar.observe.telemetry import Telemetry
 from datafile_sidecar.sync import dispatch
 from datafile_sidecar.sync.bootstrap import Bootstrap
-from datafile_sidecar.sync.fetcher import Fetcher
 from datafile_sidecar.sync.store import KeyStore
 from datafile_sidecar.sync.syncer import KeySyncer
 from datafile_sidecar.upstream import Upstream
@@ -159,17 +156,15 @@ class Daemon:
         return functools.partial(self._telemetry.connection_dropped, port)
 
     def _syncer(self, sdk_key: str) -> KeySyncer:
-        settings, jitter = self._settings, random.Random()
-        source = functools.partial(self._source, sdk_key)
-        return KeySyncer(
-            store=KeyStore(sdk_key, self._volume),
-            fetcher=Fetcher(sdk_key, source, settings.poll_interval_s, jitter, self._telemetry, self._capacity),
+        return key_syncer(
+            KeyStore(sdk_key, self._volume),
+            functools.partial(self._source, sdk_key),
+            self._settings,
+            Pace(self._settings.poll_interval_s, backoff.place(self._pod, sdk_key)),
+            self._capacity,
+            self._bootstrap,
+            self._telemetry,
             bus=self._bus,
-            bootstrap=self._bootstrap,
-            pace=Pace(settings.poll_interval_s, backoff.place(self._pod, sdk_key)),
-            policy=AdmissionPolicy(RollbackPolicy.of(settings.rollback_after_s, settings.poll_interval_s)),
-            random=jitter,
-            telemetry=self._telemetry,
             on_published=functools.partial(self._workers.published, sdk_key),
             ask_peers=self._newest.ask,
         )

@@ -4,22 +4,18 @@ It is the same loop as in `run`, so retries, validation and rollbacks are the sa
 """
 
 import asyncio
-import random
 from collections.abc import Mapping
 from contextlib import AsyncExitStack, suppress
 
+from datafile_sidecar.cli.key_syncer import key_syncer
 from datafile_sidecar.config.credentials import Tokens
 from datafile_sidecar.config.settings import Settings
 from datafile_sidecar.core import url_policy
-from datafile_sidecar.core.gate import AdmissionPolicy
 from datafile_sidecar.core.schedule import Pace
-from datafile_sidecar.core.state import RollbackPolicy
 from datafile_sidecar.network.turns import Capacity
 from datafile_sidecar.observe.telemetry import Telemetry
 from datafile_sidecar.sync.bootstrap import Bootstrap
-from datafile_sidecar.sync.fetcher import Fetcher
 from datafile_sidecar.sync.store import KeyStore
-from datafile_sidecar.sync.syncer import KeySyncer
 from datafile_sidecar.upstream import Upstream
 from datafile_sidecar.volume.directory import Volume
 
@@ -68,25 +64,7 @@ class _KeyFetch:
         telemetry: Telemetry,
         capacity: Capacity,
     ) -> None:
-        jitter = random.Random()
-        self._fetcher = Fetcher(
-            store.sdk_key,
-            source=lambda: source,
-            poll_interval_s=0,
-            random=jitter,
-            telemetry=telemetry,
-            capacity=capacity,
-        )
-        self._syncer = KeySyncer(
-            store=store,
-            fetcher=self._fetcher,
-            bus=None,
-            bootstrap=bootstrap,
-            pace=Pace(0, 0),
-            policy=AdmissionPolicy(RollbackPolicy.of(settings.rollback_after_s, 0)),
-            random=jitter,
-            telemetry=telemetry,
-        )
+        self._syncer = key_syncer(store, lambda: source, settings, Pace(0, 0), capacity, bootstrap, telemetry)
         self._has_bootstrap = bootstrap.directory is not None
 
     async def run(self, timeout_s: float) -> tuple[int | None, str | None]:
@@ -103,7 +81,7 @@ class _KeyFetch:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._syncer.settle(), _WRITE_TIMEOUT_S)
             loop.cancel()
-        self._fetcher.end_turn()
+        self._syncer.fetcher.end_turn()
         status = self._syncer.status()
         problem = None if self._is_confirmed else status["last_error"] or "no answer within the timeout"
         return status["revision"], problem
@@ -117,7 +95,7 @@ class _KeyFetch:
         deadline = now() + timeout_s
         while not self._is_confirmed and now() < deadline:
             # After a refusal, or a Retry-After beyond the deadline, only a bootstrap file can still help.
-            retries_too_late = self._fetcher.available_at() > deadline
+            retries_too_late = self._syncer.fetcher.available_at() > deadline
             if retries_too_late and (self._syncer.state.problem is None or not self._has_bootstrap):
                 return
             await asyncio.sleep(_CHECK_INTERVAL_S)

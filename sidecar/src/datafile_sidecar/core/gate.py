@@ -1,8 +1,8 @@
 """The gate: what to do with a datafile that may be published, wherever it comes from.
 
-Laws: a published revision never goes back, unless upstream has insisted on it for long enough, or upstream confirms a rollback
-of which the bus tells. Within a generation the newer datafile is published, and nothing that a rollback went away from. A new
-generation is never taken on another pod's word. A pod that has nothing takes what there is.
+Invariants: a published revision never goes back, unless upstream has insisted on it for long enough, or upstream confirms a
+rollback of which the bus tells. Within a generation the newer datafile is published, and nothing that a rollback went away
+from. A new generation is never taken on another pod's word. A pod that has nothing takes what there is.
 """
 
 from dataclasses import dataclass
@@ -53,11 +53,18 @@ def admit(state: State, candidate: Candidate, now: float, policy: AdmissionPolic
     return Verdict.ROLL_BACK if is_confirmed or _is_believed(state, candidate, now, policy) else Verdict.REFUSE
 
 
-def is_useful(state: State, candidate: Candidate) -> bool:
+def refusal(state: State, version: Version) -> str:
+    """Return why a version that upstream serves is refused, in words that follow "revision 42, "."""
+    if is_older(state, version) and state.published:
+        return f"older than {state.published.revision}, which is published"
+    return "older than what other pods have"
+
+
+def should_read(state: State, candidate: Candidate, now: float, policy: AdmissionPolicy) -> bool:
     """Tell whether the datafile that a message of the bus describes is worth reading."""
     if candidate.version == state.on_volume:
         return tells_more(state, candidate)
-    return _from_bus(state, candidate) is not Verdict.REFUSE
+    return admit(state, candidate, now, policy) is not Verdict.REFUSE
 
 
 def tells_more(state: State, candidate: Candidate) -> bool:

@@ -1,6 +1,6 @@
 """How events change what is known of one SDK key.
 
-Laws: an announced revision is wanted until it is published or overdue; news that comes during a fetch outlives that fetch; a
+Invariants: an announced revision is wanted until it is published or overdue; news that comes during a fetch outlives that fetch; a
 rollback begins a new generation, and what it went away from is not published again in it. Each function takes a State and
 returns the next one. Times are seconds of one monotonic clock, handed in.
 """
@@ -116,8 +116,7 @@ def confirmed(state: State, now: float) -> State:
 
 def refused(state: State, served: Version, now: float, policy: RollbackPolicy) -> State:
     """Note that upstream serves something older than what is published, or than what a new pod waits for: then ask again soon."""
-    floor = f"{state.published.revision}, which is published" if state.published else "what other pods have"
-    error = f"upstream serves revision {served.revision}, older than {floor}"
+    error = f"upstream serves revision {served.revision}, {gate.refusal(state, served)}"
     known = next((one for one in state.rollback_evidence if one.version == served), None)
     evidence = known.again(now, policy) if known else RollbackEvidence(served, now)
     others = [one for one in state.rollback_evidence if one.version != served]
@@ -136,6 +135,8 @@ def spared(state: State, by: str | None) -> State:
 
 def expect(state: State, generation: int, revision: int) -> State:
     """Note what a new pod has heard of the newest revision of its fleet since its start. It sets no target."""
+    if state.published:
+        return state
     newest = max((generation, revision), (state.expected.generation, state.expected.revision))
     return replace(state, expected=ExpectedRevision(newest[1], state.confirmed_at + FLEET_GRACE_S, newest[0]))
 
@@ -161,7 +162,7 @@ def loaded(
 
 def unusable(state: State, reason: str) -> State:
     """Note that the file that an earlier sidecar left can't be used."""
-    return replace(state, last_error=f"the file that was kept on the volume can't be used: {reason}")
+    return missing(state, f"the file that was kept on the volume can't be used: {reason}")
 
 
 def missing(state: State, reason: str) -> State:

@@ -343,12 +343,11 @@ class Telemetry:
         self._metrics.count("fetches", sdk_key, source, outcome)
         self._log.warning("fetch.failed", sdk_key=sdk_key, source=source, outcome=outcome, **_retry(reason, wait_s))
 
-    def datafile_refused(self, sdk_key: str, source: str, served: int, have: int | None) -> None:
+    def datafile_refused(self, sdk_key: str, source: str, served: int, have: int | None, reason: str) -> None:
         """Upstream served an older revision than the one on the volume, so it was not published.
         → Nothing: caches differ for a while. An intended rollback is published after DATAFILE_ROLLBACK_AFTER_S.
         """
         self._metrics.count("refusals", sdk_key)
-        reason = "it is older"
         self._log.info("datafile.refused", sdk_key=sdk_key, source=source, served=served, have=have, reason=reason)
 
     # The volume

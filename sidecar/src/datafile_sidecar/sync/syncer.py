@@ -30,7 +30,6 @@ from datafile_sidecar.upstream import FetchError
 from datafile_sidecar.volume.directory import VolumeError
 
 _CHECKS_OF_ONE_POD = 2
-_UNUSABLE = "the file that was kept on the volume can't be used"
 
 
 @dataclass(eq=False, kw_only=True, slots=True)
@@ -160,7 +159,7 @@ class KeySyncer:
             version, left = Version(record.revision, record.sha256), record.rolled_back_from
             self.state = reconcile.loaded(self.state, version, record.generation, left, record.fetched)
         if kept.problem is not None:
-            self.state = reconcile.missing(self.state, f"{_UNUSABLE}: {kept.problem}")
+            self.state = reconcile.unusable(self.state, kept.problem)
             self.telemetry.datafile_unusable(self.sdk_key, "volume", kept.problem)
         elif record is not None:
             self.telemetry.datafile_loaded(self.sdk_key, record.revision, self.store.checked)
@@ -221,7 +220,7 @@ class KeySyncer:
             return
         verdict = await self._admit(Candidate(version, Source.UPSTREAM), trigger, result.datafile)
         if verdict is Verdict.REFUSE:
-            self.telemetry.datafile_refused(self.sdk_key, result.source, version.revision, self.state.revision)
+            _report_refusal(self, result.source, version)
         if verdict in {Verdict.REFUSE, None}:
             return
         replaced = self.state.on_volume != before
@@ -269,9 +268,9 @@ class KeySyncer:
 
     def wants(self, head: Head) -> bool:
         """Tell whether the datafile under this head is worth reading. While it is read, a new pod publishes nothing older."""
-        if (is_useful := gate.is_useful(self.state, candidate_of(head, self.store.now()))) and not self.state.published:
+        if is_wanted := gate.should_read(self.state, candidate_of(head, self.store.now()), _now(), self.policy):
             self.expect(head.generation, head.revision)
-        return is_useful
+        return is_wanted
 
     def receive(self, record: Record | None) -> None:
         """Wake the loop for a datafile that came, or, with None, because other pods have said all that they have."""
@@ -310,6 +309,11 @@ def _report(syncer: KeySyncer, before: State, published: Publication) -> None:
         telemetry.datafile_rolled_back(key, revision, before.revision)
     if reconcile.is_missed(before, revision, trigger):
         telemetry.webhook_missed(key, revision)
+
+
+def _report_refusal(syncer: KeySyncer, source: str, version: Version) -> None:
+    have, reason = syncer.state.revision, gate.refusal(syncer.state, version)
+    syncer.telemetry.datafile_refused(syncer.sdk_key, source, version.revision, have, reason)
 
 
 def version_of(datafile: Datafile) -> Version:
