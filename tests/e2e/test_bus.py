@@ -12,6 +12,7 @@ from statistics import median
 import pytest
 from redis.exceptions import ResponseError
 
+from datafile_sidecar.cli.simulator import Simulator
 from datafile_sidecar.core import bus_record, datafile
 from datafile_sidecar.core.bus_record import BadRecordError, Head
 from tests.broker import Broker, Line, needs_redis
@@ -169,6 +170,27 @@ async def test_a_replica_refuses_writes_and_is_promoted(broker: Broker, tmp_path
         assert await fleet.probes(fleet.pods[0]) == [200, 200]
         await broker.command("REPLICAOF", "NO", "ONE")
         await fleet.until_published(2)
+
+
+async def test_a_secret_in_the_query_of_a_mirror_is_not_shown(broker: Broker, tmp_path: Path) -> None:
+    """Not in the log, in /status or on the bus; and requests are conditional all the same."""
+    async with Simulator({KEY: minimal(1)}, secret=b"") as mirror:
+        template = f"{mirror.template}?sig=hunter2"
+        async with RunningSidecar(
+            tmp_path, sdk_keys=KEY, url_template=template, bus_url=broker.url, poll_interval_s=1
+        ) as pod:
+            await pod.logged("bus_record.shared")
+            async with asyncio.timeout(10):
+                while all(request.status != 304 for request in mirror.requests):
+                    await asyncio.sleep(0.05)
+            mirror.put(KEY, b"[]")
+            await pod.logged("fetch.failed", outcome="invalid")
+            shown = pod.output + json.dumps(await pod.status()) + str(await pod.metrics())
+        client = broker.client()
+        on_bus = [str(await client.get(name)) for name in await client.keys()]
+    assert "no valid datafile" in shown
+    assert on_bus
+    assert "hunter2" not in shown + "".join(on_bus)
 
 
 async def test_a_wrong_password_is_named_and_never_shown(broker: Broker, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from datafile_sidecar.bus.connection import PING_S
 from datafile_sidecar.config import settings
 from datafile_sidecar.core import bus_record, datafile
 from datafile_sidecar.core.bus_record import Check, Head, Record
+from datafile_sidecar.network.turns import Turns, Urgency
 from datafile_sidecar.observe import logs
 from datafile_sidecar.observe.telemetry import Telemetry
 from tests.broker import Broker, Line, free_port, needs_redis
@@ -68,11 +69,17 @@ async def broker() -> AsyncIterator[Broker]:
 
 @asynccontextmanager
 async def running(
-    url: str, holder: Holder, *, connected: bool = True, connect: Connect | None = None
+    url: str,
+    holder: Holder,
+    *,
+    connected: bool = True,
+    connect: Connect | None = None,
+    validations: Turns | None = None,
 ) -> AsyncIterator[Bus]:
     """A bus with this one member, connected."""
     with open("/dev/null", "w") as log:
-        bus = Bus(url, Telemetry(logs.configure("info", "json", log), time.monotonic), connect=connect)
+        telemetry = Telemetry(logs.configure("info", "json", log), time.monotonic)
+        bus = Bus(url, telemetry, connect=connect, validations=validations)
         bus.join(KEY, holder)
         task = asyncio.create_task(bus.run())
         try:
@@ -89,6 +96,24 @@ async def until(condition: Callable[[], object], within_s: float = 10) -> None:
     async with asyncio.timeout(within_s):
         while not condition():
             await asyncio.sleep(0.005)
+
+
+@needs_redis
+async def test_waiting_for_our_own_processor_is_no_silence_of_the_broker(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While other keys are validated for longer than a broker may be silent, the connection stays; then it goes on."""
+    monkeypatch.setattr(traffic, "ANSWER_WITHIN_S", 0.5)
+    validations, sender, receiver = Turns(announced=1, hinted=1, routine=1), Holder(2), Holder()
+    async with running(broker.url, sender) as bus:
+        await asyncio.wait_for(bus.settle(), 5)
+        others = await validations.take(Urgency.ROUTINE)
+        async with running(broker.url, receiver, validations=validations, connected=False) as waiting:
+            await asyncio.sleep(1.5)
+            assert waiting.view()["last_error"] is None
+            others.end()
+            await until(lambda: receiver.seen)
+            assert (waiting.view()["last_error"], receiver.seen[0]) == (None, 2)
 
 
 @needs_redis

@@ -173,6 +173,16 @@ class TestParse:
         with pytest.raises(MalformedWebhookError):
             parse(sent)
 
+    @pytest.mark.parametrize("long", [{"environment": "x" * 1025}, {"origin_url": "x" * 4097}, {"cdn_url": "x" * 4097}])
+    def test_no_field_is_endless(self, long: dict[str, str]) -> None:
+        """What a relay remembers of a signed event is small: no name or URL is longer than real ones can be."""
+        parse(body(revision=1, **{name: text[1:] for name, text in long.items()}))
+        with pytest.raises(MalformedWebhookError):
+            parse(body(revision=1, **long))
+        for project_id in ("1" * 1025, 2**63):
+            with pytest.raises(MalformedWebhookError):
+                parse(body(revision=1, project_id=project_id))
+
     def test_words(self) -> None:
         """The reason says what is wrong and where, and quotes nothing of the body."""
         with pytest.raises(MalformedWebhookError, match="data") as error:

@@ -77,6 +77,21 @@ async def test_an_error_reaches_every_caller() -> None:
     assert not flight.is_running
 
 
+async def test_without_threads_it_is_an_error_like_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the process may start no thread, callers get an OSError, which they deal with anyway; later it works again."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    flight = SingleFlight(lambda: 1, "test")
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(OSError, match="no thread can be started"):
+            await flight.result()
+    await asyncio.sleep(0)
+    assert await flight.result() == 1
+
+
 def test_work_may_outlive_its_loop(work: Work) -> None:
     """A call that still hangs when the event loop has been closed does no harm when it returns."""
 

@@ -9,6 +9,7 @@ import pytest
 from datafile_sidecar.core import datafile
 from datafile_sidecar.core.bus_record import Head, Record
 from datafile_sidecar.core.source_rotation import CDN
+from datafile_sidecar.network import turns as turns_module
 from datafile_sidecar.network.turns import Turn, Turns, Urgency
 from tests.datafiles import minimal
 from tests.sidecar.sync.model import KEY, ORIGIN, POLL_S, House
@@ -29,6 +30,22 @@ def fill(turns: Turns, urgency: Urgency, count: int) -> list[Turn]:
 
 
 # The queue
+
+
+async def test_a_long_wait_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that waits for other keys is not stuck: it hears so again and again, and at the end of the wait."""
+    monkeypatch.setattr(turns_module, "_STILL_WAITING_S", 0.01)
+    turns, heard = Turns(announced=1, hinted=1, routine=1), list[str]()
+    [other] = fill(turns, Urgency.ROUTINE, 1)
+    waiting = asyncio.create_task(turns.take(Urgency.ROUTINE, lambda: heard.append("waits")))
+    async with asyncio.timeout(10):
+        while len(heard) < 3:
+            await asyncio.sleep(0.005)
+        other.end()
+        (await waiting).end()
+    before = len(heard)
+    await asyncio.sleep(0.03)
+    assert len(heard) == before
 
 
 def test_the_most_urgent_is_next_and_then_the_first() -> None:

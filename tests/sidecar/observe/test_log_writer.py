@@ -81,6 +81,25 @@ def test_waiting_lines_have_a_limit(pipe: Pipe) -> None:
     assert pipe.writer.take_dropped() == 0
 
 
+def test_without_threads_lines_are_lost_and_later_ones_are_not(pipe: Pipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the process may start no thread while the reader hangs, logging raises nothing, and goes on when it can."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    sent = numbered(100)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        for line in sent:
+            pipe.writer.msg(line)
+    pipe.writer.msg("later")
+    received = pipe.read(1)
+    while received[-1] != "later":
+        received += pipe.read(1)
+    assert received[:-1] == sent[: len(received) - 1]
+    assert len(received) < len(sent)
+
+
 def test_a_reader_that_hangs_does_not_delay_the_exit(pipe: Pipe) -> None:
     """The process waits for its last lines as long as it intends to, and no longer."""
     for line in numbered(200):

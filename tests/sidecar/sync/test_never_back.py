@@ -109,6 +109,28 @@ def test_a_file_that_is_gone_is_not_replaced_by_an_older_one(house: House, how: 
     assert house.published == 10
 
 
+@pytest.mark.parametrize("how", ["too large", "no regular file", "no datafile"])
+def test_a_file_that_became_unusable_while_no_sidecar_ran_leaves_its_floor(house: House, how: str) -> None:
+    """Whatever stands there after a restart, nothing older than the last publication is published."""
+    path = house.directory / f"{KEY}.json"
+    serve(house, 9)
+    house.end()
+    path.unlink()
+    if how == "no regular file":
+        path.mkdir()
+    else:
+        path.write_bytes(b"[" if how == "no datafile" else b" " * (8 << 20) + b"{}")
+    house.begin()
+    house.wait(2 * POLL_S)
+    assert "older than 10" in house.syncer.status()["last_error"]
+    assert house.syncer.state.problem
+    if how == "no regular file":
+        path.rmdir()
+    serve(house, 10)
+    house.wait(2 * POLL_S)
+    assert house.published == 10
+
+
 def test_a_file_that_was_removed_while_no_sidecar_ran_leaves_its_floor(house: House) -> None:
     """What the status file says of it still counts: no older one takes its place."""
     house.end()

@@ -217,8 +217,7 @@ class Bus:
     async def _execute(self, broker: Broker, command: Command) -> None:
         """Execute a command. A refusal is reported and does not end the connection."""
         try:
-            async with broker.time_limit():
-                await command(broker)
+            await command(broker)
         except CommandRefusedError as error:
             self._note_refusal(error)
             if self.is_connected:

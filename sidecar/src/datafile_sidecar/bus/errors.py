@@ -1,4 +1,4 @@
-"""Errors of the bus, and how they are shown: never with the broker's user or password."""
+"""Errors of the bus, and how they are shown: the URL without user and password, and no text with the password."""
 
 from urllib.parse import unquote, urlsplit
 

@@ -48,11 +48,13 @@ class PollLeases:
 
     async def release(self, broker: Broker, sdk_key: str, token: bytes) -> None:
         """Let another pod poll."""
-        await broker.release_lease(lease_key(sdk_key), token)
+        async with broker.time_limit():
+            await broker.release_lease(lease_key(sdk_key), token)
 
     async def report_check(self, broker: Broker, sdk_key: str, check: Check) -> None:
         """Store a check for other pods. This ends any lease, also one that was written without an expiry."""
-        await broker.set_and_delete(check_key(sdk_key), check.encode(), lease_key(sdk_key))
+        async with broker.time_limit():
+            await broker.set_and_delete(check_key(sdk_key), check.encode(), lease_key(sdk_key))
 
     async def _suitable(self, broker: Broker, sdk_key: str, suits: Callable[[Check], bool]) -> Check | None:
         check = bus_record.decode_check(await broker.get(check_key(sdk_key), bus_record.MAX_HEAD_BYTES + 1))

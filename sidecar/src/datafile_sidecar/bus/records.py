@@ -5,7 +5,8 @@ import functools
 import random
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from typing import Protocol
 
 import msgspec
@@ -62,7 +63,7 @@ class Records:
 
     async def synchronize(self, broker: Broker, sdk_key: str, deadline: float) -> None:
         """Read the datafile on the broker if its head says that it is wanted, then write ours if that is newer."""
-        line = bus_record.head_line(await broker.get(datafile_key(sdk_key), MAX_HEAD_BYTES + 1))
+        line = bus_record.head_line(await _head(broker, sdk_key))
         try:
             if line != b"" and self._members[sdk_key].wants(bus_record.decode_head(line or b"")):
                 await self.read(broker, sdk_key, deadline)
@@ -80,9 +81,9 @@ class Records:
         """
         member = self._members[sdk_key]
         try:
-            async with asyncio.timeout_at(deadline):
+            async with _transfer(broker, deadline):
                 value = await broker.get(datafile_key(sdk_key), MAX_VALUE_BYTES + 1)
-        except TimeoutError:
+        except _TooLongError:
             self._miss(sdk_key, "it takes too long to arrive")
             return
         if not value:
@@ -110,7 +111,7 @@ class Records:
         for _ in range(_MAX_ATTEMPTS):
             if (head := member.held()) is None:
                 return
-            current = await broker.get(key, MAX_HEAD_BYTES + 1)
+            current = await _head(broker, sdk_key)
             if not _is_due(head, current, bad):
                 return
             head = msgspec.structs.replace(head, id=secrets.token_hex(8))
@@ -119,11 +120,11 @@ class Records:
                 return
             message = channel(sdk_key), head.encode()
             try:
-                async with asyncio.timeout_at(transfer_deadline()):
+                async with _transfer(broker, transfer_deadline()):
                     is_written = await broker.compare_and_set(
                         key, current, value, max_bytes=MAX_HEAD_BYTES + 1, publish=message
                     )
-            except TimeoutError as error:
+            except _TooLongError as error:
                 raise CommandRefusedError("the datafile could not be sent: that takes too long") from error
             if is_written:
                 self._telemetry.bus_record_shared(sdk_key, head.revision)
@@ -136,6 +137,27 @@ class Records:
     async def _reject(self, broker: Broker, sdk_key: str, line: bytes | None, error: BadRecordError) -> None:
         self._telemetry.bus_record_rejected(sdk_key, "value", str(error))
         await self.write(broker, sdk_key, line)
+
+
+async def _head(broker: Broker, sdk_key: str) -> bytes:
+    """Return the value's first bytes. The broker's time limit is for the broker alone, here as below: other keys may hold us up."""
+    async with broker.time_limit():
+        return await broker.get(datafile_key(sdk_key), MAX_HEAD_BYTES + 1)
+
+
+class _TooLongError(Exception):
+    """A datafile moves, but would take too long."""
+
+
+@asynccontextmanager
+async def _transfer(broker: Broker, deadline: float) -> AsyncIterator[None]:
+    """Bound what takes long. Raises TimeoutError for a broker that is silent, _TooLongError at the deadline."""
+    async with broker.time_limit():
+        try:
+            async with asyncio.timeout_at(deadline):
+                yield
+        except TimeoutError as error:
+            raise _TooLongError from error
 
 
 async def _encoded(member: Member, head: Head) -> bytes | None:

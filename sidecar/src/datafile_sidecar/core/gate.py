@@ -108,7 +108,7 @@ def _is_behind_fleet(state: State, candidate: Candidate, now: float) -> bool:
     """Tell whether a new pod would begin with something older than the fleet has; it waits for the newer one for a moment."""
     expected, revision = state.expected, candidate.version.revision
     is_older = revision < expected.revision or (expected.generation > 0 and revision != expected.revision)
-    return now < expected.until and is_older
+    return now < state.expects_until and is_older
 
 
 def _from_bus(state: State, candidate: Candidate) -> Verdict:

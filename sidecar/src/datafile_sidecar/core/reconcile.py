@@ -26,7 +26,6 @@ from datafile_sidecar.core.state import (
 
 HOLD_AGAIN_S = 10.0
 """Upstream is asked about a pending rollback at most once in this time."""
-FLEET_GRACE_S = 5.0
 """For how long after its start a new pod waits for what the fleet has, before it publishes something older."""
 _PENDING_AT_LEAST_S = 60.0
 _ASK_AGAIN_S = 1.0
@@ -122,7 +121,7 @@ def refused(state: State, served: Version, now: float, policy: RollbackPolicy) -
     others = [one for one in state.rollback_evidence if one.version != served]
     timers = state.timers
     if state.published is None:
-        timers = replace(timers, retry_at=min(now + _ASK_AGAIN_S, state.expected.until))
+        timers = replace(timers, retry_at=min(now + _ASK_AGAIN_S, state.expects_until))
     return replace(state, rollback_evidence=(*others, evidence)[-_MAX_EVIDENCE:], last_error=error, timers=timers)
 
 
@@ -138,7 +137,7 @@ def expect(state: State, generation: int, revision: int) -> State:
     if state.published:
         return state
     newest = max((generation, revision), (state.expected.generation, state.expected.revision))
-    return replace(state, expected=ExpectedRevision(newest[1], state.confirmed_at + FLEET_GRACE_S, newest[0]))
+    return replace(state, expected=ExpectedRevision(newest[1], newest[0]))
 
 
 # The volume

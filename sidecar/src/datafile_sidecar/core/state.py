@@ -113,15 +113,17 @@ class RollbackEvidence:
         return self.again(now, policy).lasted_s >= policy.insist_s
 
 
+FLEET_GRACE_S = 5.0
+
+
 @dataclass(frozen=True, slots=True)
 class ExpectedRevision:
-    """The newest revision of the fleet, as a new pod hears it. Until then, nothing older is the first to be published.
+    """The newest revision of the fleet, as a new pod hears it. In its first seconds, nothing older is the first to be published.
 
     In a later `generation` than the first, a higher revision may be one that a rollback went away from: it waits too.
     """
 
     revision: int
-    until: float
     generation: int = 0
 
 
@@ -159,7 +161,7 @@ class State:
     rollback_evidence: tuple[RollbackEvidence, ...] = ()
     announced: tuple[Announcement, ...] = ()
     hint: Hint | None = None
-    expected: ExpectedRevision = ExpectedRevision(0, -math.inf)
+    expected: ExpectedRevision = ExpectedRevision(0)
     spared_by: tuple[str, int] = ("", 0)
     fetch_now: bool = True
     checked: bool = False
@@ -184,6 +186,11 @@ class State:
     def target(self) -> int | None:
         """The revision that should be on the volume: the highest announced, else the one that is there."""
         return self.announced[0].revision if self.announced else self.revision
+
+    @property
+    def expects_until(self) -> float:
+        """Until when a new pod publishes nothing older than what it has heard of the fleet."""
+        return self.confirmed_at + FLEET_GRACE_S if self.expected.revision else -math.inf
 
     @property
     def problem(self) -> str | None:

@@ -5,6 +5,7 @@ that the operator configured, and only for the SDK key in question. So a leaked 
 into a tool that fetches anything, and another environment's datafile does not arrive under this key.
 """
 
+import hashlib
 import re
 from dataclasses import dataclass
 from urllib.parse import urljoin
@@ -41,6 +42,12 @@ def origin(url: str) -> tuple[str, str, int] | None:
 def without_query(url: str) -> str:
     """Return the URL as it may be logged: the query of a mirror may carry a secret."""
     return url.partition("?")[0]
+
+
+def identity(url: str) -> str:
+    """Return a text that is the same for the same URL only, and shows no secret of its query: pods tell it to each other."""
+    place, _, query = url.partition("?")
+    return f"{place}?{hashlib.sha256(query.encode()).hexdigest()[:16]}" if query else place
 
 
 def redirect_target(url: str, location: str) -> str:

@@ -8,7 +8,7 @@ import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 import msgspec
@@ -78,11 +78,16 @@ class _Envelope(msgspec.Struct):
     data: msgspec.Raw = msgspec.Raw(b"null")
 
 
+_Name = Annotated[str, msgspec.Meta(max_length=1024)]
+_Url = Annotated[str, msgspec.Meta(max_length=4096)]
+_MAX_ID = 2**63 - 1
+
+
 class _Data(msgspec.Struct):
     revision: int | str | None = None
-    origin_url: str | None = None
-    cdn_url: str | None = None
-    environment: str | None = None
+    origin_url: _Url | None = None
+    cdn_url: _Url | None = None
+    environment: _Name | None = None
 
 
 def signature(body: bytes, secret: bytes) -> str:
@@ -111,7 +116,9 @@ def parse(body: bytes) -> DatafileUpdated | OtherEvent:
     envelope: _Envelope = _decode(body, _Envelope, "the body")
     if envelope.event != DATAFILE_UPDATED:
         return OtherEvent()
-    project_id: int | str | None = _decode(bytes(envelope.project_id), int | str | None, "project_id")
+    project_id: int | str | None = _decode(bytes(envelope.project_id), int | _Name | None, "project_id")
+    if isinstance(project_id, int) and abs(project_id) > _MAX_ID:
+        raise MalformedWebhookError("project_id is out of range")
     data: _Data = _decode(bytes(envelope.data), _Data, "data")
     return DatafileUpdated(
         project_id=None if project_id is None else str(project_id),

@@ -6,6 +6,7 @@ which publishing needs, and does not hold up the end of the process.
 
 import asyncio
 import contextlib
+import errno
 import functools
 import threading
 from collections.abc import Callable
@@ -62,7 +63,10 @@ class SingleFlight(Generic[T]):
             with contextlib.suppress(RuntimeError):  # the loop may be closed by now
                 loop.call_soon_threadsafe(finish)
 
-        threading.Thread(target=run, name=self._name, daemon=True).start()
+        try:
+            threading.Thread(target=run, name=self._name, daemon=True).start()
+        except RuntimeError as error:
+            future.set_exception(OSError(errno.EAGAIN, f"no thread can be started: {error}"))
         return future
 
     def _end(self, run: asyncio.Future[T]) -> None:

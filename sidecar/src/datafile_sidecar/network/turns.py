@@ -5,14 +5,16 @@ what is urgent.
 """
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from datafile_sidecar.core.state import State
 
 T = TypeVar("T")
+_STILL_WAITING_S: Final = 30.0
 
 
 class Urgency(IntEnum):
@@ -42,21 +44,32 @@ class Turns:
         self._taken = 0
         self._waiting: list[Turn] = []
 
-    async def run(self, urgency: Urgency, work: Callable[[], Awaitable[T]]) -> T:
-        """Wait for a turn, and do this work in it."""
-        turn = await self.take(urgency)
+    async def run(
+        self, urgency: Urgency, work: Callable[[], Awaitable[T]], meanwhile: Callable[[], None] = lambda: None
+    ) -> T:
+        """Wait for a turn, and do this work in it. `meanwhile` is called as by `take`."""
+        turn = await self.take(urgency, meanwhile)
         try:
             return await work()
         finally:
             turn.end()
 
-    async def take(self, urgency: Urgency) -> "Turn":
-        """Wait for a turn. Its `end` has to be called."""
+    async def take(self, urgency: Urgency, meanwhile: Callable[[], None] = lambda: None) -> "Turn":
+        """Wait for a turn. Its `end` has to be called.
+
+        Args:
+            urgency: What it is needed for.
+            meanwhile: Called every 30 s of the wait, and at its end: waiting for others is not being stuck.
+        """
         has_come = asyncio.Event()
         turn = Turn(self)
         turn.ask(urgency, has_come.set)
         try:
-            await has_come.wait()
+            while not has_come.is_set():
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_STILL_WAITING_S):
+                        await has_come.wait()
+                meanwhile()
         except BaseException:
             turn.end()
             raise

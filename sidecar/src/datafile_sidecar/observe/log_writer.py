@@ -56,7 +56,11 @@ class LogWriter:
         self._waiting.append(data)
         self._waiting_bytes += len(data)
         if is_first:
-            threading.Thread(target=self._write_waiting, name=_THREAD, daemon=True).start()
+            try:
+                threading.Thread(target=self._write_waiting, name=_THREAD, daemon=True).start()
+            except RuntimeError:  # no thread can be started: this line is lost, and the next one tries again
+                self._waiting.clear()
+                self._waiting_bytes = 0
 
     def _write_waiting(self) -> None:
         """Write all waiting lines. A line counts as waiting until it is written, so one thread runs at a time."""

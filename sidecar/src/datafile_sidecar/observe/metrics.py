@@ -53,7 +53,11 @@ METRICS: Final[dict[str, tuple[Callable[..., Counter | Gauge | Histogram], str, 
     "refusals": (Counter, "Datafiles from upstream that were older than the one on the volume", _KEY),
     "missed_webhooks": (Counter, "Revisions that a poll found before their webhook came", _KEY),
     "propagation_seconds": (_Seconds, "Time from a webhook's arrival until its datafile was renamed into place", _KEY),
-    "relays": (Counter, "Webhooks relayed to peers, by outcome; one for each peer address", _OUTCOME),
+    "relays": (
+        Counter,
+        "Webhooks relayed to peers, by outcome; one for each peer, and for each name that was not found",
+        _OUTCOME,
+    ),
     "bus_connected": (Gauge, "Whether the bus can be read and takes writes: 1 or 0; NaN without a bus", []),
     "bus_records": (
         Counter,

@@ -138,7 +138,7 @@ class Telemetry:
         → Set DATAFILE_WEBHOOK_SECRETS_PATH, unless polling only is intended.
         """
         reason = "no webhook secret is configured: the endpoint answers 503, and updates arrive by polling only"
-        self._log.warning("webhook.disabled", reason=reason, mend="set DATAFILE_WEBHOOK_SECRETS_PATH")
+        self._log.warning("webhook.disabled", reason=reason, action="set DATAFILE_WEBHOOK_SECRETS_PATH")
 
     def secret_trimmed(self, name: str, what: str) -> None:
         """White space around a secret or an access token, or a byte order mark before it, was removed.

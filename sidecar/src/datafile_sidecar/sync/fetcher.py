@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from random import Random
 
-from datafile_sidecar.core import backoff, datafile
+from datafile_sidecar.core import backoff, datafile, url_policy
 from datafile_sidecar.core.conditional import Validators
 from datafile_sidecar.core.datafile import Datafile, InvalidDatafileError
 from datafile_sidecar.core.schedule import Action
@@ -48,6 +48,7 @@ class Fetcher:
     random: Random
     telemetry: Telemetry
     capacity: Capacity = field(default_factory=Capacity)
+    _meanwhile: Callable[[], None] = field(default=lambda: None, init=False)
     _turn: Turn = field(init=False)
     _large: Turn | None = field(default=None, init=False)
     _rotation: SourceRotation = field(default_factory=SourceRotation, init=False)
@@ -85,7 +86,7 @@ class Fetcher:
             self._large = None
 
     async def _take_large(self) -> None:
-        self._large = self._large or await self.capacity.large_bodies.take(self._turn.urgency)
+        self._large = self._large or await self.capacity.large_bodies.take(self._turn.urgency, self._meanwhile)
 
     # Which source is asked
 
@@ -107,13 +108,16 @@ class Fetcher:
         """Return when a source may be asked."""
         return self._rotation.available_at()
 
-    async def fetch(self, *, is_announced: bool = False) -> FetchResult | None:
+    async def fetch(
+        self, *, is_announced: bool = False, meanwhile: Callable[[], None] = lambda: None
+    ) -> FetchResult | None:
         """Ask the source whose turn it is.
 
         Args:
             is_announced: Something newer is announced. Then "not modified" is believed only of an ETag that has been tried
                 without: a Last-Modified of whole seconds can stand for two revisions. And a source that refuses us pauses
                 like one that fails.
+            meanwhile: Called now and then while the fetch waits for other keys.
 
         Returns:
             The answer, None while all sources back off.
@@ -121,6 +125,7 @@ class Fetcher:
         Raises:
             FetchError: No valid datafile came. The source backs off.
         """
+        self._meanwhile = meanwhile
         place = self._rotation.take(_now())
         if place is None:
             return None
@@ -184,9 +189,9 @@ class Fetcher:
             return None, None
         try:
             parse = functools.partial(asyncio.to_thread, datafile.parse, answer.body, self.sdk_key)
-            return await self.capacity.validations.run(self._turn.urgency, parse), answer.validators
+            return await self.capacity.validations.run(self._turn.urgency, parse, self._meanwhile), answer.validators
         except InvalidDatafileError as error:
-            raise FetchError("invalid", f"{url} served no valid datafile: {error}") from error
+            raise FetchError("invalid", f"{url_policy.without_query(url)} served no valid datafile: {error}") from error
 
     def _failed(self, place: str, error: FetchError, ends: int, *, is_announced: bool) -> None:
         failures = self._rotation.failed(place)

@@ -78,7 +78,7 @@ class KeyStore:
         try:
             kept = await asyncio.to_thread(self._volume.load, self.sdk_key, datafile.MAX_BYTES)
         except VolumeError as problem:
-            return Kept(None, str(problem))
+            return Kept(await asyncio.to_thread(self._volume.load_status, self.sdk_key), str(problem))
         status = kept.status
         if kept.body is None:
             return Kept(status, "the published file is not there any more" if status else None)

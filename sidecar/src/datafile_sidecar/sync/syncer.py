@@ -154,7 +154,7 @@ class KeySyncer:
                 self.telemetry.datafile_checked(self.sdk_key, self.store.checked)
 
     async def _load(self) -> None:
-        kept = await self.fetcher.capacity.validations.run(Urgency.ROUTINE, self.store.load)
+        kept = await self.fetcher.capacity.validations.run(Urgency.ROUTINE, self.store.load, self._alarm.work)
         if (record := kept.record) is not None:
             version, left = Version(record.revision, record.sha256), record.rolled_back_from
             self.state = reconcile.loaded(self.state, version, record.generation, left, record.fetched)
@@ -199,7 +199,7 @@ class KeySyncer:
 
     async def _begin_with(self, bootstrap: Datafile) -> bool:
         """Publish the bootstrap file, unless something better is there; False where the volume failed."""
-        await asyncio.sleep(self.state.expected.until - _now())
+        await asyncio.sleep(self.state.expects_until - _now())
         candidate = Candidate(version_of(bootstrap), Source.BOOTSTRAP)
         return await self._admit(candidate, Trigger.BOOTSTRAP, bootstrap) is not None
 
@@ -210,7 +210,7 @@ class KeySyncer:
         trigger, before = self.state.trigger, self.state.on_volume
         self.state = reconcile.begin_fetch(self.state)
         try:
-            result = await self.fetcher.fetch(is_announced=bool(self.state.announced))
+            result = await self.fetcher.fetch(is_announced=bool(self.state.announced), meanwhile=self._alarm.work)
         except FetchError as error:
             self.state = reconcile.fetch_failed(self.state, error.reason, _now())
             self._replica.fetch_failed()

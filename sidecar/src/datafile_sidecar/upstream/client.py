@@ -207,7 +207,7 @@ async def _pause(limit: asyncio.Timeout, on_large: Callable[[], Awaitable[object
 
 
 def _conditional_headers(url: str, validators: Validators | None) -> dict[str, str]:
-    if validators is None or validators.url != url:
+    if validators is None or validators.url != url_policy.identity(url):
         return {}
     headers = {"If-None-Match": validators.etag, "If-Modified-Since": validators.last_modified}
     return {name: clean for name, value in headers.items() if (clean := clean_validator(value))}
@@ -215,7 +215,11 @@ def _conditional_headers(url: str, validators: Validators | None) -> dict[str, s
 
 def _validators(url: str, response: aiohttp.ClientResponse) -> Validators | None:
     etag, last_modified = (clean_validator(response.headers.get(name)) for name in ("ETag", "Last-Modified"))
-    return Validators(url=url, etag=etag, last_modified=last_modified) if etag or last_modified else None
+    return (
+        Validators(url=url_policy.identity(url), etag=etag, last_modified=last_modified)
+        if etag or last_modified
+        else None
+    )
 
 
 def _retry_after_s(response: aiohttp.ClientResponse) -> float | None:

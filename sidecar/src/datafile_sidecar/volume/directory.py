@@ -135,13 +135,17 @@ class Volume:
         Raises:
             VolumeError: The datafile can't be read, or has more than `max_bytes`.
         """
-        path, body, status = self._path(sdk_key), None, None
-        with contextlib.suppress(OSError):
-            status = Status.decode(_read(self._status_path(sdk_key), _MAX_STATUS_BYTES))
+        path, body = self._path(sdk_key), None
         with _explained(path, "can't be read"), contextlib.suppress(FileNotFoundError):
             body = _read(path, max_bytes)
             self._remember(sdk_key)
-        return Kept(body, status)
+        return Kept(body, self.load_status(sdk_key))
+
+    def load_status(self, sdk_key: str) -> Status | None:
+        """Return what the status file of a key says, None where it is missing or can't be parsed."""
+        with contextlib.suppress(OSError):
+            return Status.decode(_read(self._status_path(sdk_key), _MAX_STATUS_BYTES))
+        return None
 
     def read(self, sdk_key: str, max_bytes: int) -> bytes:
         """Return the bytes that are there now.

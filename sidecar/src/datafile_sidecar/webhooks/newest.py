@@ -1,6 +1,8 @@
 """Asks a few peers, when a new pod starts, which revision they have, so that it does not begin behind the fleet unknowingly."""
 
 import asyncio
+import contextlib
+import math
 import random
 from collections.abc import Callable, Sequence
 from typing import Final
@@ -21,11 +23,12 @@ ASK_S: Final = 1.0
 
 _RESOLVE_S = 0.5
 _MAX_ASKED = 3
+_REUSE_S = 5.0
 _MAX_BYTES = 1024 * 1024
 
 
 class NewestRevision:
-    """Asks at most three peers, once, when a key asks for it."""
+    """Asks at most three peers when a key asks for it; keys that ask within 5 s of each other share the answers."""
 
     def __init__(
         self,
@@ -58,15 +61,16 @@ class NewestRevision:
 
     async def run(self) -> None:
         """Wait for keys that ask, and tell each what two peers have alike."""
+        loop, statuses, answered_at = asyncio.get_running_loop(), list[SidecarStatus](), -math.inf
         while True:
             await self._has_asked.wait()
             self._has_asked.clear()
-            statuses: list[SidecarStatus] = []
-            try:
-                async with asyncio.timeout(ASK_S):
-                    await self._gather(statuses)
-            except TimeoutError:
-                pass  # what has come by now decides
+            if self._asking and loop.time() - answered_at > _REUSE_S:
+                statuses.clear()
+                with contextlib.suppress(TimeoutError):  # what has come by then decides
+                    async with asyncio.timeout(ASK_S):
+                        await self._gather(statuses)
+                answered_at = loop.time()
             for sdk_key in sorted(self._asking):
                 self._tell(sdk_key, agreed_revision(statuses, sdk_key))
             self._asking.clear()

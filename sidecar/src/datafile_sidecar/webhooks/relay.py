@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 from datafile_sidecar.core.webhook import RELAYED_HEADER, SIGNATURE_HEADER, DatafileUpdated
@@ -23,8 +23,8 @@ class Relay:
     """One webhook on its way.
 
     `only` are the addresses and names that an earlier relay of the same body did not reach; None means all. `outcomes` has each
-    address that was found so far, and each name that was not. After the end, only `missed` and `is_delivered` remain; `missed`
-    is None where too many peers did not get it to remember which.
+    address that was found so far, and each name that was not. `missed` is None where too many peers did not get it to remember
+    which. At the end, what may be large is let go.
     """
 
     body: bytes
@@ -71,7 +71,7 @@ class Relay:
         outcomes = _merged(self.outcomes, instances)
         missed = frozenset(address for address, outcome in outcomes.items() if outcome != "delivered")
         self.missed = missed if len(missed) <= _MAX_MISSED else None
-        self.body, self.outcomes = b"", {}
+        self.body, self.outcomes, self.event = b"", {}, replace(self.event, urls=())
         self.ended.set()
         return outcomes
 
