@@ -65,7 +65,7 @@ class NewestRevision:
         while True:
             await self._has_asked.wait()
             self._has_asked.clear()
-            if self._asking and loop.time() - answered_at > _REUSE_S:
+            if self._asking and not (statuses and loop.time() - answered_at < _REUSE_S):
                 statuses.clear()
                 with contextlib.suppress(TimeoutError):  # what has come by then decides
                     async with asyncio.timeout(ASK_S):
