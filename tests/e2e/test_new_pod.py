@@ -10,6 +10,7 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp import web
 
 from datafile_sidecar.cli.simulator import Simulator
 from tests.datafiles import minimal
@@ -133,3 +134,35 @@ async def test_peers_that_answer_badly_are_no_obstacle(tmp_path: Path, kind: str
             await stack.enter_async_context(await asyncio.start_server(answer, host, pods.ports[1]))
         new = await stack.enter_async_context(pods.pod(hosts[-1], stale))
         assert (await new.status())["keys"][KEY]["revision"] == OLD
+
+
+async def test_many_new_keys_share_the_answers(tmp_path: Path) -> None:
+    """A new pod with 60 keys, which load one after the other, asks each of its peers once or twice, not once for each key."""
+    keys = [f"KEY{number}" for number in range(60)]
+    asked: list[str] = []
+
+    async def status(request: web.Request) -> web.Response:
+        asked.append(request.host)
+        return web.json_response({"pod": request.host, "keys": {}})
+
+    hosts = ("127.0.7.1", "127.0.7.2")
+    async with contextlib.AsyncExitStack() as stack:
+        edge = await stack.enter_async_context(Simulator({key: minimal(NEW, key) for key in keys}, secret=b"secret"))
+        webhook, admin = free_ports(*hosts, "127.0.7.3")
+        app = web.Application()
+        app.router.add_get("/status", status)
+        runner = web.AppRunner(app)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        for host in hosts:
+            await web.TCPSite(runner, host, admin).start()
+        async with RunningSidecar(
+            tmp_path,
+            sdk_keys=",".join(keys),
+            url_template=edge.template,
+            webhook_listen=f"127.0.7.3:{webhook}",
+            admin_listen=f"127.0.7.3:{admin}",
+            peers=",".join(f"{host}:{webhook}" for host in hosts),
+        ):
+            pass
+    assert len(hosts) <= len(asked) <= 2 * len(hosts)
