@@ -31,6 +31,8 @@ class Port:
     number: int = 0
     dropped: list[None] = field(default_factory=list)
     downloads: int = 0
+    is_slow: asyncio.Event = field(default_factory=asyncio.Event)
+    go_on: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 @pytest.fixture
@@ -43,9 +45,15 @@ async def port() -> AsyncIterator[Port]:
         served.downloads += 1
         return web.Response(body=b"x" * 20_000_000)
 
+    async def slow(_: web.Request) -> web.Response:
+        served.is_slow.set()
+        await served.go_on.wait()
+        return web.Response(text="slow")
+
     app, served, listener = web.Application(), Port(), bind("127.0.0.1", 0, "")
     app.router.add_get("/", answer)
     app.router.add_get("/download", download)
+    app.router.add_get("/slow", slow)
     limits = {"max_connections": LIMIT, "max_body_bytes": MAX_BODY_BYTES}
     async with serving(app, listener, lambda: served.dropped.append(None), **limits):
         served.number = listener.getsockname()[1]
@@ -114,6 +122,20 @@ async def test_every_head_has_a_limit(port: Port) -> None:
     assert (await reader.read(12)) == b"HTTP/1.1 431"
     writer.transport.abort()
     assert port.dropped == []
+
+
+async def test_a_head_that_is_too_large_takes_no_earlier_answer(port: Port, caplog: pytest.LogCaptureFixture) -> None:
+    """Two requests in one packet, and junk while the second is answered: both are answered, and nothing fails in the log."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port.number)
+    writer.write(GET + b"\r\n" + GET.replace(b"GET /", b"GET /slow") + b"\r\n")
+    assert await reader.readuntil(b"0 bytes")
+    await asyncio.wait_for(port.is_slow.wait(), 5)
+    writer.write(LINES)
+    await asyncio.sleep(0.1)
+    port.go_on.set()
+    assert b"200 OK" in await reader.readuntil(b"slow")
+    writer.transport.abort()
+    assert caplog.records == []
 
 
 async def test_a_client_that_still_sends_sees_the_answer(port: Port) -> None:

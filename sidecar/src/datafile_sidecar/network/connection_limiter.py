@@ -127,6 +127,7 @@ class LimitedConnection(asyncio.BufferedProtocol):
         self._is_at_end = False
         self._is_too_large = False
         self._is_refused = False
+        self._is_answering = False
         self._chunks: StreamReader | None = None
         self._deadline: asyncio.TimerHandle | None = None
 
@@ -134,12 +135,13 @@ class LimitedConnection(asyncio.BufferedProtocol):
 
     def request_began(self, request: web.BaseRequest) -> None:
         """Note the request that is handled now: to read its body fails when it becomes too large, unless it says its length."""
+        self._is_answering = True
         self._chunks = request.content if request.content_length is None else None
         self._fail_reading()
 
     def request_ended(self, content: StreamReader) -> None:
         """Count anew for the next request, unless this one was answered before its body was whole."""
-        self._chunks = None
+        self._is_answering, self._chunks = False, None
         if problem := content.exception():
             problem.__traceback__ = None  # it refers to all that was read, and is itself referred to by that
         if content.is_eof():
@@ -228,10 +230,14 @@ class LimitedConnection(asyncio.BufferedProtocol):
         return not self._is_in_head or self._received + len(data) <= MAX_HEAD_BYTES
 
     def _refuse(self) -> None:
-        """Answer that the head is too large, and read on for a moment: a client that still sends would not see the answer."""
+        """Answer that the head is too large, and read on for a moment: a client that still sends would not see the answer.
+
+        Nothing is answered in the place of an earlier request, which still gets its own answer.
+        """
         self._is_refused = self._is_too_large = True
-        self.transport.write(_TOO_LARGE)
-        self.transport.write_eof()
+        if not self._is_answering:
+            self.transport.write(_TOO_LARGE)
+            self.transport.write_eof()
         asyncio.get_running_loop().call_later(_LINGER_S, self.transport.abort)
 
     def _fail_reading(self) -> None:
