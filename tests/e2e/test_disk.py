@@ -103,7 +103,8 @@ PUBLISH = textwrap.dedent("""
     import sys
     from pathlib import Path
     from datafile_sidecar.core import datafile
-    from datafile_sidecar.volume.directory import Status, Volume, VolumeError
+    from datafile_sidecar.volume.directory import Volume, VolumeError
+    from datafile_sidecar.volume.status_file import Status
 
     directory, body = Path(sys.argv[1]), Path(sys.argv[2]).read_bytes()
     parsed = datafile.parse(body, "KEY1")

@@ -14,7 +14,7 @@ import pytest
 from aiohttp import ClientError
 
 from datafile_sidecar.cli.simulator import Simulator
-from datafile_sidecar.volume.directory import Status
+from datafile_sidecar.volume.status_file import Status
 from tests import datafiles
 from tests.running import RunningSidecar
 

@@ -26,7 +26,7 @@ from datafile_sidecar.core.datafile import InvalidDatafileError
 from datafile_sidecar.core.webhook import DatafileUpdated, Environment, MalformedWebhookError
 from datafile_sidecar.core.worker_message import MalformedLineError
 from datafile_sidecar.upstream.body import BodyError, BodyReader
-from datafile_sidecar.volume.directory import Status
+from datafile_sidecar.volume.status_file import Status
 from tests.datafiles import minimal, realistic
 from tests.fuzz.endpoint import talk
 

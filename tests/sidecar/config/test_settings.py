@@ -11,7 +11,8 @@ from datafile_sidecar.config import settings
 from datafile_sidecar.config.parsers import Address
 from datafile_sidecar.config.settings import Settings, SettingsError
 from datafile_sidecar.core.url_policy import UrlPolicy
-from datafile_sidecar.volume.directory import Status, Volume, VolumeError
+from datafile_sidecar.volume.directory import Volume, VolumeError
+from datafile_sidecar.volume.status_file import Status
 
 KEYS = {"DATAFILE_SDK_KEYS": "KEY1"}
 

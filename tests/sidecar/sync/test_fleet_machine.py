@@ -29,7 +29,7 @@ from datafile_sidecar.sync.fetcher import Fetcher
 from datafile_sidecar.sync.store import KeyStore
 from datafile_sidecar.sync.syncer import KeySyncer
 from datafile_sidecar.upstream import Fetched, FetchError, NotModified
-from datafile_sidecar.volume.directory import Status
+from datafile_sidecar.volume.status_file import Status
 from tests.datafiles import minimal
 from tests.sidecar.sync.model import KEY, MEMORY, ORIGIN, POLL_S, ROLLBACK_S, FakeOptimizely, WatchedVolume
 from tests.sidecar.sync.virtual_time import VirtualTimeLoop

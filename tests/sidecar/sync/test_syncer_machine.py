@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from datafile_sidecar.core.source_rotation import CDN
 from datafile_sidecar.core.state import Trigger
 from datafile_sidecar.upstream import FetchError
-from datafile_sidecar.volume.directory import Status
+from datafile_sidecar.volume.status_file import Status
 from tests.datafiles import minimal
 from tests.sidecar.sync.model import KEY, ORIGIN, POLL_S, ROLLBACK_S, House
 

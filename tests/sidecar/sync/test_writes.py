@@ -17,7 +17,8 @@ from datafile_sidecar.sync.fetcher import Fetcher
 from datafile_sidecar.sync.store import KeyStore
 from datafile_sidecar.sync.syncer import KeySyncer
 from datafile_sidecar.upstream import Fetched
-from datafile_sidecar.volume.directory import Status, Volume
+from datafile_sidecar.volume.directory import Volume
+from datafile_sidecar.volume.status_file import Status
 from tests.datafiles import minimal
 
 KEY = "KEY1"

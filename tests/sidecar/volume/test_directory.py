@@ -17,7 +17,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from datafile_sidecar.core.times import rfc3339
-from datafile_sidecar.volume.directory import Status, Volume, VolumeBusyError, VolumeError
+from datafile_sidecar.volume.directory import Volume, VolumeBusyError, VolumeError
+from datafile_sidecar.volume.status_file import Status
 
 OURS = hashlib.sha256(b"ours").hexdigest()
 KEY = "KEY1"
@@ -198,7 +199,8 @@ class TestPublish:
 SHORT_OF_SPACE = """
 import resource, sys
 from pathlib import Path
-from datafile_sidecar.volume.directory import Status, Volume, VolumeError
+from datafile_sidecar.volume.directory import Volume, VolumeError
+from datafile_sidecar.volume.status_file import Status
 volume = Volume(Path(sys.argv[1]))
 status = Status(sdk_key="KEY1", revision=1, sha256="x", size=1, trigger="webhook", generation=0)
 volume.publish(b"old" * 100, status)

@@ -16,7 +16,8 @@ import msgspec
 from datafile_sidecar.core import datafile
 from datafile_sidecar.core.datafile import Datafile, InvalidDatafileError
 from datafile_sidecar.core.times import rfc3339
-from datafile_sidecar.volume.directory import TIMES, Status, Volume, VolumeError
+from datafile_sidecar.volume.directory import Volume, VolumeError
+from datafile_sidecar.volume.status_file import TIMES, Status
 
 _REFRESH_S = 1.0
 _CLOCK_STEP_S = 2.0

@@ -13,21 +13,13 @@ import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
 
-import msgspec
+from datafile_sidecar.volume.status_file import Status
 
-from datafile_sidecar.core.times import rfc3339
-
-SCHEMA = 1
 _TEMPORARY = re.compile(r"\.datafile-sidecar\..+\.tmp")
-TIMES = ("webhook", "fetched", "published", "checked")
 _MAX_STATUS_BYTES = 65536
 _MODE = 0o644
-_Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-_Word = Annotated[str, msgspec.Meta(max_length=64)]
 
 
 class VolumeError(Exception):
@@ -36,42 +28,6 @@ class VolumeError(Exception):
 
 class VolumeBusyError(VolumeError):
     """Another sidecar publishes into this directory."""
-
-
-class Status(msgspec.Struct, frozen=True, kw_only=True):
-    """What `<sdk_key>.status.json` says of the datafile beside it. Times are Unix seconds, None where it never happened."""
-
-    sdk_key: str
-    revision: _Count
-    sha256: _Word
-    size: _Count
-    trigger: _Word
-    generation: _Count
-    webhook: float | None = None
-    fetched: float | None = None
-    published: float | None = None
-    checked: float | None = None
-    rolled_back_from: tuple[_Word, ...] = ()
-
-    def fields(self) -> dict[str, Any]:
-        """Return all fields, times in RFC 3339 UTC."""
-        fields = msgspec.structs.asdict(self)
-        return fields | {name: rfc3339(fields[name]) for name in TIMES}
-
-    def encode(self) -> bytes:
-        """Return the file's bytes, JSON."""
-        return msgspec.json.format(msgspec.json.encode({"schema": SCHEMA} | self.fields())) + b"\n"
-
-    @classmethod
-    def decode(cls, text: bytes) -> "Status | None":
-        """Return what the bytes of a status file say, None where they can't be parsed."""
-        try:
-            fields = msgspec.json.decode(text, type=dict[str, Any])
-            if fields.get("schema") != SCHEMA:
-                return None
-            return msgspec.convert(fields | {name: _moment(fields.get(name)) for name in TIMES}, cls)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,13 +214,3 @@ def _read(path: Path, max_bytes: int) -> bytes:
 def _identity(path: Path) -> tuple[int, int, int]:
     found = os.stat(path, follow_symlinks=False)
     return found.st_ino, found.st_mtime_ns, found.st_size
-
-
-def _moment(text: Any) -> float | None:
-    """Return the time in a status file, None where it can't be parsed or written again."""
-    try:
-        moment = datetime.fromisoformat(text).timestamp()
-        datetime.fromtimestamp(moment, UTC)
-    except (TypeError, ValueError, OverflowError):
-        return None
-    return moment
