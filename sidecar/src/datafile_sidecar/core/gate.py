@@ -54,7 +54,7 @@ def admit(state: State, candidate: Candidate, now: float, policy: AdmissionPolic
 
 
 def refusal(state: State, version: Version) -> str:
-    """Return why a version that upstream serves is refused, in words that follow "revision 42, "."""
+    """Return why a version that upstream serves is refused, in words that can follow "revision 42, "."""
     if is_older(state, version) and state.published:
         return f"older than {state.published.revision}, which is published"
     return "older than what other pods have"
