@@ -111,7 +111,7 @@ async def test_waiting_for_our_own_processor_is_no_silence_of_the_broker(
         async with running(broker.url, receiver, validations=validations, connected=False) as waiting:
             await asyncio.sleep(1.5)
             assert waiting.view()["last_error"] is None
-            others.end()
+            validations.end(others)
             await until(lambda: receiver.seen)
             assert (waiting.view()["last_error"], receiver.seen[0]) == (None, 2)
 

@@ -24,8 +24,8 @@ def ignore() -> None:
 
 def fill(turns: Turns, urgency: Urgency, count: int) -> list[Turn]:
     """So many turns of other keys, which come at once."""
-    others = [Turn(turns) for _ in range(count)]
-    assert all(turn.ask(urgency, ignore) for turn in others)
+    others = [Turn() for _ in range(count)]
+    assert all(turns.ask(turn, urgency, ignore) for turn in others)
     return others
 
 
@@ -41,8 +41,8 @@ async def test_a_long_wait_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch)
     async with asyncio.timeout(10):
         while len(heard) < 3:
             await asyncio.sleep(0.005)
-        other.end()
-        (await waiting).end()
+        turns.end(other)
+        turns.end(await waiting)
     before = len(heard)
     await asyncio.sleep(0.03)
     assert len(heard) == before
@@ -52,7 +52,7 @@ def test_the_most_urgent_is_next_and_then_the_first() -> None:
     """An announced key overtakes hinted ones, and those overtake polls; among equals, it is first come, first served."""
     turns, came = Turns(announced=1, hinted=1, routine=1), list[str]()
     waiting = [
-        (name, Turn(turns), urgency)
+        (name, Turn(), urgency)
         for name, urgency in [
             ("running", Urgency.ROUTINE),
             ("poll 1", Urgency.ROUTINE),
@@ -63,9 +63,9 @@ def test_the_most_urgent_is_next_and_then_the_first() -> None:
         ]
     ]
     for name, turn, urgency in waiting:
-        turn.ask(urgency, partial(came.append, name))
+        turns.ask(turn, urgency, partial(came.append, name))
     for _ in waiting:
-        next(turn for name, turn, _ in waiting if name == came[-1]).end()
+        turns.end(next(turn for name, turn, _ in waiting if name == came[-1]))
     assert came == ["running", "announced 1", "announced 2", "hint", "poll 1", "poll 2"]
 
 
@@ -73,21 +73,21 @@ def test_turns_are_kept_for_what_is_urgent() -> None:
     """However many polls hang, an announced key begins at once."""
     turns = Turns(announced=4, hinted=3, routine=2)
     fill(turns, Urgency.ROUTINE, 2)
-    assert not Turn(turns).ask(Urgency.ROUTINE, ignore)
+    assert not turns.ask(Turn(), Urgency.ROUTINE, ignore)
     fill(turns, Urgency.HINTED, 1)
-    assert not Turn(turns).ask(Urgency.HINTED, ignore)
+    assert not turns.ask(Turn(), Urgency.HINTED, ignore)
     fill(turns, Urgency.ANNOUNCED, 1)
-    assert not Turn(turns).ask(Urgency.ANNOUNCED, ignore)
+    assert not turns.ask(Turn(), Urgency.ANNOUNCED, ignore)
 
 
 def test_a_turn_that_waits_becomes_urgent() -> None:
     """A key that waits to be polled is announced: it begins at once, on its old place in the queue."""
     turns = Turns(announced=2, hinted=1, routine=1)
     fill(turns, Urgency.ROUTINE, 1)
-    turn = Turn(turns)
+    turn = Turn()
     asked = (Urgency.ROUTINE, Urgency.ROUTINE, Urgency.ANNOUNCED)
-    assert [turn.ask(urgency, ignore) for urgency in asked] == [False, False, True]
-    turn.end()
+    assert [turns.ask(turn, urgency, ignore) for urgency in asked] == [False, False, True]
+    turns.end(turn)
     assert fill(turns, Urgency.ANNOUNCED, 1)  # one was taken, not more
 
 
@@ -95,16 +95,16 @@ def test_a_turn_that_waits_is_given_up() -> None:
     """What waits no longer is in nobody's way, and ending twice frees one place, not two."""
     turns, came = Turns(announced=1, hinted=1, routine=1), list[str]()
     (running,) = fill(turns, Urgency.ROUTINE, 1)
-    first, second = Turn(turns), Turn(turns)
-    assert not first.ask(Urgency.ROUTINE, partial(came.append, "first"))
-    assert not second.ask(Urgency.ROUTINE, partial(came.append, "second"))
-    first.end()
-    first.end()
+    first, second = Turn(), Turn()
+    assert not turns.ask(first, Urgency.ROUTINE, partial(came.append, "first"))
+    assert not turns.ask(second, Urgency.ROUTINE, partial(came.append, "second"))
+    turns.end(first)
+    turns.end(first)
     assert came == []
-    running.end()
-    running.end()
+    turns.end(running)
+    turns.end(running)
     assert came == ["second"]
-    assert not first.ask(Urgency.ROUTINE, ignore)
+    assert not turns.ask(first, Urgency.ROUTINE, ignore)
 
 
 async def test_waiting_for_a_turn_can_be_cancelled() -> None:
@@ -115,15 +115,15 @@ async def test_waiting_for_a_turn_can_be_cancelled() -> None:
         wait = asyncio.create_task(turns.take(Urgency.ROUTINE))
         await asyncio.sleep(0)
         if comes_first:
-            running.end()
+            turns.end(running)
         wait.cancel()
         await asyncio.gather(wait, return_exceptions=True)
         assert wait.cancelled()
-        running.end()
-        turn, another = await turns.take(Urgency.ROUTINE), Turn(turns)
-        assert not another.ask(Urgency.ROUTINE, ignore)
-        another.end()
-        turn.end()
+        turns.end(running)
+        turn, another = await turns.take(Urgency.ROUTINE), Turn()
+        assert not turns.ask(another, Urgency.ROUTINE, ignore)
+        turns.end(another)
+        turns.end(turn)
 
 
 # A key that waits
@@ -150,7 +150,7 @@ def test_a_key_that_waits_is_not_stuck_and_is_polled_in_its_turn(house: House) -
         house.wait(POLL_S)
         assert house.loop.run_until_complete(is_alive())
     assert house.optimizely.fetches == []
-    others[0].end()
+    house.syncer.fetcher.capacity.fetches.end(others[0])
     house.wait(0.1)
     assert len(house.optimizely.fetches) == 1
     assert house.published == 11
@@ -196,7 +196,7 @@ def test_accepted_work_that_waits_is_waited_for(house: House) -> None:
     settled = house.loop.create_task(house.syncer.settle())
     house.wait(1)
     assert not settled.done()
-    others[0].end()
+    house.syncer.fetcher.capacity.fetches.end(others[0])
     house.loop.run_until_complete(settled)
     assert house.published == 11
 

@@ -52,18 +52,17 @@ class Turns:
         try:
             return await work()
         finally:
-            turn.end()
+            self.end(turn)
 
     async def take(self, urgency: Urgency, meanwhile: Callable[[], None] = lambda: None) -> "Turn":
-        """Wait for a turn. Its `end` has to be called.
+        """Wait for a turn, which has to be ended.
 
         Args:
             urgency: What it is needed for.
             meanwhile: Called every 30 s of the wait, and at its end: waiting for others is not being stuck.
         """
-        has_come = asyncio.Event()
-        turn = Turn(self)
-        turn.ask(urgency, has_come.set)
+        turn, has_come = Turn(), asyncio.Event()
+        self.ask(turn, urgency, has_come.set)
         try:
             while not has_come.is_set():
                 with contextlib.suppress(TimeoutError):
@@ -71,22 +70,24 @@ class Turns:
                         await has_come.wait()
                 meanwhile()
         except BaseException:
-            turn.end()
+            self.end(turn)
             raise
         return turn
 
-    def join(self, turn: "Turn") -> None:
-        """Let a turn wait."""
-        if turn not in self._waiting:
+    def ask(self, turn: "Turn", urgency: Urgency, on_come: Callable[[], None]) -> bool:
+        """Tell whether a turn has come; else it waits, with this urgency from now on, and `on_come` is called then."""
+        turn.urgency, turn.on_come = urgency, on_come
+        if not turn.has_come and turn not in self._waiting:
             self._waiting.append(turn)
         self._give()
+        return turn.has_come
 
-    def leave(self, turn: "Turn") -> None:
-        """Take back a turn, which others may need, or let it wait no longer."""
-        if turn.has_come:
-            self._taken -= 1
-        elif turn in self._waiting:
+    def end(self, turn: "Turn") -> None:
+        """Take a turn back, or let it wait no longer."""
+        if turn in self._waiting:
             self._waiting.remove(turn)
+        self._taken -= turn.has_come
+        turn.has_come = False
         self._give()
 
     def _give(self) -> None:
@@ -96,35 +97,17 @@ class Turns:
                 return
             self._waiting.remove(turn)
             self._taken += 1
-            turn.begin()
+            turn.has_come = True
+            turn.on_come()
 
 
+@dataclass(eq=False, slots=True)
 class Turn:
-    """One key's turn: asked for, had and given back, again and again."""
+    """One key's turn: asked for, had and ended, again and again."""
 
-    def __init__(self, turns: Turns) -> None:
-        """Create a turn that is not asked for yet."""
-        self.urgency = Urgency.ROUTINE
-        self.has_come = False
-        self._turns = turns
-        self._on_come: Callable[[], None]
-
-    def ask(self, urgency: Urgency, on_come: Callable[[], None]) -> bool:
-        """Tell whether the turn has come; else it waits, with this urgency from now on, and `on_come` is called then."""
-        self.urgency, self._on_come = urgency, on_come
-        if not self.has_come:
-            self._turns.join(self)
-        return self.has_come
-
-    def begin(self) -> None:
-        """Note that the turn has come."""
-        self.has_come = True
-        self._on_come()
-
-    def end(self) -> None:
-        """Give the turn back, or wait for it no longer."""
-        self._turns.leave(self)
-        self.has_come = False
+    urgency: Urgency = Urgency.ROUTINE
+    has_come: bool = False
+    on_come: Callable[[], None] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)

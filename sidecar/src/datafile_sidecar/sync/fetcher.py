@@ -49,15 +49,12 @@ class Fetcher:
     telemetry: Telemetry
     capacity: Capacity = field(default_factory=Capacity)
     _meanwhile: Callable[[], None] = field(default=lambda: None, init=False)
-    _turn: Turn = field(init=False)
+    _turn: Turn = field(default_factory=Turn, init=False)
     _large: Turn | None = field(default=None, init=False)
     _rotation: SourceRotation = field(default_factory=SourceRotation, init=False)
     _backoff_ends: int = field(default=0, init=False)
     _validators: dict[str, Validators] = field(default_factory=dict, init=False)
     _tried_without: set[str] = field(default_factory=set, init=False)
-
-    def __post_init__(self) -> None:
-        self._turn = Turn(self.capacity.fetches)
 
     # When it is this key's turn
 
@@ -74,15 +71,15 @@ class Fetcher:
         """
         if (wait_s := at - _now()) > 0:
             self.end_turn()
-        elif action is not Action.ADMIT and not self._turn.ask(Urgency.of(state), on_turn):
+        elif action is not Action.ADMIT and not self.capacity.fetches.ask(self._turn, Urgency.of(state), on_turn):
             return _TURN_S
         return wait_s
 
     def end_turn(self) -> None:
         """Let other keys fetch."""
-        self._turn.end()
+        self.capacity.fetches.end(self._turn)
         if self._large is not None:
-            self._large.end()
+            self.capacity.large_bodies.end(self._large)
             self._large = None
 
     async def _take_large(self) -> None:
