@@ -44,7 +44,7 @@ class PeerAddresses:
             await asyncio.sleep(_REFRESH_S * random.uniform(0.8, 1.2))
 
     async def look_up(self, host: str, found: Callable[[list[str]], object] = lambda _: None) -> None:
-        """Find the addresses of a name; one that is an address already is found at once.
+        """Find the addresses of a name.
 
         Args:
             host: The name.
@@ -53,9 +53,6 @@ class PeerAddresses:
         Raises:
             OSError: The name does not resolve, or not in time.
         """
-        if _is_address(host):
-            found([host])
-            return
         known, look_up = self._known.get(host), asyncio.ensure_future(self._look_up(host))
         try:
             if known is not None:
@@ -105,14 +102,6 @@ def host_port(address: Address) -> str:
     """Return an address, or a name with a port, as text."""
     host, port = address
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_local(host: str) -> bool:

@@ -9,7 +9,7 @@ import asyncio
 import functools
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, Final, NoReturn
 
 import aiohttp
@@ -32,8 +32,6 @@ _RELAY_S = 6.0
 _MAX_RELAYS = 64
 _MAX_FAILING_SHOWN = 10
 _MAX_INSTANCE = 64
-
-Post = Callable[[Address], Awaitable[tuple[str, str | None]]]
 
 
 class Peers:
@@ -62,6 +60,7 @@ class Peers:
         self._addresses = PeerAddresses(resolver or DaemonResolver(), telemetry)
         self._memory = RelayMemory()
         self._queue: asyncio.Queue[Relay] = asyncio.Queue()
+        self._session: aiohttp.ClientSession
         self._relays: dict[Relay, asyncio.Task[None]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
@@ -86,15 +85,13 @@ class Peers:
 
     async def run(self) -> NoReturn:
         """Relay what is queued, for ever. When too many relays are running, the one with the oldest revision gives way."""
-        async with client_session(_POST_S) as session, asyncio.TaskGroup() as tasks:
+        async with client_session(_POST_S) as self._session, asyncio.TaskGroup() as tasks:
             tasks.create_task(self._addresses.run(host for host, _ in self._names))
             while True:
                 relay = await self._queue.get()
                 if len(self._relays) >= _MAX_RELAYS and self._give_way(relay) is relay:
                     continue
-                task = tasks.create_task(
-                    self._relay(relay, functools.partial(_post, session, relay.body, relay.headers))
-                )
+                task = tasks.create_task(self._relay(relay))
                 self._relays[relay] = task
                 task.add_done_callback(functools.partial(self._end, relay))
 
@@ -132,11 +129,11 @@ class Peers:
 
     # One relay
 
-    async def _relay(self, relay: Relay, post: Post) -> None:
+    async def _relay(self, relay: Relay) -> None:
         try:
             async with asyncio.timeout(_RELAY_S), asyncio.TaskGroup() as tasks:
                 for name in self._names:
-                    tasks.create_task(self._relay_to_name(name, relay, post))
+                    tasks.create_task(self._relay_to_name(name, relay))
         except TimeoutError:
             pass  # the outcome of addresses that were not reached in time is "dropped"
         if relay.only is None:
@@ -161,27 +158,27 @@ class Peers:
         if not self._relays and self._queue.empty():
             self._idle.set()
 
-    async def _relay_to_name(self, name: Address, relay: Relay, post: Post) -> None:
+    async def _relay_to_name(self, name: Address, relay: Relay) -> None:
         async with asyncio.TaskGroup() as tasks:
 
             def found(hosts: list[str]) -> None:
-                tasks.create_task(self._relay_to_all(relay, relay.add(name, hosts), post))
+                tasks.create_task(self._relay_to_all(relay, relay.add(name, hosts)))
 
             try:
                 await self._addresses.look_up(name[0], found)
             except OSError:
                 relay.note(name, "unresolved")
 
-    async def _relay_to_all(self, relay: Relay, addresses: list[Address], post: Post) -> None:
+    async def _relay_to_all(self, relay: Relay, addresses: list[Address]) -> None:
         """Post to those that answered last time, then to those that are new; beside them, to those that failed."""
         wanted = frozenset(addresses)
         failed = [address for address, has_answered in self._answered.items() if not has_answered and address in wanted]
         others = sorted(wanted.difference(failed), key=lambda address: address not in self._answered)
         async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._relay_to_each(relay, others, post, self._slots))
-            tasks.create_task(self._relay_to_each(relay, failed, post, self._slots_for_failed))
+            tasks.create_task(self._relay_to_each(relay, others, self._slots))
+            tasks.create_task(self._relay_to_each(relay, failed, self._slots_for_failed))
 
-    async def _relay_to_each(self, relay: Relay, addresses: list[Address], post: Post, slots: PostSlots) -> None:
+    async def _relay_to_each(self, relay: Relay, addresses: list[Address], slots: PostSlots) -> None:
         failed_meanwhile = []
         async with asyncio.TaskGroup() as tasks:
             for address in addresses:
@@ -190,16 +187,16 @@ class Peers:
                     slots.release()
                     failed_meanwhile.append(address)
                     continue
-                task = tasks.create_task(self._relay_to(address, relay, post))
+                task = tasks.create_task(self._relay_to(address, relay))
                 task.add_done_callback(lambda _: slots.release())
         if failed_meanwhile:
-            await self._relay_to_each(relay, failed_meanwhile, post, self._slots_for_failed)
+            await self._relay_to_each(relay, failed_meanwhile, self._slots_for_failed)
 
-    async def _relay_to(self, address: Address, relay: Relay, post: Post) -> None:
+    async def _relay_to(self, address: Address, relay: Relay) -> None:
         if is_own(address, self._listens_on):
             del relay.outcomes[address]
             return
-        outcome, instance = await post(address)
+        outcome, instance = await _post(self._session, relay, address)
         relay.note(address, outcome)
         self._answered.pop(address, None)
         self._answered[address] = outcome in {"delivered", "rejected"}
@@ -212,13 +209,11 @@ class Peers:
         self._instances = {address: known for address, known in self._instances.items() if address in kept}
 
 
-async def _post(
-    session: aiohttp.ClientSession, body: bytes, headers: dict[str, str], address: Address
-) -> tuple[str, str | None]:
+async def _post(session: aiohttp.ClientSession, relay: Relay, address: Address) -> tuple[str, str | None]:
     """Post a webhook to one address and return the outcome, and which sidecar answered, where it says so."""
     try:
         url = URL.build(scheme="http", host=address[0], port=address[1], path=PATH)
-        async with session.post(url, data=body, headers=headers, allow_redirects=False) as response:
+        async with session.post(url, data=relay.body, headers=relay.headers, allow_redirects=False) as response:
             instance = response.headers.get(INSTANCE_HEADER, "")[:_MAX_INSTANCE] or None
             return ("delivered" if 200 <= response.status < 300 else "rejected"), instance
     except TimeoutError:
