@@ -45,7 +45,7 @@ def behind(*responses: StatusResponse, wanted: int | None = 43, workers_required
 
 def test_nothing_lags() -> None:
     """When every worker of every pod uses the revision or a newer one, nothing lags."""
-    answers = sidecar(workers=[worker(43), worker(44)]), sidecar("pod-2", workers=[worker(43)])
+    answers = sidecar(revision=44, workers=[worker(43), worker(44)]), sidecar("pod-2", workers=[worker(43)])
     assert behind(*answers) == []
 
 
@@ -55,6 +55,7 @@ def test_nothing_lags() -> None:
         (StatusResponse("10.0.0.4:8088", problem="unreachable: refused"), "10.0.0.4:8088: unreachable: refused"),
         (sidecar(workers=[worker(43), worker(42, pid=18)]), "worker 0a1b2c3d (pid 18 on app-1) uses revision 42"),
         (sidecar(workers=[worker(None)]), "(pid 17 on app-1) has no datafile"),
+        (sidecar(workers=[worker(44)]), "uses revision 44, and the volume has 43"),
         (sidecar(revision=42, workers=[worker(43)]), "has revision 42 on its volume"),
         (sidecar(revision=None, workers=[worker(43)]), "has no datafile on its volume"),
         (sidecar(), "no worker is connected"),
@@ -88,6 +89,15 @@ def test_nothing_known_is_never_enough() -> None:
 def test_latest_includes_announced_revisions() -> None:
     """`latest` includes a revision that was announced but not fetched yet: a change under way is waited for."""
     assert latest_revision([sidecar(revision=43, target_revision=45), sidecar(revision=44)], "KEY1") == 45
+
+
+def test_a_copied_identity_hides_nothing() -> None:
+    """Of two answers with the same identity that differ, both count: a stranger can't speak for a pod that lags."""
+    answers = [sidecar("a", workers=[worker(43)]), sidecar("a", workers=[worker(42)])]
+    for order in (answers, answers[::-1]):
+        assert len(behind(*deduplicate(order))) == 1
+    newer = sidecar("a", target_revision=45, workers=[worker(43)])
+    assert latest_revision(deduplicate([answers[0], newer]), "KEY1") == 45
 
 
 def test_one_sidecar_at_two_addresses_is_one() -> None:

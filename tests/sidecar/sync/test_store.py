@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from datafile_sidecar.core import datafile
+from datafile_sidecar.core.state import State
 from datafile_sidecar.sync.store import KeyStore
 from datafile_sidecar.volume.directory import Volume
 from tests.datafiles import minimal
@@ -37,12 +38,12 @@ async def published(volume: Volume, *revisions: tuple[int, int]) -> KeyStore:
 async def test_a_restart_remembers_when_and_in_which_generation(tmp_path: Path) -> None:
     """What the status file says of the bytes beside it is what /status says after a restart."""
     volume = Volume(tmp_path)
-    before = (await published(volume, (42, 3))).view(target=None, error=None)
+    before = (await published(volume, (42, 3))).view(State())
     after = KeyStore(KEY, volume)
     loaded = await after.load()
     assert loaded.record is not None
     assert (loaded.record.revision, loaded.record.generation) == (42, 3)
-    assert after.view(target=None, error=None) == before | {"changes": []}
+    assert after.view(State()) == before | {"changes": []}
 
 
 @pytest.mark.parametrize(
@@ -70,7 +71,7 @@ async def test_a_datafile_without_a_status_is_as_good(tmp_path: Path) -> None:
     loaded = await store.load()
     assert loaded.record is not None
     assert loaded.record.generation == 0
-    view = store.view(target=None, error=None)
+    view = store.view(State())
     assert (view["revision"], view["trigger"], view["published"], view["checked"]) == (42, "startup", None, None)
 
 
@@ -91,6 +92,6 @@ async def test_checks_reach_the_volume_at_most_once_a_second(tmp_path: Path) -> 
 async def test_the_last_ten_changes_are_remembered(tmp_path: Path) -> None:
     """The page shows what came, when and by which way, without growing."""
     store = await published(Volume(tmp_path), *((revision, 0) for revision in range(1, 26)))
-    changes = store.view(target=None, error=None)["changes"]
+    changes = store.view(State())["changes"]
     assert [change["revision"] for change in changes] == list(range(16, 26))
     assert changes[0].keys() == {"revision", "trigger", "published", "propagation_s"}

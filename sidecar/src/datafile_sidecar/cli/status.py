@@ -16,7 +16,7 @@ _UPSTREAM_FIELDS = ("url_template", "access_tokens_path")
 _EPILOG = """\
 Run it in the container of a sidecar: it reads the sidecar's settings (DATAFILE_SDK_KEYS, DATAFILE_ADMIN_LISTEN,
 DATAFILE_WEBHOOK_LISTEN, DATAFILE_PEERS). The other sidecars are asked at the same admin port as this one. `latest` is
-the newest revision that upstream serves, or that any sidecar has or expects; upstream is asked once, at the start.
+the newest revision that upstream serves, or that any sidecar has or expects; upstream is asked at the start.
 
 examples:
   datafile-sidecar status

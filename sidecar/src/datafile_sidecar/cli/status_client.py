@@ -79,12 +79,17 @@ class WaitTarget:
     workers_required: bool = True
     upstream_revision: int | None = None
     upstream_problem: str | None = None
+    seen: int | None = None
+
+    def after(self, responses: Sequence[StatusResponse]) -> "WaitTarget":
+        """The target of the next round: what a sidecar expected, or had, is not forgotten because it ends or restarts."""
+        return replace(self, seen=self.wanted(responses))
 
     def wanted(self, responses: Sequence[StatusResponse]) -> int | None:
         """The revision as a number, None for LATEST when it is not known."""
         if not isinstance(self.revision, str):
             return self.revision
-        known = (fleet_status.latest_revision(responses, self.sdk_key), self.upstream_revision)
+        known = (fleet_status.latest_revision(responses, self.sdk_key), self.upstream_revision, self.seen)
         return max((revision for revision in known if revision is not None), default=None)
 
     def lagging(self, responses: Sequence[StatusResponse]) -> list[str]:
@@ -132,7 +137,7 @@ class StatusClient:
             asked = self._endpoints.ask_at(resolved)
             responses = await asyncio.gather(*(_request(session, this_round, url, asked[url]) for url in asked))
         # A name server may give only some of the addresses each time, and pods start meanwhile.
-        resolved_again, _ = await self._resolve_all(resolved, this_round)
+        resolved_again, unresolved_again = await self._resolve_all(resolved, this_round)
         missed = [known for url, known in self._endpoints.ask_at(resolved_again).items() if url not in asked]
         doubts = fleet_coverage.doubts(
             responses, resolved, expected=self._expected, has_unknown_members=self._endpoints.has_unknown_members
@@ -141,13 +146,17 @@ class StatusClient:
             *fleet_status.deduplicate(responses),
             *(replace(one, problem="a new address: not asked yet") for one in missed),
             *unresolved,
+            *unresolved_again,
             *doubts,
         ]
 
     async def wait(
         self, target: WaitTarget, timeout_s: float, on_progress: Callable[[list[str]], None] = lambda _: None
-    ) -> list[StatusResponse]:
-        """Ask until all have confirmed the target or the time is over, at least once. Returns the last full responses.
+    ) -> tuple[list[StatusResponse], WaitTarget]:
+        """Ask until all have confirmed the target or the time is over, at least once.
+
+        Returns:
+            The last full responses, and the target that they were held against.
 
         Args:
             target: What to wait for.
@@ -157,12 +166,13 @@ class StatusClient:
         deadline, previous = _now() + timeout_s, None
         while True:
             responses = await self.ask(deadline - _now() if timeout_s else ONE_ROUND_S)
+            target = target.after(responses)
             lagging = target.lagging(responses)
             if not lagging:
-                return responses
+                return responses, target
             if _now() + _WAIT_INTERVAL_S > deadline:
                 # A round that was cut off knows less than the one before it.
-                return previous if previous and _now() >= deadline else responses
+                return previous if previous and _now() >= deadline else responses, target
             on_progress(lagging)
             previous = responses
             await asyncio.sleep(_WAIT_INTERVAL_S)

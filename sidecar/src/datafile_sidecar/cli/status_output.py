@@ -34,15 +34,15 @@ async def ask_and_print(
     started = time.monotonic()
     if target and upstream:
         target = await upstream.answer(target, timeout_s)
-    left_s = max(0.0, started + timeout_s - time.monotonic())
+    left_s = max(0.001, started + timeout_s - time.monotonic()) if timeout_s else 0.0
     # Without upstream's revision nothing can be confirmed: the sidecars are asked once, to show them.
     if target is None or target.upstream_problem:
         responses = await client.ask(left_s or ONE_ROUND_S)
-    elif sys.stderr.isatty():
-        responses = await client.wait(target, left_s, _show_progress)
+    elif sys.stderr and sys.stderr.isatty():
+        responses, target = await client.wait(target, left_s, _show_progress)
         sys.stderr.write(_CLEAR_LINE)
     else:
-        responses = await client.wait(target, left_s)
+        responses, target = await client.wait(target, left_s)
     print(as_json(responses, target) if in_json else as_text(responses, target, sdk_key))  # noqa: T201
     return int(bool(target.lagging(responses) if target else any(response.problem for response in responses)))
 

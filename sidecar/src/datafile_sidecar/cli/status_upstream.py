@@ -1,4 +1,4 @@
-"""The newest revision that upstream serves, for `status --wait-for-revision latest`: asked once, as the daemon asks."""
+"""The newest revision that upstream serves, for `status --wait-for-revision latest`: asked as the daemon asks."""
 
 import asyncio
 from collections.abc import Mapping
@@ -14,6 +14,10 @@ from datafile_sidecar.core.datafile import InvalidDatafileError
 from datafile_sidecar.core.display_text import printable
 from datafile_sidecar.network.single_flight import SingleFlight
 from datafile_sidecar.upstream import Fetched, FetchError, Upstream
+
+_PASSING = frozenset({"unreachable", "timeout", "server_error", "throttled"})
+_ATTEMPTS = 3
+_AGAIN_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,12 +39,21 @@ class UpstreamQuestion:
             timeout_s: For the whole command: the sidecars, which are asked afterwards, need some of it.
         """
         allowed_s = timeout_s - min(timeout_s / 2, ONE_ROUND_S) or ONE_ROUND_S
+        problem = f"no answer within {allowed_s:.2g} s"
         try:
             async with asyncio.timeout(allowed_s):
-                return replace(target, upstream_revision=await self._newest_revision(target.sdk_key, allowed_s))
+                for number in range(1, _ATTEMPTS + 1):
+                    try:
+                        revision = await self._newest_revision(target.sdk_key, allowed_s)
+                        return replace(target, upstream_revision=revision)
+                    except FetchError as error:
+                        problem = printable(str(error))
+                        if error.outcome not in _PASSING or number == _ATTEMPTS:
+                            break
+                    await asyncio.sleep(_AGAIN_S)
         except TimeoutError:
-            problem = f"no answer within {allowed_s:.2g} s"
-        except (FetchError, CredentialsError, InvalidDatafileError) as error:
+            pass
+        except (CredentialsError, InvalidDatafileError, OSError) as error:
             problem = printable(str(error))
         return replace(target, upstream_problem=problem) if self.is_required else target
 
@@ -53,4 +66,5 @@ class UpstreamQuestion:
         async with Upstream(template=template, environ=self.environ, user_agent=agent, timeout_s=timeout_s) as upstream:
             answer = await upstream.fetch(upstream.url(sdk_key), sdk_key=sdk_key, token=token)
         assert isinstance(answer, Fetched)  # nothing else answers an unconditional request
-        return datafile.parse(answer.body, sdk_key).revision
+        parse = SingleFlight(partial(datafile.parse, answer.body, sdk_key), "validation")
+        return (await parse.result()).revision

@@ -5,7 +5,7 @@ untrusted wherever it is shown.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated
@@ -92,15 +92,24 @@ def identity(status: SidecarStatus) -> tuple[str, str] | None:
 
 
 def deduplicate(responses: Iterable[StatusResponse]) -> list[StatusResponse]:
-    """Keep one response of each sidecar, which may have been asked at several of its addresses."""
-    seen: set[tuple[str, str]] = set()
+    """Keep one response of each sidecar, which may have been asked at several of its addresses, and any that says otherwise."""
+    seen: set[tuple[Hashable, ...]] = set()
     kept = []
     for response in responses:
         sidecar = identity(response.status) if response.status else None
-        if sidecar not in seen:
+        if response.status is None or sidecar is None:
             kept.append(response)
-            seen |= {sidecar} if sidecar else set()
+            continue
+        said = (sidecar, response.status.workers, *map(_proof, sorted(response.status.keys.items())))
+        if said not in seen:
+            kept.append(response)
+            seen.add(said)
     return kept
+
+
+def _proof(key: tuple[str, KeyStatus]) -> Hashable:
+    name, status = key
+    return name, status.revision, status.target_revision, status.workers
 
 
 def latest_revision(responses: Iterable[StatusResponse], sdk_key: str) -> int | None:
@@ -170,6 +179,9 @@ def _lagging(response: StatusResponse, sdk_key: str, wanted: int | None, workers
     for worker in key.workers:
         if not _has_reached(worker.revision, wanted):
             yield f"{pod}: {worker}"
+        elif _has_reached(key.revision, wanted) and not _has_reached(key.revision, worker.revision):
+            # It has not followed a rollback.
+            yield f"{pod}: {worker}, and the volume has {_number(key.revision)}"
     if workers.state == "on" and not workers.settled:
         yield f"{pod}: workers may still be reconnecting"
     elif workers.state != "on":

@@ -15,6 +15,7 @@ import msgspec
 
 from datafile_sidecar.core import datafile
 from datafile_sidecar.core.datafile import Datafile, InvalidDatafileError
+from datafile_sidecar.core.state import State
 from datafile_sidecar.core.times import rfc3339
 from datafile_sidecar.volume.directory import Volume, VolumeError
 from datafile_sidecar.volume.status_file import TIMES, Status
@@ -61,12 +62,14 @@ class KeyStore:
         """When upstream was last seen to serve exactly this, None where it never was."""
         return self._record.checked if self._record else None
 
-    def view(self, *, target: int | None, error: str | None) -> dict[str, Any]:
-        """Return this key's part of `/status`. `target` is the revision that should be there, `error` why it is not."""
+    def view(self, state: State) -> dict[str, Any]:
+        """Return this key's part of `/status`, beside what is known of it."""
         fields = self._record.fields() if self._record else dict.fromkeys(Status.__struct_fields__)
         del fields["sdk_key"], fields["rolled_back_from"]
-        first = {"revision": fields["revision"], "target_revision": target}  # the order in docs/contract.md
-        last = {"webhook": rfc3339(self._webhook), "changes": list(self._changes), "last_error": error}
+        if state.is_missing:
+            fields["revision"] = None
+        first = {"revision": fields["revision"], "target_revision": state.target}  # the order in docs/contract.md
+        last = {"webhook": rfc3339(self._webhook), "changes": list(self._changes), "last_error": state.error}
         return first | fields | last
 
     async def is_intact(self) -> bool:

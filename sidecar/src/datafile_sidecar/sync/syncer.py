@@ -67,7 +67,7 @@ class KeySyncer:
 
     def status(self) -> dict[str, Any]:
         """Return this key's part of `/status`."""
-        return self.store.view(target=self.state.target, error=self.state.error)
+        return self.store.view(self.state)
 
     def expect(self, generation: int, revision: int) -> None:
         """Note the newest revision of the fleet, as a new pod hears it: in its first seconds, it publishes nothing older."""
