@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from datafile_sidecar.cli.status_client import LATEST, Endpoints, StatusClient, WaitTarget
+from datafile_sidecar.cli.status_client import Endpoints, StatusClient
 from datafile_sidecar.cli.status_output import as_json, as_text
 from datafile_sidecar.core.fleet_status import StatusResponse
+from datafile_sidecar.core.wait_target import LATEST, WaitTarget
 from datafile_sidecar.network.resolver import DaemonResolver
 from tests.sidecar.cli.status_servers import KEY, Sidecar, listening, silent
 

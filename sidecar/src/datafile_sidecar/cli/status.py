@@ -8,7 +8,8 @@ from datafile_sidecar.cli.command import CommandError, decimal_number, seconds
 from datafile_sidecar.config import settings
 
 if TYPE_CHECKING:
-    from datafile_sidecar.cli.status_client import Endpoints, WaitTarget
+    from datafile_sidecar.cli.status_client import Endpoints
+    from datafile_sidecar.core.wait_target import WaitTarget
 
 SUMMARY = "show which revision each pod and each worker uses"
 _FIELDS = ("sdk_keys", "admin_listen", "webhook_listen", "peers", "bus_url")
@@ -99,7 +100,7 @@ def _endpoints(urls: Sequence[str], loaded: settings.Settings) -> "Endpoints":
 
 
 def _wait_target(options: argparse.Namespace, sdk_keys: Sequence[str]) -> "WaitTarget | None":
-    from datafile_sidecar.cli.status_client import WaitTarget
+    from datafile_sidecar.core.wait_target import WaitTarget
 
     if options.wait_for_revision is None:
         return None

@@ -12,10 +12,10 @@ from yarl import URL
 
 from datafile_sidecar.core import fleet_coverage, fleet_status
 from datafile_sidecar.core.fleet_status import InvalidStatusError, StatusResponse, printable
+from datafile_sidecar.core.wait_target import WaitTarget
 from datafile_sidecar.network.http import client_session, read_body
 from datafile_sidecar.network.resolver import DaemonResolver, addresses
 
-LATEST = "latest"
 DEFAULT_TIMEOUT_S = 30.0
 ONE_ROUND_S = 2.0
 """How long the only round may take when there is no time to wait."""
@@ -65,39 +65,6 @@ class Endpoints:
                 known = asked.get(url, StatusResponse(_shown(url)))
                 asked[url] = replace(known, peer_ports=known.peer_ports | {port}, is_peer=True)
         return asked
-
-
-@dataclass(frozen=True, slots=True)
-class WaitTarget:
-    """The revision of a key to wait for; LATEST is the newest that upstream or any sidecar has, or a sidecar expects.
-
-    `upstream_problem` says why upstream's revision is not known.
-    """
-
-    sdk_key: str
-    revision: int | str
-    workers_required: bool = True
-    upstream_revision: int | None = None
-    upstream_problem: str | None = None
-    seen: int | None = None
-
-    def after(self, responses: Sequence[StatusResponse]) -> "WaitTarget":
-        """The target of the next round: what a sidecar expected, or had, is not forgotten because it ends or restarts."""
-        return replace(self, seen=self.wanted(responses))
-
-    def wanted(self, responses: Sequence[StatusResponse]) -> int | None:
-        """The revision as a number, None for LATEST when it is not known."""
-        if not isinstance(self.revision, str):
-            return self.revision
-        known = (fleet_status.latest_revision(responses, self.sdk_key), self.upstream_revision, self.seen)
-        return max((revision for revision in known if revision is not None), default=None)
-
-    def lagging(self, responses: Sequence[StatusResponse]) -> list[str]:
-        """One sentence for each sidecar or worker that has not confirmed the revision or a newer one."""
-        problem = [f"upstream: can't be asked: {self.upstream_problem}"] if self.upstream_problem else []
-        return problem + fleet_status.lagging(
-            responses, self.sdk_key, self.wanted(responses), workers_required=self.workers_required
-        )
 
 
 @dataclass(slots=True)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from datafile_sidecar.cli.status_client import ONE_ROUND_S, StatusClient, WaitTarget
+from datafile_sidecar.cli.status_client import ONE_ROUND_S, StatusClient
 from datafile_sidecar.core import fleet_status
 from datafile_sidecar.core.fleet_status import StatusResponse
+from datafile_sidecar.core.wait_target import WaitTarget
 
 if TYPE_CHECKING:
     from datafile_sidecar.cli.status_upstream import UpstreamQuestion

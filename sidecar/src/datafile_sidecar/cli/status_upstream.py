@@ -6,12 +6,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.metadata import version
 
-from datafile_sidecar.cli.status_client import ONE_ROUND_S, WaitTarget
+from datafile_sidecar.cli.status_client import ONE_ROUND_S
 from datafile_sidecar.config.credentials import CredentialsError, Tokens
 from datafile_sidecar.config.settings import Settings
 from datafile_sidecar.core import datafile, url_policy
 from datafile_sidecar.core.datafile import InvalidDatafileError
 from datafile_sidecar.core.display_text import printable
+from datafile_sidecar.core.wait_target import WaitTarget
 from datafile_sidecar.network.single_flight import SingleFlight
 from datafile_sidecar.upstream import Fetched, FetchError, Upstream
 
