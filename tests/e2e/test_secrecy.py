@@ -125,6 +125,11 @@ async def test_no_output_shows_a_secret(tmp_path: Path) -> None:
     assert [name for name, text in shown.items() if "hunter2" in text] == []
 
 
+def state_of(thread: Path) -> str:
+    """The letter that the kernel shows for a thread of a process: T is stopped."""
+    return (thread / "stat").read_text().rpartition(")")[2].split()[0]
+
+
 @pytest.mark.system
 async def test_secrets_on_a_mount_that_hangs(tmp_path: Path) -> None:
     """A file system of secrets that stops answering stops neither probes nor webhooks, nor the end; the log names it.
@@ -149,6 +154,10 @@ async def test_secrets_on_a_mount_that_hangs(tmp_path: Path) -> None:
                 optimizely.webhook_urls = [sidecar.webhook_url]
                 await asyncio.sleep(1)
                 server.send_signal(signal.SIGSTOP)
+                # A thread that is not stopped yet could still take a request, and nothing can end a process that waits for that.
+                async with asyncio.timeout(10):
+                    while any(state_of(thread) != "T" for thread in Path(f"/proc/{server.pid}/task").iterdir()):
+                        await asyncio.sleep(0.01)
                 async with ClientSession() as session, asyncio.timeout(30):
                     headers = {"X-Hub-Signature": signature(b"{}", b"wrong")}
                     async with session.post(sidecar.webhook_url, data=b"{}", headers=headers) as answer:
