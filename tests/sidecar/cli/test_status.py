@@ -95,6 +95,26 @@ async def test_latest_is_what_upstream_has(capsys: pytest.CaptureFixture[str], t
         assert (shown["wanted_revision"], shown["upstream_revision"]) == (44, 44)
 
 
+@pytest.mark.parametrize(("answers", "exit_status"), [([503, 200], 0), ([404, 200], 1), ([503, 503, 503, 200], 1)])
+async def test_latest_outlives_a_passing_fault_of_upstream(answers: list[int], exit_status: int) -> None:
+    """One 503 does not end the wait; a refusal does, and so do three faults in a row."""
+    left = iter(answers)
+
+    async def datafile(_: web.Request) -> web.Response:
+        return web.Response(status=next(left), body=minimal(43))
+
+    upstream = web.Application()
+    upstream.router.add_get(f"/datafiles/{KEY}.json", datafile)
+    async with listening(Sidecar("127.0.0.1")) as port, TestServer(upstream) as server:
+        environ = {
+            "DATAFILE_SDK_KEYS": KEY,
+            "DATAFILE_ADMIN_LISTEN": f"127.0.0.1:{port}",
+            "DATAFILE_URL_TEMPLATE": str(server.make_url("/datafiles/")) + "{sdk_key}.json",
+        }
+        latest = ["--wait-for-revision", "latest", "--timeout", "30"]
+        assert await asyncio.to_thread(_quiet, latest, environ) == exit_status
+
+
 async def test_latest_without_upstream(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """Where upstream can't be asked, `latest` is not known: that is said, and the status is 1 in time."""
     no_token = tmp_path / KEY
