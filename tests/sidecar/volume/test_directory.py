@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from datafile_sidecar.core.times import rfc3339
 from datafile_sidecar.volume.directory import Volume, VolumeBusyError, VolumeError
 from datafile_sidecar.volume.status_file import Status
+from tests.descriptors import open_below
 
 OURS = hashlib.sha256(b"ours").hexdigest()
 KEY = "KEY1"
@@ -319,10 +320,9 @@ class TestLoad:
             volume.load(KEY, MAX)
         path.unlink()
         path.mkdir()
-        before = len(os.listdir("/proc/self/fd"))
         with pytest.raises(VolumeError, match="not a regular file"):
             volume.load(KEY, MAX)
-        assert len(os.listdir("/proc/self/fd")) == before
+        assert open_below(path) == []
         path.rmdir()
         path.symlink_to("/dev/zero")
         with pytest.raises(VolumeError, match="not a regular file"):
