@@ -99,6 +99,14 @@ fuzz: $(READY) ## Throw ever new bytes at everything that reads from strangers (
 soak: $(READY) ## Thousands of flips under random faults, with every promise watched (SECONDS=600, SEED=…)
 	$(BIN)/python -m tests.soak --seconds $(or $(SECONDS),600) $(if $(SEED),--seed $(SEED))
 
+.PHONY: forks
+forks: $(READY) ## Fork an app again and again while revisions fly, and see that the dead are not counted (FORKS=10000, SEED=1)
+	$(BIN)/python -m tests.forks --forks $(or $(FORKS),10000) --seed $(or $(SEED),1)
+
+.PHONY: presence
+presence: $(READY) ## Kill, stop and fork at random, and hold each yes of `status` against the truth (SECONDS=300, SEED=1)
+	$(BIN)/python -m tests.presence --seconds $(or $(SECONDS),300) --seed $(or $(SEED),1)
+
 .PHONY: machines
 machines: $(READY) ## Run both state machines for long: random events, every promise checked (STEPS=1000000, SEED=1)
 	$(BIN)/python -m tests.machines --steps $(or $(STEPS),1000000) --seed $(or $(SEED),1)

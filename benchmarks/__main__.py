@@ -16,7 +16,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
-from benchmarks import end_to_end, endpoint, load, plot, rebuild, sidecar, validation
+from benchmarks import end_to_end, endpoint, load, plot, rebuild, sidecar, told, validation
 from benchmarks.table import Row, table
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -36,6 +36,7 @@ def main() -> int:
     rows = end_to_end.rows(samples)
     parts: tuple[tuple[str, Callable[..., list[Row]]], ...] = (
         ("client", rebuild.rows),
+        ("told", told.rows),
         ("sidecar", sidecar.rows),
         ("load", load.rows),
         ("endpoint", endpoint.rows),

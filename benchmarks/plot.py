@@ -12,10 +12,15 @@ _OURS, _THEIRS, _WORSE = "#2563eb", "#9ca3af", "#ea580c"
 _HUES = ("#1d4ed8", "#0891b2", "#059669", "#ca8a04", "#c026d3")
 
 
+def _log(ratio: float) -> float:
+    """Return the power of ten; a ratio of 0 is drawn as one in ten thousand."""
+    return math.log10(max(ratio, 1e-4))
+
+
 def ratios(rows: Sequence[Row]) -> str:
     """Each row's ratio on a logarithmic axis: to the left of 1 it is less than what it stands beside."""
-    low = math.floor(min(-0.5, *(math.log10(row.ratio) for row in rows)))
-    high = math.ceil(max(0.5, *(math.log10(row.ratio) for row in rows)))
+    low = math.floor(min(-0.5, *(_log(row.ratio) for row in rows)))
+    high = math.ceil(max(0.5, *(_log(row.ratio) for row in rows)))
     scale = (_WIDTH - _LEFT - _RIGHT) / (high - low)
     one = _LEFT - low * scale
     parts = []
@@ -26,7 +31,7 @@ def ratios(rows: Sequence[Row]) -> str:
             _text(at, 26, f"{10.0**power:g} ×", "middle"),
         ]
     for number, row in enumerate(rows):
-        top, length = 42 + _LINE * number, math.log10(row.ratio) * scale
+        top, length = 42 + _LINE * number, _log(row.ratio) * scale
         colour = _OURS if row.ratio <= 1 else _WORSE
         parts.append(_bar(min(one, one + length), top, abs(length), colour))
         parts.append(_text(_LEFT - 8, top + 13, f"{row.what} : {row.beside.partition(';')[0]}", "end"))

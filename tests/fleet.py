@@ -16,6 +16,7 @@ from tests.datafiles import minimal
 from tests.running import RunningSidecar
 from tests.stopwatch import Stopwatch
 
+_SHOWN_CHARS = 2000
 KEY, SECRET = "KEY1", "test-secret-1"
 
 
@@ -109,7 +110,9 @@ class Fleet:
         """
         stopwatch, waiting, took = self.stopwatch(), list(pods or self.pods), []
         while waiting:
-            assert stopwatch.seconds() < within_s, f"no revision {revision}: {[pod.directory.name for pod in waiting]}"
+            if stopwatch.seconds() >= within_s:
+                said = "".join(f"\n{pod.directory.name}:\n{pod.output[-_SHOWN_CHARS:]}" for pod in waiting)
+                raise AssertionError(f"no revision {revision} within {within_s} s; what these pods logged last:{said}")
             for pod in [pod for pod in waiting if revision_of(pod) == revision]:
                 waiting.remove(pod)
                 took.append(stopwatch.seconds())

@@ -85,7 +85,7 @@ async def stage(directory: Path, *, ready: bool = True, **settings: Any) -> Asyn
 
 
 @asynccontextmanager
-async def worker(stage: Stage, revision: int) -> AsyncIterator[None]:
+async def worker(stage: Stage, revision: int, **fields: object) -> AsyncIterator[None]:
     """A process of the app that decides by this revision, as far as anybody can tell."""
     path = stage.sidecar.directory / "sidecar.sock"
     async with asyncio.timeout(30):
@@ -94,7 +94,7 @@ async def worker(stage: Stage, revision: int) -> AsyncIterator[None]:
     _, writer = await asyncio.open_unix_connection(path)
     key = stage.sidecar.environment["DATAFILE_SDK_KEYS"]
     message = {"v": 1, "id": "a1b2c3d4", "sdk_key": key, "pid": 42, "host": "app", "revision": revision}
-    writer.write(json.dumps(message).encode() + b"\n")
+    writer.write(json.dumps(message | fields).encode() + b"\n")
     await stage.until(f'workers{{sdk_key="{key}"}}', lambda value: value == 1)
     try:
         yield

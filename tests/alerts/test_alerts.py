@@ -90,9 +90,11 @@ def test_syntax(tmp_path: Path, part: str) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-async def aftermath(directory: Path, enter: State, *, worker_at: int = 99, **settings: Any) -> set[str]:
+async def aftermath(
+    directory: Path, enter: State, *, worker_at: int = 99, says: dict[str, object] | None = None, **settings: Any
+) -> set[str]:
     """The alerts that fire for a sidecar which gets into a state and stays there."""
-    async with stage(directory / "volume", **settings) as one, worker(one, worker_at):
+    async with stage(directory / "volume", **settings) as one, worker(one, worker_at, **(says or {})):
         before = await one.scrape()
         if enter in {states.outage, states.webhooks_missed}:
             if enter is states.webhooks_missed:
@@ -144,6 +146,11 @@ class TestFiring:
     async def test_worker_behind(self, tmp_path: Path) -> None:
         """A process that goes on deciding by an old revision alarms."""
         assert await aftermath(tmp_path, states.as_it_is, worker_at=42) == {"DatafileWorkersBehind"}
+
+    async def test_worker_refuses(self, tmp_path: Path) -> None:
+        """A process that can't use what was published alarms as such."""
+        refused: dict[str, object] = {"refused": {"reason": "unsupported version"}}
+        assert await aftermath(tmp_path, states.as_it_is, says=refused) == {"DatafileUnusable"}
 
     async def test_bus_down(self, tmp_path: Path) -> None:
         """A broker that is gone alarms, and nothing else does: the pod polls for itself."""

@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import http.client
 import json
+import os
 import threading
 import time
 from collections import Counter
@@ -133,8 +134,8 @@ def publish_flags_with_revision(directory: Path, revision: int, count: int = 8) 
 
 
 def watching() -> list[threading.Thread]:
-    """Return the watcher threads of KEY1 in this process."""
-    return [thread for thread in threading.enumerate() if thread.name == "datafile KEY1"]
+    """Return the threads in this process that watch a directory."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("datafile ")]
 
 
 ODP = {
@@ -155,3 +156,12 @@ ODP = {
 def is_on(watcher: OptimizelyWatcher, flag: str = "checkout") -> bool:
     """Ask the watcher's present instance for a decision."""
     return bool(decide(watcher.optimizely, flag).enabled)
+
+
+def forked(seconds: float = 20) -> int:
+    """Fork a child that does nothing for so long; return its process id."""
+    child = os.fork()
+    if not child:
+        time.sleep(seconds)
+        os._exit(0)
+    return child

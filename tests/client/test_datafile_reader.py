@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import threading
 from pathlib import Path
 
 import pytest
@@ -46,7 +45,9 @@ def test_a_replaced_directory_is_watched_again(
     how: str, directory: Path, make_watcher: MakeWatcher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A user keeps deciding while the directory is gone, and follows the new one."""
-    monkeypatch.setattr("datafile_client._watcher._TICK_MAX_S", 0.2)  # how often it looks for the new directory
+    monkeypatch.setattr(
+        "datafile_client._directory_monitor._TICK_MAX_S", 0.2
+    )  # how often it looks for the new directory
     publish(directory, 1)
     watcher = make_watcher(rescan_interval_s=300)
     watcher.start()
@@ -86,19 +87,6 @@ def test_a_config_map_swap_is_seen(directory: Path, make_watcher: MakeWatcher) -
         (directory / "..tmp").symlink_to(f"..{revision}")
         (directory / "..tmp").rename(directory / "..data")
         assert watcher.wait_for_revision(revision, timeout=20)
-
-
-def test_what_comes_before_the_watch_begins_is_seen(directory: Path) -> None:
-    """A user gets a change that falls between the first look and the first event, however rare the looks are."""
-    publish(directory, 1)
-    source = DatafileReader(directory, "KEY1")
-    hints = source.events(threading.Event(), 0.1)
-    assert next(hints)
-    assert source.read_if_changed() is not None
-    publish(directory, 2)
-    assert next(hints)
-    assert source.read_if_changed() is not None
-    assert not next(hints)
 
 
 def test_what_cannot_be_read_costs_no_descriptor(directory: Path) -> None:

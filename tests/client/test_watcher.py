@@ -193,7 +193,7 @@ def test_listeners_are_called_on_the_watcher_thread(
 ) -> None:
     """A user's listener gets the current instance and each later one, after the swap; a failing listener disturbs no other."""
     publish(directory, 1)
-    monkeypatch.setattr("datafile_client._watcher._TICK_MAX_S", 300)
+    monkeypatch.setattr("datafile_client._directory_monitor._TICK_MAX_S", 300)
     watcher = make_watcher(rescan_interval_s=300)  # so that only on_update itself can wake the thread
     calls: list[tuple[str, bool]] = []
     revisions: list[int] = []
@@ -215,7 +215,7 @@ def test_listeners_are_called_on_the_watcher_thread(
     remove()
     publish(directory, 3)
     wait_until(lambda: 3 in revisions)  # listeners are called in the order in which they came
-    assert calls == [("datafile KEY1", True)] * 2
+    assert calls == [(f"datafile {directory}", True)] * 2
     assert caplog.text.count("callback failed at revision") == 3
 
 
@@ -239,6 +239,25 @@ def test_a_removed_listener_is_not_called_any_more(directory: Path, make_watcher
     watcher.start()
     wait_until(lambda: "last" in calls)
     assert calls == ["first", "last"]
+
+
+def test_stop_takes_at_most_a_second_beside_a_callback_that_hangs(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user whose callback waits for something that never comes can still shut the app down within the promised time."""
+    write_datafile(directory, "KEY1", make_datafile({"a_flag": True}, revision=1))
+    watcher, is_called, may_end = make_watcher(), threading.Event(), threading.Event()
+    watcher.start()
+
+    def hang(_: object) -> None:
+        is_called.set()
+        may_end.wait(30)
+
+    watcher.on_update(hang)
+    assert is_called.wait(10)
+    began = time.monotonic()
+    watcher.stop()
+    took = time.monotonic() - began
+    may_end.set()
+    assert took < 1.9
 
 
 def test_a_listener_may_stop_the_watcher(directory: Path, make_watcher: MakeWatcher) -> None:

@@ -120,9 +120,9 @@ def check_bus(data: bytes) -> None:
 def check_worker(data: bytes) -> None:
     """A worker's lines are understood or refused, they can be shown again, and no more than one line is kept."""
     with expected(MalformedLineError):
-        said, rest = worker.newest(data)
+        said, rest = worker.parse_lines(data)
         assert len(rest) <= worker.MAX_LINE_BYTES
-        assert said is None or json.loads(json.dumps(said.identity))
+        assert [json.loads(json.dumps(one.process)) for one in said] == [list(one.process) for one in said]
 
 
 def check_report(data: bytes) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from datafile_sidecar.admin.server import Admin
+from datafile_sidecar.network.change_signal import ChangeSignal
 from datafile_sidecar.network.server import bind, serving
 from tests.page.browser import CHROMIUM, FLAGS
 
@@ -36,6 +37,8 @@ def _worker(number: int, revision: int) -> dict[str, Any]:
         "pid": 40 + number,
         "host": "shop-7d4b9c",
         "revision": revision,
+        "sha256": "5f3c" * 4,
+        "refused": None,
         "seen": "2026-03-02T10:41:00.120Z",
     }
 
@@ -75,7 +78,7 @@ HEALTHY: dict[str, Any] = {
         "outcomes": {"accepted": 31, "ignored": 12},
         "last_error": None,
     },
-    "workers": {"state": "on", "settled": True, "last_error": None},
+    "workers": {"state": "on", "settled": True, "presence": "locks", "unreported": [], "last_error": None},
     "bus": {
         "state": "connected",
         "address": "rediss://bus.flags.svc:6380/0",
@@ -131,6 +134,35 @@ STATES = {
         "its access token and DATAFILE_URL_TEMPLATE",
     ),
     "worker-behind": _state(workers=[_worker(1, 43), _worker(2, 42)]),
+    "worker-refuses": _state(
+        workers=[
+            _worker(1, 43),
+            _worker(2, 42) | {"refused": {"revision": 43, "reason": "the SDK does not support datafiles of version 5"}},
+        ]
+    ),
+    "worker-silent": _state(
+        ways={
+            "workers": {
+                "state": "on",
+                "settled": True,
+                "presence": "locks",
+                "unreported": [{"id": "a1b2c3d3", "pid": 43}],
+                "last_error": None,
+            }
+        }
+    ),
+    "workers-unknown": _state(
+        ways={
+            "workers": {
+                "state": "on",
+                "settled": True,
+                "presence": "unknown",
+                "unreported": [],
+                "last_error": "the processes of this pod can't be listed: there are more than 256 locks",
+            }
+        }
+    ),
+    "other-bytes": _state(workers=[_worker(1, 43), _worker(2, 43) | {"sha256": "0123" * 4}]),
     "ways-down": _state(
         ways={
             "webhooks": {
@@ -169,7 +201,11 @@ async def shoot(target: Path) -> list[Path]:
     if CHROMIUM is None:
         raise SystemExit("needs Chromium: apt-get install chromium")
     shown: dict[str, Any] = {}
-    admin = Admin(list, dict, lambda: shown, bytes)
+
+    async def status() -> dict[str, Any]:
+        return shown
+
+    admin = Admin(list, dict, status, bytes, ChangeSignal())
     listener = bind("127.0.0.1", 0, "")
     pictures = []
     async with serving(admin.app(), listener):

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from datafile_sidecar.admin.server import Admin
+from datafile_sidecar.network.change_signal import ChangeSignal
 from datafile_sidecar.network.server import bind, serving
 from tests.page.browser import CHROMIUM, Tab, browsing
 from tests.page.shoot import HEALTHY, STATES
@@ -42,7 +43,11 @@ async def served() -> AsyncIterator[Served]:
     listener = bind("127.0.0.1", 0, "")
     page.url = f"http://127.0.0.1:{listener.getsockname()[1]}/"
     async with page.stop:
-        admin = Admin(list, dict, lambda: page.status, lambda: b"")
+
+        async def status() -> dict[str, Any]:
+            return page.status
+
+        admin = Admin(list, dict, status, lambda: b"", ChangeSignal())
         await page.stop.enter_async_context(serving(admin.app(), listener))
         yield page
 
@@ -80,6 +85,10 @@ async def test_states(served: Served, tab: Tab) -> None:
         "outage": ("not confirmed", "Upstream last confirmed it 90 min ago", "no complete answer within 10 s"),
         "nothing": ("no datafile", "not ready", "answered 403", "this can take 10 s", "No webhook secret"),
         "worker-behind": ("worker behind", "1 worker of 2 does not use revision 43"),
+        "worker-refuses": ("worker can't use it", "Process 42 on shop-7d4b9c can't use revision 43", "of version 5"),
+        "worker-silent": ("worker silent", "1 process of this pod lives and does not report", "a1b2c3d3", "no report"),
+        "workers-unknown": ("Workers may be missing here", "there are more than 256 locks"),
+        "other-bytes": ("worker behind", "1 worker of 2 does not use revision 43"),
         "ways-down": (
             "disconnected",
             "12 accepted, 3 unverified",
@@ -102,6 +111,8 @@ async def test_text_from_outside(served: Served, tab: Tab) -> None:
     await tab.see("up to date")
     [key] = served.status["keys"].values()
     key["workers"] = [{**key["workers"][0], "id": text, "host": text, "revision": 42} for text in HOSTILE]
+    key["workers"][0]["refused"] = {"revision": 43, "reason": HOSTILE[0]}
+    served.status["workers"]["unreported"] = [{"id": HOSTILE[1], "pid": HOSTILE[2]}]
     key["last_error"] = " ".join(HOSTILE)
     key["changes"][0]["trigger"] = HOSTILE[0]
     key["trigger"] = HOSTILE[1]

@@ -1,37 +1,21 @@
-"""Reads the datafile and says when to read it again. Knows files and file watchers, and nothing of the SDK.
+"""Reads the datafile. Knows files, and nothing of the SDK.
 
-A file system event and a tick of the clock are only reasons to look. Both end in `DatafileReader.read_if_changed`, where the
-digest decides.
+What the sidecar says, an event of the file system and a tick of the clock are only reasons to look. All end in
+`DatafileReader.read_if_changed`, where the digest decides.
 """
 
 import contextlib
 import datetime
 import hashlib
 import json
-import logging
 import os
 import stat
-import threading
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import watchfiles
 
 from datafile_client.errors import InvalidDatafileError
 
 MAX_BYTES = 8 * 1024 * 1024
-# A step of 10 ms costs 0.27 % of a core and reports an event within 16 ms. `force_polling` stays off: our tick replaces it.
-_WATCH: Any = {"step": 10, "debounce": 50, "recursive": False, "force_polling": False, "raise_interrupt": False}
-
-# watchfiles initializes a lock-protected value at its first watch. A child forked at that moment would wait for the lock for
-# ever. One short watch at import does the initialization before this package starts any thread.
-with contextlib.suppress(OSError, RuntimeError):
-    _first_watch: Any = _WATCH | {"step": 1, "rust_timeout": 1, "yield_on_timeout": True}
-    next(watchfiles.watch(os.sep, stop_event=threading.Event(), **_first_watch))
-
-_log = logging.getLogger("datafile_client")
 _Fingerprint = tuple[int, ...]
 
 
@@ -54,7 +38,6 @@ class DatafileReader:
     def __init__(self, directory: Path, sdk_key: str) -> None:
         self.path = directory / f"{sdk_key}.json"
         self._fingerprint: _Fingerprint | None = None
-        self._watch_error: str | None = None
 
     def read_if_changed(self) -> FileContent | None:
         """Read the file if it was written since the last call.
@@ -87,45 +70,6 @@ class DatafileReader:
                 is_text = isinstance(checked, str)
                 return True, datetime.datetime.fromisoformat(checked).astimezone(datetime.UTC) if is_text else None
         return False, None
-
-    def events(self, wake: threading.Event, tick_s: float) -> Iterator[bool]:
-        """Yield each time the file should be looked at. Never ends by itself.
-
-        The directory may be missing, appear late, be replaced, or be on a mount without events. Where no file watcher can
-        start, only the tick and `wake` remain.
-
-        Args:
-            wake: set it to get a value at once.
-            tick_s: the longest pause between two values, in seconds.
-
-        Yields:
-            True for an event, False when only the tick has passed.
-        """
-        while True:
-            wake.clear()
-            yield True  # for what happened while no watch was active
-            try:
-                yield from self._watch(wake, tick_s)
-            except (OSError, RuntimeError) as error:
-                if str(error) != self._watch_error:  # once, not at every tick
-                    self._watch_error = str(error)
-                    _log.warning("Cannot watch for changes (%s); checking the file every %g s instead", error, tick_s)
-                wake.wait(tick_s)
-
-    def _watch(self, wake: threading.Event, tick_s: float) -> Iterator[bool]:
-        watched = os.stat(self.path.parent)
-        tick: Any = {"rust_timeout": round(tick_s * 1000), "yield_on_timeout": True, "stop_event": wake}
-        changes = watchfiles.watch(self.path.parent, watch_filter=self._is_relevant, **_WATCH, **tick)
-        with contextlib.closing(changes):
-            for number, change in enumerate(changes):
-                self._watch_error = None
-                # After the directory is replaced, the watch stays alive but reports nothing.
-                if not os.path.samestat(watched, os.stat(self.path.parent)):
-                    return
-                yield bool(change) or number == 0  # a change before the watch began gave no event
-
-    def _is_relevant(self, _: object, path: str) -> bool:
-        return os.path.basename(path) in (self.path.name, "..data")
 
 
 def read_file(path: Path) -> FileContent:

@@ -20,10 +20,10 @@ from datafile_client._instance_builder import BuiltInstance, InstanceBuilder
 from datafile_client._options import check_options, check_seconds, choose_sdk_key
 from datafile_client._per_process import PerProcess, is_about_to_fork_in_c, lock_per_process
 from datafile_client._process_state import NEVER, ProcessState
+from datafile_client._sidecar_link import Report
 from datafile_client._status import WatcherStatus
 from datafile_client.errors import DatafileUnavailableError, InvalidDatafileError
 
-_TICK_MAX_S = 2.0
 _HEARTBEAT_TIMEOUT_S = 4.0
 _BUILD_MAX_S = 60.0
 _WAIT_STEP_S = 0.05
@@ -172,7 +172,7 @@ class OptimizelyWatcher:
         listener = _Listener(callback)
         self._listeners[listener] = None
         if (state := self._ensure_running()) is not None:
-            state.wake.set()
+            state.wake()
         return functools.partial(self._listeners.pop, listener, None)
 
     def wait_for_revision(self, revision: int, timeout: float = 30) -> bool:
@@ -211,11 +211,9 @@ class OptimizelyWatcher:
     async def __aexit__(self, *_: object) -> None:
         await asyncio.to_thread(self.stop)
 
-    def _make_process_state(self, inherited: ProcessState | None) -> ProcessState:
-        if inherited is not None:
-            inherited.reporter.close()  # the sidecar counts a dead parent as alive while a copy is open
+    def _make_process_state(self, _: ProcessState | None) -> ProcessState:
         stop_at_exit(self)
-        return ProcessState(self._directory, self._sdk_key)
+        return ProcessState(self._directory, self._sdk_key, self._rescan_interval_s, self._take_turn)
 
     def _mark_started(self) -> None:
         with self._start_stop_lock.get():
@@ -243,7 +241,7 @@ class OptimizelyWatcher:
             if is_about_to_fork_in_c():
                 return state
             state.heartbeat_at = max(state.heartbeat_at, time.monotonic())  # the thread may have set a later time
-            has_thread = heartbeat_at == NEVER and state.start_thread(self._run, f"datafile {self._sdk_key}")
+            has_thread = heartbeat_at == NEVER and state.start()
             if not has_thread and not state.has_warned:
                 state.has_warned = True
                 _log.warning("Watcher thread stuck or missing (slow callback? uWSGI without threads?); checking on use")
@@ -257,33 +255,31 @@ class OptimizelyWatcher:
                 state.changed.wait_for(condition, min(left, _WAIT_STEP_S))
         return condition()
 
-    def _run(self, state: ProcessState) -> None:
-        rescan_at = 0.0
-        for is_event in state.reader.events(state.wake, min(self._rescan_interval_s, _TICK_MAX_S)):
-            if state.stopping:
-                return
-            now = time.monotonic()
-            if is_event or now >= rescan_at:
-                rescan_at = now + self._rescan_interval_s
-                # A time in the future, so that during a slow build no request checks the file and waits for the build.
-                state.heartbeat_at = now + _BUILD_MAX_S
-                self._check_file(state)
-            state.heartbeat_at = time.monotonic()
-            self._call_listeners(state)
-            if self._current is not None and not state.stopping:
-                state.reporter.update(self._current.revision, state.heartbeat_at)
+    def _take_turn(self, state: ProcessState, is_event: bool) -> Report:
+        """Look at the file if there is a reason, call the listeners, and return what to report to the sidecar."""
+        now = time.monotonic()
+        if is_event or now >= state.rescan_at:
+            state.rescan_at = now + self._rescan_interval_s
+            # A time in the future, so that during a slow build no request checks the file and waits for the build.
+            state.heartbeat_at = now + _BUILD_MAX_S
+            self._check_file(state)
+        state.heartbeat_at = time.monotonic()
+        self._call_listeners(state)
+        current = self._current
+        return Report(current and current.revision, current and current.sha256, state.refused, state.refused_sha256)
 
     def _check_file(self, state: ProcessState) -> None:
-        is_swapped, message, unexpected = False, None, None
+        is_swapped, message, unexpected, file = False, None, None, None
         with state.lock:
             try:
                 if (file := state.reader.read_if_changed()) is not None:
                     is_swapped = self._load(file, "file")
-                    self._last_error = None
+                    self._last_error = state.refused = None
             except Exception as error:  # neither a request nor the thread may fail because of a bad file
                 if str(error) != self._last_error:  # once, not at every check
                     message, unexpected = str(error), None if isinstance(error, InvalidDatafileError) else error
                 self._last_error = str(error)
+                state.refused, state.refused_sha256 = _refusal(error, file)
         # Log without our lock: a thread that holds a log handler's lock may be waiting for ours, to add the revision to its line.
         if message is not None:
             _log.warning("%s", message, exc_info=unexpected)
@@ -340,3 +336,11 @@ class OptimizelyWatcher:
         if self._last_error is not None:
             reason = f"{reason} ({self._last_error})"
         return DatafileUnavailableError(self._sdk_key, self._path, reason)
+
+
+def _refusal(error: Exception, file: FileContent | None) -> tuple[str | None, str | None]:
+    """Return why the process can't use what is published, and its digest. A file that is not there is no refusal."""
+    if isinstance(error.__cause__, FileNotFoundError):
+        return None, None
+    reason = error.reason if isinstance(error, InvalidDatafileError) else str(error)
+    return reason, file.sha256 if file else None

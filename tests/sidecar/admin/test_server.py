@@ -3,6 +3,7 @@
 import asyncio
 import json
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 from aiohttp import ClientSession
 
 from datafile_sidecar.admin.server import Admin
+from datafile_sidecar.network.change_signal import ChangeSignal
 from datafile_sidecar.network.server import bind, serving
 
 
@@ -23,6 +25,7 @@ class Truth:
     status: dict[str, Any] = field(default_factory=dict)
     metrics: bytes = b"# nothing\n"
     scrape: Callable[[], bytes] | None = None
+    changes: ChangeSignal = field(default_factory=ChangeSignal)
 
 
 @pytest.fixture
@@ -32,12 +35,13 @@ def truth() -> Truth:
 
 @pytest.fixture
 async def browser(truth: Truth) -> AsyncIterator[ClientSession]:
-    admin = Admin(
-        lambda: truth.stuck,
-        lambda: truth.unready,
-        lambda: truth.status,
-        lambda: truth.scrape() if truth.scrape else truth.metrics,
-    )
+    async def status() -> dict[str, Any]:
+        return truth.status
+
+    def metrics() -> bytes:
+        return truth.scrape() if truth.scrape else truth.metrics
+
+    admin = Admin(lambda: truth.stuck, lambda: truth.unready, status, metrics, truth.changes)
     socket = bind("127.0.0.1", 0, "DATAFILE_ADMIN_LISTEN")
     async with (
         serving(admin.app(), socket),
@@ -80,7 +84,7 @@ async def test_status(browser: ClientSession, truth: Truth) -> None:
     """`/status` is JSON, with null where there is nothing."""
     truth.status = {"version": "1", "keys": {"KEY1": {"revision": None, "last_error": "é <b>"}}}
     status, text = await get(browser, "/status")
-    assert (status, json.loads(text)) == (200, truth.status)
+    assert (status, json.loads(text)) == (200, {**truth.status, "status_version": truth.changes.version})
 
 
 async def test_any_text(browser: ClientSession, truth: Truth) -> None:
@@ -89,7 +93,7 @@ async def test_any_text(browser: ClientSession, truth: Truth) -> None:
     truth.unready, truth.stuck, truth.status = {"KEY1": problem}, [problem], {"last_error": problem}
     assert (await get(browser, "/readyz"))[0] == 503
     assert (await get(browser, "/livez"))[0] == 503
-    assert json.loads((await get(browser, "/status"))[1]) == truth.status
+    assert json.loads((await get(browser, "/status"))[1])["last_error"] == problem
 
 
 @pytest.mark.parametrize("path", ["/livez", "/readyz", "/metrics", "/status"])
@@ -126,3 +130,56 @@ async def test_a_long_scrape_holds_up_nothing(browser: ClientSession, truth: Tru
     assert 1 <= len(runs) < 5
     truth.scrape = lambda: b"# later\n"
     assert await get(browser, "/metrics") == (200, "# later\n")
+
+
+async def held(browser: ClientSession, after: object, wait: object = 30) -> int:
+    """Ask for the status once it is not of this version any more, and return its version."""
+    async with browser.get("/status", params={"after": str(after), "wait": str(wait)}) as answer:
+        assert answer.status == 200
+        version: int = (await answer.json())["status_version"]
+        return version
+
+
+async def is_answered(task: asyncio.Task[int], within_s: float) -> bool:
+    done, _ = await asyncio.wait([task], timeout=within_s)
+    return bool(done)
+
+
+async def test_a_held_request_is_answered_at_the_next_change(browser: ClientSession, truth: Truth) -> None:
+    """Who waits for a worker gets the answer when there is something new, and the newest of what comes together."""
+    version = truth.changes.version
+    asked = asyncio.create_task(held(browser, version))
+    assert not await is_answered(asked, 0.5)
+    truth.changes.notify()
+    truth.changes.notify()
+    assert await asked == version + 2
+    began = time.monotonic()
+    assert await held(browser, version + 2, 1) == version + 2
+    assert time.monotonic() - began >= 0.9
+
+
+@pytest.mark.parametrize("wait", ["", "0", "-1", "1.5", "soon", "\u0663", "9" * 7])
+async def test_a_request_that_does_not_ask_well_is_answered_at_once(
+    browser: ClientSession, truth: Truth, wait: str
+) -> None:
+    """A mistake costs nobody a slot, nor a wait."""
+    async with asyncio.timeout(10):
+        assert await held(browser, truth.changes.version, wait) == truth.changes.version
+        assert await held(browser, truth.changes.version - 1) == truth.changes.version
+        assert await held(browser, "1b") == truth.changes.version
+
+
+async def test_only_so_many_requests_are_held(browser: ClientSession, truth: Truth) -> None:
+    """The 33rd is answered at once, so that it polls; when one of the others has its answer, another may wait."""
+    version = truth.changes.version
+    waiting = [asyncio.create_task(held(browser, version)) for _ in range(32)]
+    short = asyncio.create_task(held(browser, version, 1))
+    await asyncio.sleep(0.3)
+    answered = [task for task in [*waiting, short] if task.done()]
+    assert len(answered) == 1, "all but one are held"
+    truth.changes.notify()
+    assert set(await asyncio.gather(*waiting)) <= {version, version + 1}
+    again = asyncio.create_task(held(browser, version + 1))
+    assert not await is_answered(again, 0.3)
+    truth.changes.notify()
+    await again

@@ -91,7 +91,7 @@ async def running(
             await asyncio.gather(task, return_exceptions=True)
 
 
-async def until(condition: Callable[[], object], within_s: float = 10) -> None:
+async def until(condition: Callable[[], object], within_s: float = 30) -> None:
     """Wait until the condition holds."""
     async with asyncio.timeout(within_s):
         while not condition():

@@ -4,28 +4,36 @@ import contextlib
 import json
 import socket
 from collections.abc import AsyncIterator, Iterator
+from typing import Any
 
 from aiohttp import web
+
+from datafile_sidecar.network.change_signal import ChangeSignal
 
 KEY = "KEY1"
 
 
 class Sidecar:
-    """The admin port of a pod. Its one worker uses `revision`; `body` replaces the whole answer."""
+    """The admin port of a pod. Its one worker uses `revision`; `body` replaces the whole answer. With `changes` it tells them."""
 
     def __init__(self, host: str, revision: int = 43, pod: str | None = None) -> None:
         self.host, self.pod, self.revision = host, pod or f"pod-{host}", revision
         self.file_revision = 43
         self.status, self.body, self.asked, self.port = 200, b"", 0, 0
+        self.changes: ChangeSignal | None = None
+        self.workers: dict[str, Any] = {}
 
     async def answer(self, request: web.Request) -> web.Response:
         self.asked += 1
+        if self.changes and "wait" in request.query:
+            await self.changes.wait(int(request.query["after"]), float(request.query["wait"]))
         worker = {"id": "0a1b2c3d", "pid": 17, "host": "app", "revision": self.revision}
         report = {
             "pod": self.pod,
             "instance": self.pod,
             "keys": {KEY: {"revision": self.file_revision, "target_revision": 43, "workers": [worker]}},
-            "workers": {"state": "on", "settled": True},
+            "workers": {"state": "on", "settled": True, **self.workers},
+            **({"status_version": self.changes.version} if self.changes else {}),
         }
         body = self.body or json.dumps(report).encode()
         return web.Response(status=self.status, body=body, headers={"Location": "/status"})

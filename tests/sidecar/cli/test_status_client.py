@@ -13,6 +13,7 @@ from datafile_sidecar.cli.status_client import Endpoints, StatusClient
 from datafile_sidecar.cli.status_output import as_json, as_text
 from datafile_sidecar.core.fleet_status import StatusResponse
 from datafile_sidecar.core.wait_target import LATEST, WaitTarget
+from datafile_sidecar.network.change_signal import ChangeSignal
 from datafile_sidecar.network.resolver import DaemonResolver
 from tests.sidecar.cli.status_servers import KEY, Sidecar, listening, silent
 
@@ -110,6 +111,58 @@ async def test_it_waits_until_the_last_has_it() -> None:
         second.revision = 43
         answers, _ = await asyncio.wait_for(task, 5)
     assert named(answers) == ["pod-127.0.0.2", "pod-127.0.0.3"]
+
+
+async def test_it_is_told() -> None:
+    """A rollout that takes long costs the sidecars hardly a request, and the yes comes when the last one has told it."""
+    fast, slow = Sidecar("127.0.0.2", revision=42), Sidecar("127.0.0.3", revision=42)
+    fast.changes, slow.changes = fast_changes, slow_changes = ChangeSignal(), ChangeSignal()
+    async with listening(fast, slow) as port:
+        task = asyncio.create_task(client(port, "127.0.0.2", "127.0.0.3").wait(TARGET, 20))
+        await asyncio.sleep(3)
+        assert fast.asked <= 10
+        fast.revision = 43
+        fast_changes.notify()
+        slow_changes.notify()  # of something else
+        await asyncio.sleep(0.3)
+        assert not task.done()
+        slow.revision = 43
+        slow_changes.notify()
+        async with asyncio.timeout(0.6):
+            answers, _ = await task
+    assert TARGET.lagging(answers) == []
+
+
+async def test_a_sidecar_that_holds_no_more_requests_is_polled() -> None:
+    """One that answers at once, though nothing has changed, is not asked again and again without a pause."""
+    sidecar = Sidecar("127.0.0.2", revision=42)
+    sidecar.body = (
+        b'{"pod":"p","instance":"p","status_version":7,"workers":{"state":"on","settled":true},'
+        b'"keys":{"KEY1":{"revision":42,"workers":[]}}}'
+    )
+    async with listening(sidecar) as port:
+        task = asyncio.create_task(client(port, "127.0.0.2").wait(TARGET, 20))
+        await asyncio.sleep(2)
+        assert 4 <= sidecar.asked <= 20
+        sidecar.revision, sidecar.body = 43, b""
+        async with asyncio.timeout(2):
+            await task
+
+
+@pytest.mark.parametrize(
+    "doubt", [{"settled": False}, {"unreported": [{"id": "0a1b2c3d", "pid": 17}]}, {"presence": "unknown"}]
+)
+async def test_what_no_change_tells_is_looked_at_soon(doubt: dict[str, Any]) -> None:
+    """A process without a report ends unheard, and time passes unheard: the command looks, and does not wait to be told."""
+    sidecar = Sidecar("127.0.0.2")
+    sidecar.changes, sidecar.workers = ChangeSignal(), doubt
+    async with listening(sidecar) as port:
+        task = asyncio.create_task(client(port, "127.0.0.2").wait(TARGET, 20))
+        await asyncio.sleep(1)
+        assert sidecar.asked >= 3
+        sidecar.workers = {}
+        async with asyncio.timeout(0.6):
+            await task
 
 
 async def test_what_was_expected_once_is_not_forgotten() -> None:

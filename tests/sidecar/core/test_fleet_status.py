@@ -27,14 +27,20 @@ def worker(revision: int | None, pid: int = 17) -> dict[str, Any]:
 
 
 def sidecar(
-    pod: str = "pod-1", *, workers: Any = (), settled: bool = True, state: str = "on", **key: Any
+    pod: str = "pod-1",
+    *,
+    workers: Any = (),
+    settled: bool = True,
+    state: str = "on",
+    about: dict[str, Any] | None = None,
+    **key: Any,
 ) -> StatusResponse:
     fields = {"revision": 43, "target_revision": 43, "trigger": "peer", "checked": "2023-11-14T22:13:00.000Z", **key}
     status = {
         "pod": pod,
         "instance": f"{pod}-1",
         "keys": {"KEY1": fields | {"workers": list(workers)}},
-        "workers": {"state": state, "settled": settled, "last_error": None},
+        "workers": {"state": state, "settled": settled, "last_error": None} | (about or {}),
     }
     return StatusResponse(f"{pod}:8088", parse(json.dumps(status).encode()))
 
@@ -57,6 +63,26 @@ def test_nothing_lags() -> None:
         (sidecar(workers=[worker(None)]), "(pid 17 on app-1) has no datafile"),
         (sidecar(workers=[worker(44)]), "uses revision 44, and the volume has 43"),
         (sidecar(revision=42, workers=[worker(43)]), "has revision 42 on its volume"),
+        (
+            sidecar(sha256="ab" * 32, workers=[worker(43) | {"sha256": "cd" * 8}]),
+            "uses revision 43, but with other bytes than the volume has",
+        ),
+        (
+            sidecar(workers=[worker(42) | {"refused": {"revision": 43, "reason": "too \x1b new"}}]),
+            "worker 0a1b2c3d (pid 17 on app-1) can't use revision 43: too \\x1b new; it uses revision 42",
+        ),
+        (
+            sidecar(workers=[worker(None) | {"refused": {"revision": None, "reason": "unreadable"}}]),
+            "can't use what was published: unreadable; it has no datafile",
+        ),
+        (
+            sidecar(workers=[worker(43)], about={"unreported": [{"id": "ffffffff", "pid": 18}]}),
+            "worker ffffffff (pid 18) lives and does not report",
+        ),
+        (
+            sidecar(workers=[worker(43)], about={"presence": "unknown", "last_error": "more than 256"}),
+            "pod-1 (pod-1:8088): more than 256",
+        ),
         (sidecar(revision=None, workers=[worker(43)]), "has no datafile on its volume"),
         (sidecar(), "no worker is connected"),
         (sidecar(workers=[worker(43)], settled=False), "workers may still be reconnecting"),
@@ -69,6 +95,16 @@ def test_lagging_pods_and_workers_are_named(response: StatusResponse, sentence: 
     (lagging_sentence,) = behind(sidecar("fine", workers=[worker(43)]), response)
     assert sentence in lagging_sentence
     assert "fine" not in lagging_sentence
+
+
+def test_other_bytes_of_a_revision_are_another_datafile() -> None:
+    """Two pods with one revision and different digests don't decide alike; where a digest is not known, the revision counts."""
+    same, other = sidecar("pod-1", sha256="ab" * 32), sidecar("pod-2", sha256="cd" * 32)
+    assert behind(same, same, sidecar("pod-3"), workers_required=False) == []
+    assert behind(same, other, workers_required=False) == [
+        "pod-2 (pod-2:8088): has other bytes of revision 43 than pod-1 (pod-1:8088)"
+    ]
+    assert behind(sidecar(sha256="ab" * 32, workers=[worker(43) | {"sha256": "ab" * 8}, worker(43)])) == []
 
 
 def test_pods_without_workers_may_be_allowed() -> None:

@@ -82,14 +82,13 @@ class WatchedVolume(Volume):
     on_publish: Callable[[Status], None] = staticmethod(lambda _: None)
     refuses = 0
 
-    def publish(self, body: bytes, status: Status) -> float:
+    def publish(self, body: bytes, status: Status, on_renamed: Callable[[float], object] = print) -> None:
         if self.refuses:
             self.refuses -= 1
             raise VolumeError("no space left")
-        renamed_at = super().publish(body, status)
+        super().publish(body, status, on_renamed)
         self.published.append(status)
         self.on_publish(status)
-        return renamed_at
 
 
 class House:

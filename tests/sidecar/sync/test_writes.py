@@ -4,6 +4,7 @@ import asyncio
 import gc
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
@@ -32,11 +33,11 @@ class SlowVolume(Volume):
         self.begun, self.go_on = threading.Event(), threading.Event()
         self.written: list[str] = []
 
-    def publish(self, body: bytes, status: Status) -> float:
+    def publish(self, body: bytes, status: Status, on_renamed: Callable[[float], object] = print) -> None:
         self.begun.set()
         assert self.go_on.wait(10)
         self.written.append(status.trigger)
-        return super().publish(body, status)
+        super().publish(body, status, on_renamed)
 
 
 class OneDatafile:

@@ -18,10 +18,12 @@ import pytest
 import structlog
 
 from datafile_sidecar.observe.telemetry import Telemetry
-from datafile_sidecar.volume import workers
+from datafile_sidecar.volume import worker_connection, workers
 from datafile_sidecar.volume.workers import MAX_WORKERS, Workers
+from tests.sidecar.volume.locking import locked
 
 KEY = "KEY1"
+DIGEST = "0123456789abcdef" * 4
 
 
 class Pod:
@@ -34,7 +36,7 @@ class Pod:
         self.telemetry = Telemetry(logger, time.monotonic)
         self.telemetry.prepare("0", [KEY])
         self.workers = Workers(directory, [KEY], self.telemetry)
-        self.workers.published(KEY, 43, time.monotonic())
+        self.workers.published(KEY, 43, DIGEST, time.monotonic())
 
     def _take(self, _: object, __: str, event: Any) -> Any:
         self.events.append(dict(event))
@@ -51,7 +53,8 @@ class Pod:
 @contextlib.asynccontextmanager
 async def running(pod: Pod) -> AsyncIterator[None]:
     task = asyncio.create_task(pod.workers.run())
-    await until(lambda: pod.workers.status()["state"] == "on" or bool(pod.workers.status()["last_error"]))
+    while (status := await pod.workers.status())["state"] != "on" and not status["last_error"]:
+        await asyncio.sleep(0.005)
     try:
         yield
     finally:
@@ -73,6 +76,16 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.005)
 
 
+async def is_settled(pod: Pod) -> bool:
+    return bool((await pod.workers.status())["settled"])
+
+
+async def until_settled(pod: Pod, *, wanted: bool = True) -> None:
+    async with asyncio.timeout(8):
+        while await is_settled(pod) != wanted:
+            await asyncio.sleep(0.005)
+
+
 def line(revision: int | None = 43, **changes: Any) -> bytes:
     words = {"v": 1, "id": "0a1b2c3d", "sdk_key": KEY, "pid": 17, "host": "app-1", "revision": revision}
     return json.dumps(words | changes).encode() + b"\n"
@@ -86,10 +99,12 @@ def connect(pod: Pod) -> socket.socket:
 
 
 async def is_dropped(connection: socket.socket) -> bool:
-    """Whether the sidecar hangs up."""
+    """Whether the sidecar hangs up, after what it has told."""
     try:
         async with asyncio.timeout(8):
-            return await asyncio.get_running_loop().sock_recv(connection, 1) == b""
+            while await asyncio.get_running_loop().sock_recv(connection, 4096):
+                pass
+            return True
     except ConnectionResetError:
         return True
 
@@ -132,7 +147,7 @@ async def test_the_time_to_apply_is_measured_once_a_worker(pod: Pod) -> None:
     with connect(pod) as connection, connect(pod) as late:
         connection.send(line(42))
         await until(lambda: pod.revisions() == [42])
-        pod.workers.published(KEY, 43, time.monotonic() - 0.05)
+        pod.workers.published(KEY, 43, DIGEST, time.monotonic() - 0.05)
         for revision in (41, 43, 42, 43):
             connection.send(line(revision))
             await until(lambda wanted=revision: pod.revisions() == [wanted])  # type: ignore[misc]
@@ -210,15 +225,16 @@ async def test_somebodys_file_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     (tmp_path / "sidecar.sock").write_text("mine")
     pod = Pod(tmp_path)
     async with running(pod):
-        status = pod.workers.status()
+        status = await pod.workers.status()
         assert (status["state"], status["settled"]) == ("off", False)
         assert "not a socket" in status["last_error"]
         await asyncio.sleep(0.1)
         assert [event["event"] for event in pod.events] == ["workers.unheard"]
         assert (tmp_path / "sidecar.sock").read_text() == "mine"
         (tmp_path / "sidecar.sock").unlink()
-        await until(lambda: pod.workers.status()["state"] == "on")
-        assert pod.workers.status()["last_error"] is None
+        while (status := await pod.workers.status())["state"] != "on":
+            await asyncio.sleep(0.005)
+        assert status["last_error"] is None
 
 
 async def test_a_socket_that_was_removed_comes_back(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -229,7 +245,7 @@ async def test_a_socket_that_was_removed_comes_back(pod: Pod, monkeypatch: pytes
     with connect(pod) as connection:
         connection.send(line(43))
         await until(lambda: pod.revisions() == [43])
-    assert not pod.workers.status()["settled"]
+    assert not await is_settled(pod)
 
 
 async def test_a_new_sidecar_waits_for_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,16 +253,16 @@ async def test_a_new_sidecar_waits_for_its_workers(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(workers, "SETTLE_S", 0.3)
     pod = Pod(tmp_path)
     async with running(pod):
-        assert not pod.workers.status()["settled"]
-        await until(lambda: pod.workers.status()["settled"])
+        assert not await is_settled(pod)
+        await until_settled(pod)
         with connect(pod) as silent:
-            await until(lambda: not pod.workers.status()["settled"])
+            await until_settled(pod, wanted=False)
             silent.send(line(43))
-            await until(lambda: pod.workers.status()["settled"])
+            await until_settled(pod)
             with connect(pod) as stranger:
                 stranger.send(b"nonsense\n")
                 assert await is_dropped(stranger)
-            assert not pod.workers.status()["settled"]
+            assert not await is_settled(pod)
 
 
 # Strangers
@@ -296,7 +312,7 @@ async def test_there_is_room_for_so_many(pod: Pod) -> None:
         one_more.send(line(43, id="ffffffff"))
         assert await is_dropped(one_more)
         assert float(pod.metric('refused_workers_total{reason="too_many"}')) == 1
-        assert not pod.workers.status()["settled"]
+        assert not await is_settled(pod)
         some[0].close()
         await until(lambda: len(pod.revisions()) == MAX_WORKERS - 1)
         last = stack.enter_context(connect(pod))
@@ -306,7 +322,7 @@ async def test_there_is_room_for_so_many(pod: Pod) -> None:
 
 async def test_who_never_speaks_is_dropped(pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
     """Connections that say nothing take no place for long, and keep nobody from being vouched for."""
-    monkeypatch.setattr(workers, "_FIRST_LINE_WITHIN_S", 0.1)
+    monkeypatch.setattr(worker_connection, "FIRST_LINE_WITHIN_S", 0.1)
     with connect(pod) as silent:
         assert await is_dropped(silent)
     assert float(pod.metric('refused_workers_total{reason="silent"}')) == 1
@@ -344,9 +360,9 @@ async def test_a_swap_that_is_reported_before_the_publication_is_noted_is_measur
         connection.send(line(44))
         await until(lambda: set(pod.revisions()) == {42, 44})
         assert pod.metric("apply_seconds_count") == "0.0"
-        pod.workers.published(KEY, 44, renamed_at)
+        pod.workers.published(KEY, 44, DIGEST, renamed_at)
         assert pod.metric("apply_seconds_count") == "1.0"
-        pod.workers.published(KEY, 44, renamed_at)
+        pod.workers.published(KEY, 44, DIGEST, renamed_at)
         assert pod.metric("apply_seconds_count") == "1.0"
     applied = [event for event in pod.events if event["event"] == "datafile.applied"]
     assert [event["revision"] for event in applied] == [44]
@@ -361,6 +377,186 @@ async def test_a_swap_of_an_earlier_publication_is_not_measured_again(pod: Pod) 
         connection.send(line(43))
         await until(lambda: pod.revisions() == [43])
         assert pod.metric("apply_seconds_count") == "1.0"
-        pod.workers.published(KEY, 42, time.monotonic())
-        pod.workers.published(KEY, 43, time.monotonic())
+        pod.workers.published(KEY, 42, DIGEST, time.monotonic())
+        pod.workers.published(KEY, 43, DIGEST, time.monotonic())
         assert pod.metric("apply_seconds_count") == "1.0"
+
+
+# What workers are told
+
+
+async def hear(connection: socket.socket, count: int = 1) -> list[dict[str, Any]]:
+    """Read so many lines."""
+    data = b""
+    async with asyncio.timeout(8):
+        while data.count(b"\n") < count:
+            data += await asyncio.get_running_loop().sock_recv(connection, 1)
+    return [json.loads(one) for one in data.splitlines()]
+
+
+async def test_a_worker_is_told_what_is_published(pod: Pod) -> None:
+    """On connecting, and after each publication of a key that it uses: so it need not wait for the file system."""
+    with connect(pod) as connection:
+        about = {"v": 1, "sdk_key": KEY}
+        assert await hear(connection) == [about | {"revision": 43, "sha256": DIGEST[:16]}]
+        connection.send(line(43, sha256=DIGEST[:16]))
+        await until(lambda: pod.revisions() == [43])
+        pod.workers.published(KEY, 44, "f" * 64, time.monotonic())
+        assert await hear(connection) == [about | {"revision": 44, "sha256": "f" * 16}]
+
+
+async def test_what_is_published_before_the_first_report_is_told_after_it(pod: Pod) -> None:
+    """A worker that connects in the moment of a publication misses nothing."""
+    with connect(pod) as connection:
+        await hear(connection)
+        pod.workers.published(KEY, 44, "f" * 64, time.monotonic())
+        connection.send(line(43, sha256=DIGEST[:16]))
+        assert (await hear(connection))[0]["revision"] == 44
+
+
+async def test_a_worker_that_never_reads_costs_one_line(pod: Pod) -> None:
+    """It keeps nothing in the sidecar's memory, and hears of the newest when it reads at last."""
+    with connect(pod) as connection:
+        connection.send(line(43))
+        await until(lambda: pod.revisions() == [43])
+        for revision in range(44, 20_044):
+            pod.workers.published(KEY, revision, DIGEST, None)
+        (worker,) = pod.workers._connections
+        assert worker._transport.get_write_buffer_size() < 200
+        assert list(worker._untold) == [KEY]
+        heard = 0
+        while heard < 20_043:
+            heard = (await hear(connection))[0]["revision"]
+
+
+async def test_one_connection_reports_several_keys(tmp_path: Path) -> None:
+    """A process that uses a hundred keys has one connection; a key that it uses no more is gone, the others stay."""
+    keys = [f"KEY{number}" for number in range(100)]
+    pod = Pod(tmp_path)
+    pod.workers = Workers(tmp_path, keys, pod.telemetry)
+    async with running(pod):
+        with connect(pod) as connection:
+            assert {one["sdk_key"] for one in await hear(connection, 100)} == set(keys)
+            connection.send(b"".join(line(7, sdk_key=key) for key in keys))
+            await until(lambda: all(len(found) == 1 for found in pod.workers.by_key().values()))
+            connection.send(line(None, sdk_key="KEY7", ended=True) + line(8, sdk_key="KEY8"))
+            await until(lambda: pod.workers.by_key()["KEY7"] == [])
+            await until(lambda: pod.workers.by_key()["KEY8"][0]["revision"] == 8)
+            assert len(pod.workers.by_key()["KEY9"]) == 1
+        await until(lambda: not any(pod.workers.by_key().values()))
+
+
+async def test_a_worker_that_cannot_use_what_is_published_says_why(pod: Pod) -> None:
+    """Whoever is on call sees the worker, the revision and the reason, until it can; hostile text stays text."""
+    with connect(pod) as connection:
+        reason = "unsupported \u001b[31m version"
+        connection.send(line(42, refused={"reason": reason, "sha256": DIGEST[:16]}))
+        await until(lambda: pod.revisions() == [42])
+        assert pod.workers.by_key()[KEY][0]["refused"] == {"revision": 43, "reason": reason}
+        assert pod.metric("workers_refusing") == "1.0"
+        (event,) = [event for event in pod.events if event["event"] == "worker.datafile_refused"]
+        assert (event["pid"], event["reason"]) == (17, reason)
+        connection.send(line(42, refused={"reason": "older", "sha256": "f" * 16}))
+        await until(lambda: pod.workers.by_key()[KEY][0]["refused"] == {"revision": None, "reason": "older"})
+        connection.send(line(43))
+        await until(lambda: pod.revisions() == [43])
+        assert pod.workers.by_key()[KEY][0]["refused"] is None
+        assert pod.metric("workers_refusing") == "0.0"
+
+
+# Who there is, by the kernel
+
+
+async def presence(pod: Pod) -> tuple[str, list[dict[str, Any]]]:
+    status = await pod.workers.status()
+    return status["presence"], status["unreported"]
+
+
+async def test_a_process_with_a_lock_and_no_connection_is_named(pod: Pod, tmp_path: Path) -> None:
+    """It lives and has not reported: stopped since before this sidecar began, perhaps. When it reports or ends, it is not."""
+    offset = 17 << 32 | 0x0A1B2C3D
+    with locked(tmp_path, (offset, 1)):
+        assert await presence(pod) == ("locks", [{"id": "0a1b2c3d", "pid": 17}])
+        with connect(pod) as connection:
+            connection.send(line(43, lock=offset))
+            await until(lambda: pod.revisions() == [43])
+            assert await presence(pod) == ("locks", [])
+        await until(lambda: pod.revisions() == [])
+        assert await presence(pod) == ("locks", [{"id": "0a1b2c3d", "pid": 17}])
+    assert await presence(pod) == ("locks", [])
+
+
+async def test_a_worker_without_a_lock_is_a_connection(pod: Pod, tmp_path: Path) -> None:
+    """An older client, or one that lies about its lock, is counted as ever, and the status says so."""
+    with connect(pod) as old:
+        old.send(line(43))
+        await until(lambda: pod.revisions() == [43])
+        assert await presence(pod) == ("connections", [])
+    with connect(pod) as liar:
+        liar.send(line(43, lock=5))
+        await until(lambda: pod.revisions() == [43])
+        assert await presence(pod) == ("connections", [])
+
+
+async def test_what_may_hide_a_worker_makes_presence_unknown(pod: Pod, tmp_path: Path) -> None:
+    """Two processes on one byte, or a lock of many bytes: the list may be too short, and says so."""
+    with locked(tmp_path, (5, 1)), connect(pod) as one, connect(pod) as two:
+        one.send(line(43, lock=5))
+        two.send(line(43, lock=5, id="ffffffff"))
+        await until(lambda: pod.revisions() == [43, 43])
+        assert await presence(pod) == ("unknown", [])
+        assert "the same lock" in (await pod.workers.status())["last_error"]
+    with locked(tmp_path, (0, 0)):
+        assert await presence(pod) == ("unknown", [])
+        assert "everything" in (await pod.workers.status())["last_error"]
+    await until(lambda: pod.revisions() == [])
+    assert await presence(pod) == ("locks", [])
+
+
+async def test_nobody_changes_their_lock(pod: Pod, tmp_path: Path) -> None:
+    """A connection that names another lock would leave one out."""
+    with connect(pod) as connection:
+        connection.send(line(43, lock=5))
+        await until(lambda: pod.revisions() == [43])
+        connection.send(line(43, lock=6))
+        assert await is_dropped(connection)
+
+
+async def test_a_new_sidecar_need_not_wait_for_those_whose_locks_it_sees(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where all workers of the one before held a lock, the next vouches at once; a worker without one brings the wait back."""
+    monkeypatch.setattr(workers, "_LOOK_S", 0.02)
+    note = tmp_path / ".datafile-sidecar.workers"
+    with locked(tmp_path, (5, 1)), monkeypatch.context() as settling:
+        settling.setattr(workers, "SETTLE_S", 0.1)
+        async with running(pod := Pod(tmp_path)):
+            with connect(pod) as connection:
+                connection.send(line(43, lock=5))
+                await until(note.exists)
+    async with running(pod := Pod(tmp_path)):
+        assert await is_settled(pod)
+        with locked(tmp_path, (5, 1)):
+            assert await presence(pod) == ("locks", [{"id": "00000005", "pid": 0}])
+        with connect(pod) as old:
+            old.send(line(43))
+            await until(lambda: not note.exists())
+    async with running(pod := Pod(tmp_path)):
+        assert not await is_settled(pod)
+
+
+async def test_a_replaced_directory_brings_the_wait_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks and note are of the old directory, and say nothing about those that use the new one."""
+    monkeypatch.setattr(workers, "_LOOK_S", 0.02)
+    monkeypatch.setattr(workers, "SETTLE_S", 0.1)
+    directory = tmp_path / "volume"
+    directory.mkdir()
+    async with running(pod := Pod(directory)):
+        await until((directory / ".datafile-sidecar.workers").exists)
+        monkeypatch.setattr(workers, "SETTLE_S", 60)
+        directory.rename(tmp_path / "away")
+        directory.mkdir()
+        await until(pod.path.exists)
+        while (status := await pod.workers.status())["state"] != "on":
+            await asyncio.sleep(0.005)
+        assert not status["settled"]

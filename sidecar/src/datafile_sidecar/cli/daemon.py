@@ -113,7 +113,7 @@ class Daemon:
     async def _open(self, stack: AsyncExitStack) -> None:
         for one in self._upstreams.values():
             await stack.enter_async_context(one)
-        admin = Admin(self._stuck, self._unready, self._status, self._telemetry.exposition)
+        admin = Admin(self._stuck, self._unready, self._status, self._telemetry.exposition, self._workers.changes)
         limit = self._limits.connections
         await stack.enter_async_context(
             serving(admin.app(), self._admin_socket, self._dropped("admin"), max_connections=limit, max_body_bytes=0)
@@ -157,7 +157,7 @@ class Daemon:
 
     def _syncer(self, sdk_key: str) -> KeySyncer:
         return key_syncer(
-            KeyStore(sdk_key, self._volume),
+            KeyStore(sdk_key, self._volume, on_published=functools.partial(self._workers.published, sdk_key)),
             functools.partial(self._source, sdk_key),
             self._settings,
             Pace(self._settings.poll_interval_s, backoff.place(self._pod, sdk_key)),
@@ -165,7 +165,6 @@ class Daemon:
             self._bootstrap,
             self._telemetry,
             bus=self._bus,
-            on_published=functools.partial(self._workers.published, sdk_key),
             ask_peers=self._newest.ask,
         )
 
@@ -187,7 +186,8 @@ class Daemon:
         missing = {key: problem for key, one in self._syncers.items() if (problem := one.state.problem)}
         return missing | ({"sidecar": "it is stopping"} if self._shutdown.has_begun else {})
 
-    def _status(self) -> dict[str, Any]:
+    async def _status(self) -> dict[str, Any]:
+        workers_status = await self._workers.status()
         workers = self._workers.by_key()
         return {
             "version": self._version,
@@ -198,7 +198,7 @@ class Daemon:
             "ready": not self._unready(),
             "keys": {key: one.status() | {"workers": workers[key]} for key, one in self._syncers.items()},
             "webhooks": self._stats.status(has_secrets=bool(self._secrets.active)),
-            "workers": self._workers.status(),
+            "workers": workers_status,
             "bus": self._bus.view() if self._bus else {"state": "off"},
             "peers": self._peers.status(),
         }

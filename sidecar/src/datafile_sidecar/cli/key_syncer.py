@@ -27,7 +27,6 @@ def key_syncer(
     telemetry: Telemetry,
     *,
     bus: Bus | None = None,
-    on_published: Callable[[int, float], None] = lambda _, __: None,
     ask_peers: Callable[[str], bool] = lambda _: False,
 ) -> KeySyncer:
     """Return the loop, not running yet.
@@ -41,7 +40,6 @@ def key_syncer(
         bootstrap: The files to begin with in an outage.
         telemetry: Where events go.
         bus: None takes part in no bus.
-        on_published: See `KeySyncer`.
         ask_peers: See `KeySyncer`.
     """
     jitter, interval_s = random.Random(), pace.poll_interval_s
@@ -54,6 +52,5 @@ def key_syncer(
         policy=AdmissionPolicy(RollbackPolicy.of(settings.rollback_after_s, interval_s)),
         random=jitter,
         telemetry=telemetry,
-        on_published=on_published,
         ask_peers=ask_peers,
     )

@@ -14,6 +14,7 @@ import msgspec
 
 _Revision = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
 _Text = Annotated[str, msgspec.Meta(max_length=4096)]
+_Pid = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
 _MAX_SHOWN = 120
 
 
@@ -21,17 +22,46 @@ class InvalidStatusError(ValueError):
     """The answer is not the `/status` of a sidecar."""
 
 
+class RefusalStatus(msgspec.Struct, frozen=True):
+    """Why a worker can't use a datafile, and its revision; None where that is not the one on the volume now."""
+
+    reason: _Text
+    revision: _Revision | None = None
+
+
 class WorkerStatus(msgspec.Struct, frozen=True):
-    """A process of the app, and the revision that it uses; None while it has no datafile."""
+    """A process of the app, and what it uses: revision and beginning of the digest, None while it has no datafile."""
 
     id: _Text
-    pid: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
+    pid: _Pid
     host: _Text
     revision: _Revision | None
+    sha256: _Text | None = None
+    refused: RefusalStatus | None = None
 
     def __str__(self) -> str:
         uses = "has no datafile" if self.revision is None else f"uses revision {self.revision}"
+        if self.refused:
+            which = "what was published" if self.refused.revision is None else f"revision {self.refused.revision}"
+            uses = f"can't use {which}: {printable(self.refused.reason)}; it {uses}"
         return f"worker {printable(self.id)} (pid {self.pid} on {printable(self.host)}) {uses}"
+
+    def has_other_bytes(self, key: "KeyStatus") -> bool:
+        """Tell whether this is the revision on the volume with other bytes: another datafile."""
+        is_known = self.revision == key.revision and self.sha256 and key.sha256
+        return bool(is_known) and not (key.sha256 or "").startswith(self.sha256 or "")
+
+
+class UnreportedStatus(msgspec.Struct, frozen=True):
+    """A process that holds a lock on the directory and has no connection."""
+
+    id: _Text
+    pid: Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+    def __str__(self) -> str:
+        return (
+            f"worker {printable(self.id)} (pid {self.pid}) lives and does not report: is it stopped, or just starting?"
+        )
 
 
 class KeyStatus(msgspec.Struct, frozen=True):
@@ -43,14 +73,17 @@ class KeyStatus(msgspec.Struct, frozen=True):
     trigger: _Text | None = None
     checked: _Text | None = None
     last_error: _Text | None = None
+    sha256: _Text | None = None
     workers: tuple[WorkerStatus, ...] = ()
 
 
 class WorkersStatus(msgspec.Struct, frozen=True):
-    """Whether the lists of workers are complete. `last_error` says why workers can't connect."""
+    """Whether the lists of workers are complete. `last_error` says why they may not be."""
 
     state: _Text = "off"
     settled: bool = False
+    presence: _Text = "connections"
+    unreported: tuple[UnreportedStatus, ...] = ()
     last_error: _Text | None = None
 
 
@@ -62,13 +95,21 @@ class SidecarStatus(msgspec.Struct, frozen=True):
     instance: _Text | None = None
     now: _Text | None = None
     workers: WorkersStatus = msgspec.field(default_factory=WorkersStatus)
+    status_version: _Revision | None = None
+
+    @property
+    def is_told(self) -> bool:
+        """Whether this sidecar can tell when its workers change: only a look shows that a process without a report has ended."""
+        is_known = self.workers.settled and self.workers.presence != "unknown"
+        return self.status_version is not None and is_known and not self.workers.unreported
 
 
 @dataclass(frozen=True, slots=True)
 class StatusResponse:
     """The result of asking one endpoint: a status, or the problem with it.
 
-    `is_peer` means that a sidecar of its own is expected there, and `peer_ports` are the webhook ports that are known of it.
+    `is_peer` means that a sidecar of its own is expected there, and `peer_ports` are the webhook ports that are known of it. It
+    is asked at `url`.
     """
 
     endpoint: str
@@ -76,6 +117,7 @@ class StatusResponse:
     problem: str | None = None
     peer_ports: frozenset[int] = frozenset()
     is_peer: bool = False
+    url: str = ""
 
 
 def parse(body: bytes) -> SidecarStatus:
@@ -109,7 +151,7 @@ def deduplicate(responses: Iterable[StatusResponse]) -> list[StatusResponse]:
 
 def _proof(key: tuple[str, KeyStatus]) -> Hashable:
     name, status = key
-    return name, status.revision, status.target_revision, status.workers
+    return name, status.revision, status.sha256, status.target_revision, status.workers
 
 
 def latest_revision(responses: Iterable[StatusResponse], sdk_key: str) -> int | None:
@@ -127,7 +169,9 @@ def lagging(
     Args:
         wanted: with None, every sidecar and worker lags.
     """
-    return [sentence for response in responses for sentence in _lagging(response, sdk_key, wanted, workers_required)]
+    responses = list(responses)
+    behind = [sentence for response in responses for sentence in _lagging(response, sdk_key, wanted, workers_required)]
+    return behind + _other_bytes(responses, sdk_key)
 
 
 def table(responses: Sequence[StatusResponse], sdk_key: str | None, now: float) -> list[str]:
@@ -176,18 +220,46 @@ def _lagging(response: StatusResponse, sdk_key: str, wanted: int | None, workers
         revision = "no datafile" if key.revision is None else f"revision {key.revision}"
         cause = f": {printable(key.last_error)}" if key.last_error else ""
         yield f"{pod}: has {revision} on its volume{cause}"
-    for worker in key.workers:
-        if not _has_reached(worker.revision, wanted):
-            yield f"{pod}: {worker}"
-        elif _has_reached(key.revision, wanted) and not _has_reached(key.revision, worker.revision):
-            # It has not followed a rollback.
-            yield f"{pod}: {worker}, and the volume has {_number(key.revision)}"
-    if workers.state == "on" and not workers.settled:
-        yield f"{pod}: workers may still be reconnecting"
-    elif workers.state != "on":
-        yield f"{pod}: workers can't connect: {printable(workers.last_error or 'no reason given')}"
+    yield from (f"{pod}: {sentence}" for worker in key.workers if (sentence := _behind(worker, key, wanted)))
+    yield from (f"{pod}: {one}" for one in workers.unreported)
+    if (doubt := _doubt(workers)) is not None:
+        yield f"{pod}: {doubt}"
     elif workers_required and not key.workers:
         yield f"{pod}: no worker is connected"
+
+
+def _behind(worker: WorkerStatus, key: KeyStatus, wanted: int | None) -> str | None:
+    """Say that a worker has not confirmed the revision, or does not use what is on the volume; None where it does both."""
+    if worker.refused or not _has_reached(worker.revision, wanted):
+        return str(worker)
+    if worker.has_other_bytes(key):
+        return f"{worker}, but with other bytes than the volume has"
+    # The second: it has not followed a rollback.
+    follows = not _has_reached(key.revision, wanted) or _has_reached(key.revision, worker.revision)
+    return None if follows else f"{worker}, and the volume has {_number(key.revision)}"
+
+
+def _doubt(workers: WorkersStatus) -> str | None:
+    """Say why there may be workers that are not listed, None where there are none."""
+    if workers.presence == "unknown":
+        return printable(workers.last_error or "its workers are not known")
+    if workers.state != "on":
+        return f"workers can't connect: {printable(workers.last_error or 'no reason given')}"
+    return None if workers.settled else "workers may still be reconnecting"
+
+
+def _other_bytes(responses: Iterable[StatusResponse], sdk_key: str) -> list[str]:
+    """One sentence for each sidecar that has other bytes of a revision than one before it: those are two datafiles."""
+    first: dict[int, tuple[str, str]] = {}
+    sentences = []
+    for response in responses:
+        key = response.status.keys.get(sdk_key) if response.status else None
+        if key is None or key.revision is None or key.sha256 is None:
+            continue
+        sha256, pod = first.setdefault(key.revision, (key.sha256, _label(response)))
+        if sha256 != key.sha256:
+            sentences.append(f"{_label(response)}: has other bytes of revision {key.revision} than {pod}")
+    return sentences
 
 
 def _has_reached(revision: int | None, wanted: int | None) -> bool:

@@ -317,11 +317,19 @@ class Telemetry:
         if self._throttle.admit(f"worker.refused {reason}", self._clock(), _REFUSED_EVERY_S) is not None:
             self._log.warning("worker.refused", reason=reason)
 
-    def workers_counted(self, sdk_key: str, count: int, oldest: int | None) -> None:
-        """The number of workers or the lowest revision that a worker uses has changed; no log line, only the metrics.
+    def worker_datafile_refused(self, sdk_key: str, worker: Mapping[str, object], reason: str) -> None:
+        """A process of the app can't use the published datafile, and goes on with the one before; logged twice a minute at most.
+        → `reason` says why: the app's SDK may be too old for the datafile, or its user may not read the file.
+        """
+        self._warn_throttled("worker.datafile_refused", sdk_key=sdk_key, **worker, reason=shorten(reason, _MAX_CHARS))
+
+    def workers_counted(self, sdk_key: str, count: int, oldest: int | None, refusing: int) -> None:
+        """The number of workers, the lowest revision that a worker uses, or the number of those that can't use the published
+        datafile has changed; no log line, only the metrics.
         → Nothing.
         """
         self._metrics.set("workers", count, sdk_key)
+        self._metrics.set("workers_refusing", refusing, sdk_key)
         self._metrics.set("worker_revision_min", math.nan if oldest is None else oldest, sdk_key)
 
     def datafile_applied(self, sdk_key: str, worker: Mapping[str, object], apply_s: float) -> None:

@@ -42,8 +42,16 @@ class KeyStore:
         volume: Volume,
         now: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
+        on_published: Callable[[int, str, float | None], None] = lambda *_: None,
     ) -> None:
-        """Build the store; `load` reads what is there. `now` gives Unix seconds, `clock` seconds that are never set."""
+        """Build the store; `load` reads what is there.
+
+        Args:
+            now: Returns Unix seconds.
+            clock: Returns seconds of a clock that is never set.
+            on_published: Called on the event loop with the revision and digest of what readers see from now on, and the moment of
+                the rename in seconds of `time.monotonic`; None where it was there before.
+        """
         self.sdk_key = sdk_key
         self.now = now
         self.write_lock = asyncio.Lock()
@@ -54,6 +62,7 @@ class KeyStore:
         self._refreshed = 0.0
         self._webhook: float | None = None
         self._clock = clock
+        self._on_published = on_published
         self._clock_offset = now() - clock()
         self._changes: deque[dict[str, Any]] = deque(maxlen=_KEPT_CHANGES)
 
@@ -99,6 +108,7 @@ class KeyStore:
             )
             self._webhook = self._webhook or self._record.webhook
             self._refreshed = self._record.checked or 0.0
+        self._on_published(found.revision, found.sha256, None)
         self.project_id, self.environment_key = found.project_id, found.environment_key
         return Kept(self._record, None)
 
@@ -110,25 +120,28 @@ class KeyStore:
         rolled_back_from: tuple[str, ...],
         *,
         fetched: float | None,
-    ) -> float:
+    ) -> None:
         """Rename a datafile into place.
 
         Args:
             rolled_back_from: The digests that rollbacks went away from: a restart must not forget them.
             fetched: When upstream served it, None where it did not.
 
-        Returns:
-            When it was renamed, in seconds of `time.monotonic`.
-
         Raises:
             VolumeError: It could not be written; the old one is still there.
         """
         times = {"fetched": fetched, "checked": fetched, "published": self.now()}
         record = self._describe(found, trigger, generation, rolled_back_from, **times)
-        renamed_at = await asyncio.to_thread(self._volume.publish, found.body, record)
-        self._record, self._refreshed, self.project_id = record, fetched or 0.0, found.project_id
-        self.environment_key = found.environment_key
-        return renamed_at
+        loop = asyncio.get_running_loop()
+
+        def renamed(at: float) -> None:
+            self._record, self._refreshed, self.project_id = record, fetched or 0.0, found.project_id
+            self.environment_key = found.environment_key
+            self._on_published(found.revision, found.sha256, at)
+
+        await asyncio.to_thread(
+            self._volume.publish, found.body, record, lambda at: loop.call_soon_threadsafe(renamed, at)
+        )
 
     async def note(self, generation: int, rolled_back_from: tuple[str, ...], checked: float | None = None) -> None:
         """Note what is known of the published datafile now. The volume hears of a check at most once a second.

@@ -44,8 +44,6 @@ class KeySyncer:
     policy: AdmissionPolicy
     random: Random
     telemetry: Telemetry
-    on_published: Callable[[int, float], None] = lambda _, __: None
-    """Takes each revision and when it was renamed into place (`time.monotonic` seconds)."""
     ask_peers: Callable[[str], bool] = lambda _: False
     """Called with the key where nothing was kept; tells whether peers are asked: then `expect` and `receive` are called."""
     sdk_key: str = field(init=False)
@@ -188,13 +186,12 @@ class KeySyncer:
     async def _publish(self, candidate: Candidate, verdict: Verdict, trigger: Trigger, datafile: Datafile) -> None:
         after = reconcile.published(self.state, candidate, _now())
         left = after.rolled_back_from
-        renamed_at = await self.store.publish(datafile, trigger, after.generation, left, fetched=candidate.fetched)
+        await self.store.publish(datafile, trigger, after.generation, left, fetched=candidate.fetched)
         before = self.state  # with what came while the file was written
         self.state = reconcile.admitted(before, candidate, verdict, _now(), self.policy)
         announced = reconcile.fulfilled(before, datafile.revision)
         took_s = _now() - announced.at if announced and trigger is not Trigger.BOOTSTRAP else None
         self.store.note_change(took_s)
-        self.on_published(datafile.revision, renamed_at)
         _report(self, before, Publication(datafile, verdict, trigger, candidate.fetched, took_s))
 
     async def _begin_with(self, bootstrap: Datafile) -> bool:

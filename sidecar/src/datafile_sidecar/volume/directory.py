@@ -11,7 +11,7 @@ import os
 import re
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -124,15 +124,16 @@ class Volume:
                 return True
         return False
 
-    def publish(self, body: bytes, status: Status) -> float:
+    def publish(self, body: bytes, status: Status, on_renamed: Callable[[float], object] = lambda _: None) -> None:
         """Replace a key's datafile and its status file.
 
         1. Write both temporary files, whole, with their mode, to the disk.
         2. Rename the status, then the datafile that it describes: the status is never older than the datafile.
-        3. Sync the directory, so that a power cut can't undo the renames.
+        3. Tell that it is there, before anything that may take long.
+        4. Sync the directory, so that a power cut can't undo the renames.
 
-        Returns:
-            When the datafile was renamed, in seconds of `time.monotonic`.
+        Args:
+            on_renamed: Called with the moment of the rename, in seconds of `time.monotonic`.
 
         Raises:
             VolumeError: It could not be written; the old datafile is still there, whole.
@@ -146,11 +147,11 @@ class Volume:
             beside.rename(status_path)
             renamed_at = time.monotonic()  # before it, for a reader may be faster than this thread
             datafile.rename(path)
+            on_renamed(renamed_at)
             self._remember(status.sdk_key)
             # Readers have it already, and some mounts can't sync a directory.
             with contextlib.suppress(OSError):
                 os.fsync(self._lock)
-        return renamed_at
 
     def refresh(self, status: Status) -> None:
         """Replace a key's status file alone.

@@ -1,4 +1,4 @@
-"""The workers of the pod: the processes of the app that report on `sidecar.sock` by which revision they decide.
+"""The workers of the pod: the processes of the app that report on `sidecar.sock` which revision they use.
 
 An open connection is a worker, even if it says nothing more; a closed one is gone. Input is untrusted text: it is bounded, parsed
 strictly, and changes nothing but this list.
@@ -9,14 +9,17 @@ import contextlib
 import math
 import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from datafile_sidecar.core import worker_message
-from datafile_sidecar.core.times import rfc3339
-from datafile_sidecar.core.worker_message import MalformedLineError, WorkerMessage
+from datafile_sidecar.core.worker_message import WorkerMessage
+from datafile_sidecar.network.change_signal import ChangeSignal
 from datafile_sidecar.observe.telemetry import Telemetry
 from datafile_sidecar.volume.local_socket import inode, listen
+from datafile_sidecar.volume.worker_connection import Report, WorkerConnection
+from datafile_sidecar.volume.worker_presence import Presence, WorkerPresence
 
 NAME = "sidecar.sock"
 MAX_WORKERS = 256
@@ -25,72 +28,95 @@ SETTLE_S = 10.0
 """How long workers have to come back to a new sidecar. They try every 2 s."""
 
 _LOOK_S = 2.0
-_FIRST_LINE_WITHIN_S = 5.0
-_READ_PAUSE_S = 0.01  # between two reads of one connection, so that a process that writes without end costs little
+_PID_SHIFT = 32
+
+
+@dataclass(frozen=True, slots=True)
+class _Published:
+    revision: int | None = None
+    sha256: str | None = None
+    renamed_at: float | None = None
 
 
 class Workers:
-    """The socket and the connections on it."""
+    """The socket and the connections on it. `changes` notes what `/status` shows otherwise from then on."""
 
     def __init__(
         self, directory: Path, sdk_keys: Iterable[str], telemetry: Telemetry, max_workers: int = MAX_WORKERS
     ) -> None:
         """Build the list, of at most so many workers; `run` opens the socket in the directory."""
+        self.changes = ChangeSignal()
         self._path = directory / NAME
-        self._sdk_keys = frozenset(sdk_keys)
         self._telemetry = telemetry
         self._max_workers = max_workers
-        self._published: dict[str, tuple[int, float]] = {}
+        self._published = {key: _Published() for key in sdk_keys}
         self._connections: set[WorkerConnection] = set()
         self._server: asyncio.Server | None = None
         self._inode: int | None = None
         self._problem: str | None = None
         self._settles_at = math.inf
+        self._presence: WorkerPresence | None = None
+        self._attention = asyncio.Event()
 
     async def run(self) -> NoReturn:
-        """Keep the socket in its place, for ever."""
+        """Keep the socket in its place, and the note to the next sidecar true, for ever."""
         try:
             while True:
+                self._attention.clear()
                 await self._ensure_socket()
-                await asyncio.sleep(_LOOK_S)
+                if self._presence is not None:
+                    await self._presence.keep_note(is_settled=self._is_settled())
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_S):  # not wait_for, which loses a cancellation now and then
+                        await self._attention.wait()
         finally:
             await self._close()
 
     def by_key(self) -> dict[str, list[dict[str, Any]]]:
         """Return the workers of each key, as `/status` shows them."""
-        workers: dict[str, list[dict[str, Any]]] = {key: [] for key in self._sdk_keys}
-        for one, message in sorted(self._identified(), key=lambda worker: (worker[1].host, worker[1].pid)):
-            workers[message.sdk_key].append(one.view(message))
+        workers: dict[str, list[dict[str, Any]]] = {key: [] for key in self._published}
+        for report in sorted(self._reports(), key=lambda report: (report.message.host, report.message.pid)):
+            published = self._published[report.message.sdk_key]
+            workers[report.message.sdk_key].append(report.view(published.revision, published.sha256))
         return workers
 
-    def status(self) -> dict[str, Any]:
-        """Tell whether the list can be relied on: there is a socket, and all workers had the time to connect."""
-        is_settled = _now() >= self._settles_at and all(one.message for one in self._connections)
+    async def status(self) -> dict[str, Any]:
+        """Tell whether the list can be relied on, and name the processes that have a lock and no connection.
+
+        `presence` says what it rests on: `locks`, or `connections` where a process has no lock, or `unknown`.
+        """
+        presence = await self._presence.view() if self._presence else Presence("connections")
         return {
             "state": "off" if self._server is None else "on",
-            "settled": self._server is not None and is_settled,
-            "last_error": self._problem,
+            "settled": self._is_settled(),
+            "presence": presence.rests_on,
+            "unreported": [_named_by(offset) for offset in presence.unreported],
+            "last_error": presence.problem or self._problem,
         }
 
-    def published(self, sdk_key: str, revision: int, renamed_at: float) -> None:
-        """Note that a revision was renamed into place, and measure the workers that decide by it already.
+    def published(self, sdk_key: str, revision: int, sha256: str, renamed_at: float | None) -> None:
+        """Tell the workers what is published now, and measure those that use it already.
 
-        A worker may report before this is called: it sees the file as soon as it is renamed, and the directory is synced later.
+        A worker may report before this is called, for it sees the file as soon as it is renamed.
 
         Args:
-            renamed_at: Seconds of `time.monotonic`.
+            renamed_at: Seconds of `time.monotonic`; None where an earlier sidecar left it.
         """
-        self._published[sdk_key] = revision, renamed_at
-        for connection, message in self._identified():
-            self._measure(connection, message)
+        self._published[sdk_key] = _Published(revision, sha256, renamed_at)
+        self._tell(sdk_key)
+        for connection in self._connections:
+            if report := connection.reports.get(sdk_key):
+                self._measure(report)
+        self.changes.notify()
 
     # The socket
 
     async def _ensure_socket(self) -> None:
-        if self._server is not None and await self._is_ours():
+        if self._server is not None and await self._is_in_place():
             return
         await self._close()
         try:
+            self._presence = await WorkerPresence.open(self._path.parent, self._connections)
             listener = await asyncio.to_thread(listen, self._path, MAX_WORKERS)
         except OSError as problem:
             reason = f"{self._path} can't be listened on: {problem.strerror or problem}"
@@ -106,10 +132,16 @@ class Workers:
         listener.listen(MAX_WORKERS)
         self._settles_at = _now() + SETTLE_S
 
+    async def _is_in_place(self) -> bool:
+        return self._presence is not None and await self._presence.is_in_place() and await self._is_ours()
+
     async def _is_ours(self) -> bool:
         return await asyncio.to_thread(inode, self._path) == self._inode
 
     async def _close(self) -> None:
+        if self._presence is not None:
+            presence, self._presence = self._presence, None
+            presence.close()
         if self._server is None:
             return
         self._server.close()
@@ -120,124 +152,123 @@ class Workers:
             with contextlib.suppress(OSError):
                 await asyncio.to_thread(self._path.unlink)
 
+    # Who there is
+
+    def _is_settled(self) -> bool:
+        """Tell whether all workers had the time to connect, or need none, because their locks show them."""
+        is_vouched = self._presence is not None and self._presence.is_vouched
+        has_waited = is_vouched or _now() >= self._settles_at
+        return self._server is not None and has_waited and all(one.process for one in self._connections)
+
     # What connections report
 
-    def opened(self, connection: "WorkerConnection") -> bool:
-        """Take a new connection; tell whether there was a place for it."""
+    def opened(self, connection: WorkerConnection) -> bool:
+        """Take a new connection, and tell it what is published; tell the caller whether there was a place for it."""
         if len(self._connections) >= self._max_workers:
             self.refuse("too_many")
             return False
         self._connections.add(connection)
+        self.changes.notify()
+        connection.tell(self._published)
         return True
 
-    def received(self, connection: "WorkerConnection", message: WorkerMessage) -> bool:
+    def received(self, connection: WorkerConnection, message: WorkerMessage) -> bool:
         """Take a worker's message; tell whether the connection may stay."""
-        if message.sdk_key not in self._sdk_keys:
+        if message.sdk_key not in self._published:
             self._telemetry.worker_refused("unknown_key")
             return False
-        before = connection.message
-        if before and before.identity != message.identity:
+        if connection.process is None:
+            self._attention.set()
+        if not connection.is_of(message):
             self.refuse("malformed")
             return False
-        connection.message, connection.seen = message, time.time()
+        self.changes.notify()
+        if message.ended:
+            connection.reports.pop(message.sdk_key, None)
+            self._count(message.sdk_key)
+            return True
+        before = connection.reports.get(message.sdk_key)
+        connection.reports[message.sdk_key] = report = Report(message)
         if before is None:
             self._drop_earlier(connection, message)
-        elif message.revision != before.revision:
-            connection.swapped_at = time.monotonic()
-            self._measure(connection, message)
+            self._tell_if_behind(connection, message)
+        elif message.revision != before.message.revision:
+            report.swapped_at, report.measured = time.monotonic(), before.measured
+            self._measure(report)
+        else:
+            report.swapped_at, report.measured = before.swapped_at, before.measured
+        if message.refused and not (before and before.message.refused == message.refused):
+            self._telemetry.worker_datafile_refused(message.sdk_key, _worker(message), message.refused.reason)
         self._count(message.sdk_key)
         return True
 
-    def closed(self, connection: "WorkerConnection") -> None:
+    def closed(self, connection: WorkerConnection) -> None:
         """Remove a connection, and with it its worker."""
         self._connections.discard(connection)
-        if connection.message:
-            self._count(connection.message.sdk_key)
+        for sdk_key in connection.reports:
+            self._count(sdk_key)
+        self.changes.notify()
 
     def refuse(self, reason: str) -> None:
         """Count a refused connection: it may be a worker's that is missing from the list now."""
+        self.changes.notify()
         self._telemetry.worker_refused(reason)
         self._settles_at = _now() + SETTLE_S
+        if self._presence is not None:
+            self._presence.is_vouched = False
+        self._attention.set()
 
-    def _identified(self) -> list[tuple["WorkerConnection", WorkerMessage]]:
-        return [(one, one.message) for one in self._connections if one.message]
+    def line(self, sdk_key: str) -> bytes:
+        """Return the line that tells what is published now."""
+        published = self._published[sdk_key]
+        return worker_message.published_line(sdk_key, published.revision, published.sha256)
 
-    def _drop_earlier(self, connection: "WorkerConnection", message: WorkerMessage) -> None:
-        """Hang up on the connection that the same worker had before, whose end was not seen yet."""
-        for other, earlier in self._identified():
-            if other is not connection and earlier.identity == message.identity:
+    def _tell(self, sdk_key: str) -> None:
+        for connection in self._connections:
+            if sdk_key in connection.reports:
+                connection.tell([sdk_key])
+
+    def _tell_if_behind(self, connection: WorkerConnection, message: WorkerMessage) -> None:
+        """Tell what was published between the first lines of a connection and its first report of this key."""
+        published = self._published[message.sdk_key]
+        if not (published.sha256 or "").startswith(message.sha256 or "-"):
+            connection.tell([message.sdk_key])
+
+    def _reports(self) -> list[Report]:
+        return [report for one in self._connections for report in one.reports.values()]
+
+    def _drop_earlier(self, connection: WorkerConnection, message: WorkerMessage) -> None:
+        """Hang up on the connection that the same process had before, whose end was not seen yet."""
+        for other in list(self._connections):
+            if other is not connection and other.process == message.process and message.sdk_key in other.reports:
                 self._connections.remove(other)
                 other.close()
 
-    def _measure(self, connection: "WorkerConnection", message: WorkerMessage) -> None:
-        """Report how long a worker took to decide by what is published, once."""
-        swapped_at = connection.swapped_at
-        if swapped_at is None or message.sdk_key not in self._published:
+    def _measure(self, report: Report) -> None:
+        """Report how long a worker took to use what is published, once."""
+        message, published = report.message, self._published[report.message.sdk_key]
+        if report.swapped_at is None or published.renamed_at is None or message.revision != published.revision:
             return
-        revision, renamed_at = self._published[message.sdk_key]
-        if message.revision != revision or connection.measured == renamed_at or swapped_at < renamed_at:
+        if report.measured == published.renamed_at or report.swapped_at < published.renamed_at:
             return
-        connection.measured = renamed_at
-        worker = {"revision": revision, "worker": message.id, "pid": message.pid, "host": message.host}
-        self._telemetry.datafile_applied(message.sdk_key, worker, swapped_at - renamed_at)
+        report.measured = published.renamed_at
+        worker = {"revision": message.revision} | _worker(message)
+        self._telemetry.datafile_applied(message.sdk_key, worker, report.swapped_at - published.renamed_at)
 
     def _count(self, sdk_key: str) -> None:
-        revisions = [message.revision or 0 for _, message in self._identified() if message.sdk_key == sdk_key]
-        self._telemetry.workers_counted(sdk_key, len(revisions), min(revisions, default=None))
+        messages = [one.reports[sdk_key].message for one in self._connections if sdk_key in one.reports]
+        oldest = min((message.revision or 0 for message in messages), default=None)
+        refusing = sum(message.refused is not None for message in messages)
+        self._telemetry.workers_counted(sdk_key, len(messages), oldest, refusing)
 
 
-class WorkerConnection(asyncio.Protocol):
-    """One connection: takes lines, of which the newest counts, and hangs up on a line that it can't parse."""
+def _worker(message: WorkerMessage) -> dict[str, Any]:
+    return {"worker": message.id, "pid": message.pid, "host": message.host}
 
-    def __init__(self, workers: Workers) -> None:
-        """Report to this list."""
-        self.message: WorkerMessage | None = None
-        self.seen = 0.0
-        self.swapped_at: float | None = None
-        self.measured: float | None = None
-        self._workers = workers
-        self._rest = b""
-        self._transport: asyncio.Transport
 
-    def view(self, message: WorkerMessage) -> dict[str, Any]:
-        """Return the worker, as `/status` shows it."""
-        worker = {"id": message.id, "pid": message.pid, "host": message.host, "revision": message.revision}
-        return worker | {"seen": rfc3339(self.seen)}
-
-    def close(self) -> None:
-        """Hang up."""
-        self._transport.abort()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin: the first line has to come soon."""
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        if self._workers.opened(self):
-            asyncio.get_running_loop().call_later(_FIRST_LINE_WITHIN_S, self._check_identified)
-        else:
-            self.close()
-
-    def data_received(self, data: bytes) -> None:
-        """Take the newest whole line."""
-        self._transport.pause_reading()
-        asyncio.get_running_loop().call_later(_READ_PAUSE_S, self._transport.resume_reading)
-        try:
-            message, self._rest = worker_message.newest(self._rest + data)
-        except MalformedLineError:
-            self._workers.refuse("malformed")
-            self.close()
-            return
-        if message and not self._workers.received(self, message):
-            self.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
-        self._workers.closed(self)
-
-    def _check_identified(self) -> None:
-        if self.message is None and not self._transport.is_closing():
-            self._workers.refuse("silent")
-            self.close()
+def _named_by(offset: int) -> dict[str, Any]:
+    """Return the process that chose this byte: our client puts its process id and its worker id into the offset."""
+    return {"id": f"{offset % 2**_PID_SHIFT:08x}", "pid": offset >> _PID_SHIFT}
 
 
 def _now() -> float:

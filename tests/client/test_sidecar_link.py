@@ -1,5 +1,6 @@
-"""What each process reports to the sidecar."""
+"""What each process reports to the sidecar, and what it hears."""
 
+import hashlib
 import json
 import os
 import socket
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from datafile_client import OptimizelyWatcher
-from datafile_client._revision_reporter import RevisionReporter
+from datafile_client._sidecar_link import Report, SidecarLink
 from tests.client.conftest import MakeWatcher
 from tests.client.helpers import publish, wait_until, watching
 from tests.descriptors import open_below
@@ -47,8 +48,10 @@ def test_the_sidecar_receives_each_revision_and_the_end(directory: Path, make_wa
         connection, _ = server.accept()
         with connection:
             first = hear(connection)
-            assert len(first.pop("id")) == 8
-            assert first == {"v": 1, "sdk_key": "KEY1", "pid": os.getpid(), "host": socket.gethostname(), "revision": 1}
+            about = {"v": 1, "sdk_key": "KEY1", "pid": os.getpid(), "host": socket.gethostname()}
+            sha256 = hashlib.sha256((directory / "KEY1.json").read_bytes()).hexdigest()[:16]
+            offset = os.getpid() << 32 | int(first["id"], 16)
+            assert first == {**about, "id": first["id"], "lock": offset, "revision": 1, "sha256": sha256}
             publish(directory, 2)
             assert hear(connection)["revision"] == 2
             watcher.stop()
@@ -64,11 +67,10 @@ def test_a_stop_from_a_callback_closes_the_connection_for_good(directory: Path, 
         connection, _ = server.accept()
         with connection:
             hear(connection)
-            reporter = watcher._process_state.get().reporter
 
             def stop(_: object) -> None:
                 watcher.stop()
-                reporter._retry_at = 0.0  # as if it had taken longer than the pause between two tries
+                time.sleep(0.3)  # longer than the pause between two tries
 
             watcher.on_update(stop)
             assert connection.recv(1) == b""
@@ -80,24 +82,12 @@ def test_a_stop_from_a_callback_closes_the_connection_for_good(directory: Path, 
                 server.accept()
 
 
-def test_a_restarted_sidecar_receives_every_revision(
-    directory: Path, make_watcher: MakeWatcher, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_restarted_sidecar_receives_every_revision(directory: Path, make_watcher: MakeWatcher) -> None:
     """A user's workers are counted by the next sidecar, too, and work as well while there is none."""
-    monkeypatch.setattr("datafile_client._revision_reporter._RETRY_S", 0.1)
-    attempts: list[object] = []
-    connect = RevisionReporter._connect
-
-    def count(reporter: RevisionReporter) -> socket.socket:
-        attempts.append(reporter)
-        return connect(reporter)
-
-    monkeypatch.setattr(RevisionReporter, "_connect", count)
     publish(directory, 1)
-    watcher = make_watcher(rescan_interval_s=0.1)
+    watcher = make_watcher()
     watcher.start()
-    wait_until(lambda: len(attempts) > 1)
-    for _ in range(2):
+    for _ in range(3):
         with listening(directory) as server:
             connection, _ = server.accept()
             with connection:
@@ -105,17 +95,31 @@ def test_a_restarted_sidecar_receives_every_revision(
     assert watcher.revision == 1
 
 
+def test_a_missing_sidecar_is_looked_for_ever_less(directory: Path) -> None:
+    """A user's app without a sidecar tries to connect soon at first, and then every two seconds."""
+    link, attempts = SidecarLink(directory), []
+    for milliseconds in range(0, 20_000, 50):
+        before = link._retry_at
+        link.update({"KEY1": Report(1)}, now=milliseconds / 1000)
+        if link._retry_at != before:
+            attempts.append(milliseconds / 1000)
+    assert attempts[1] <= 0.2
+    assert 8 <= len(attempts) <= 14
+    assert attempts[-1] - attempts[-2] == pytest.approx(2, abs=0.1)
+    link.close()
+
+
 def test_a_path_longer_than_a_socket_address_works(tmp_path: Path) -> None:
     """A user whose directory's name is longer than a socket's address is counted all the same."""
     directory = tmp_path / ("x" * 100) / ("y" * 100)
     directory.mkdir(parents=True)
-    reporter = RevisionReporter(directory, "KEY1")
+    link = SidecarLink(directory)
     with listening(directory) as server:
-        reporter.update(5, now=0.0)
+        link.update({"KEY1": Report(5)}, now=0.0)
         connection, _ = server.accept()
         with connection:
             assert hear(connection)["revision"] == 5
-            reporter.close()
+            link.close()
             assert connection.recv(1) == b""
     assert open_below(directory) == []
 
@@ -124,13 +128,13 @@ def test_a_sidecar_that_accepts_no_connection_blocks_no_process(directory: Path)
     """A user's app does not wait for a sidecar that is stopped with a full backlog."""
     with listening(directory) as server:
         server.listen(0)
-        reporters = [RevisionReporter(directory, "KEY1") for _ in range(10)]
+        links = [SidecarLink(directory) for _ in range(10)]
         started = time.monotonic()
-        for reporter in reporters:
-            reporter.update(1, now=0.0)
+        for link in links:
+            link.update({"KEY1": Report(1)}, now=0.0)
         assert time.monotonic() - started < 5  # a blocking connect() would never return
-        for reporter in reporters:
-            reporter.close()
+        for link in links:
+            link.close()
 
 
 def test_a_forked_child_counts_from_its_first_use(directory: Path, make_watcher: MakeWatcher) -> None:
