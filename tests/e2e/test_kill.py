@@ -115,7 +115,9 @@ async def test_killed_while_publishing(tmp_path: Path, part: int) -> None:
                 cut_short += bool(leftovers(tmp_path))
         async with sidecar(tmp_path, optimizely) as running:
             await settled(running, revision)
-            assert leftovers(tmp_path) == []
+            async with asyncio.timeout(10):
+                while leftovers(tmp_path):  # at most its own, for a moment: a status file that is being written
+                    await asyncio.sleep(0.01)
     reader.stop = True
     reader.join()
     print(f"{cut_short} of {kills} kills left something half-written; {reader.reads} reads")
