@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import os
+import threading
 from pathlib import Path
 
 # Its documentation calls this the Rust backend. Unlike `watchfiles.watch`, it takes another time limit at each call.
@@ -19,10 +20,10 @@ def _watch(path: str) -> RustNotify:
     return RustNotify([path], False, False, 0, False, False)
 
 
-# watchfiles initializes a lock-protected value at its first watch. A child forked at that moment would wait for the lock for
-# ever. One short watch at import does the initialization before this package starts any thread.
+# watchfiles initializes lock-protected values at its first watch, and at the first one with an event that stops it. A child
+# forked at that moment would wait for a lock for ever. One short watch at import does it before this package starts any thread.
 with contextlib.suppress(OSError, RuntimeError), _watch(os.sep) as _first:
-    _first.watch(_DEBOUNCE_MS, _COLLECT_MS, _COLLECT_MS, None)
+    _first.watch(_DEBOUNCE_MS, _COLLECT_MS, 5 * _COLLECT_MS, threading.Event())
 
 KUBERNETES_LINK = "..data"
 SOCKET = "sidecar.sock"
