@@ -112,12 +112,12 @@ class DirectoryMonitor:
         else:
             names = watch.wait(min(tick_s, _TICK_MAX_S))
         with self._lock:
-            told = self._link.read(time.monotonic())
+            announced = self._link.read(time.monotonic())
             if names is None or SOCKET in names:
                 self._link.retry()
         if names is None or KUBERNETES_LINK in names:
             return None
-        return told | {name.removesuffix(".json") for name in names}
+        return announced | {name.removesuffix(".json") for name in names}
 
     def _reports(self) -> dict[str, Report]:
         """Return what to report of each key: of two watchers, the one that is behind."""
@@ -152,7 +152,7 @@ def join(directory: Path, member: Member) -> DirectoryMonitor | None:
 
 
 def leave(directory: Path, member: Member, *, waits: bool) -> None:
-    """End a watcher's part, and the monitor with its last watcher. Where told to wait, waits at most a second for its end."""
+    """End a watcher's part, and the monitor with its last watcher. With `waits`, takes up to a second until it has ended."""
     with _monitors_lock.get():
         monitors = _monitors.get()
         monitor = monitors.get(directory)

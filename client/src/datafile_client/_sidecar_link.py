@@ -82,18 +82,18 @@ class SidecarLink:
                 return
 
     def read(self, now: float) -> set[str]:
-        """Return the SDK keys of which the sidecar has told something."""
-        told = set[str]()
+        """Return the SDK keys of which the sidecar has announced something."""
+        announced = set[str]()
         for connection in list(self._connections):
             if connection not in self._connections:  # it ended with the first one
                 continue
             try:
-                told |= connection.read()
+                announced |= connection.read()
             except (OSError, ValueError, RecursionError):
                 self._drop(connection, now)
             else:
                 self._served |= connection.served
-        return told
+        return announced
 
     def retry(self) -> None:
         """Connect without a pause: there is a new socket."""
@@ -207,9 +207,11 @@ class _Connection:
         *lines, self._unread = (self._unread + data).split(b"\n")
         if len(self._unread) > _READ_MAX:
             raise ValueError("a line without end")
-        told = {str(line["sdk_key"]) for line in map(json.loads, lines) if isinstance(line, dict) and "sdk_key" in line}
-        self.served |= told
-        return told
+        announced = {
+            str(line["sdk_key"]) for line in map(json.loads, lines) if isinstance(line, dict) and "sdk_key" in line
+        }
+        self.served |= announced
+        return announced
 
     def close(self) -> None:
         """Close it."""

@@ -1,4 +1,4 @@
-"""Wakes those who wait for a change of the status, and numbers the changes."""
+"""Wakes the coroutines that wait for a change of the status, and numbers the changes."""
 
 import asyncio
 import contextlib
