@@ -103,6 +103,10 @@ soak: $(READY) ## Thousands of flips under random faults, with every promise wat
 forks: $(READY) ## Fork an app again and again while revisions fly, and see that the dead are not counted (FORKS=10000, SEED=1)
 	$(BIN)/python -m tests.forks --forks $(or $(FORKS),10000) --seed $(or $(SEED),1)
 
+.PHONY: trouble
+trouble: $(READY) ## Signals, forks, restarts and faulty handlers in one process of an app, at random (SECONDS=60, SEED=1)
+	$(BIN)/python -m tests.trouble --seconds $(or $(SECONDS),60) --seed $(or $(SEED),1)
+
 .PHONY: presence
 presence: $(READY) ## Kill, stop and fork at random, and hold each yes of `status` against the truth (SECONDS=300, SEED=1)
 	$(BIN)/python -m tests.presence --seconds $(or $(SECONDS),300) --seed $(or $(SEED),1)

@@ -16,7 +16,7 @@ from typing import Any
 from optimizely.decision.optimizely_decision import OptimizelyDecision
 from optimizely.optimizely import Optimizely
 
-from datafile_client import OptimizelyWatcher
+from datafile_client import OptimizelyOptions, OptimizelyWatcher
 from datafile_client.testing import make_datafile, write_datafile
 
 ROOT = Path(__file__).parents[2]
@@ -71,7 +71,7 @@ class LocalDispatcher:
             connection.getresponse().read()
 
 
-def patient_options(port: int) -> dict[str, Any]:
+def patient_options(port: int) -> OptimizelyOptions:
     """Return options that send events to the receiver, and leave it enough time at the end on a machine under load."""
     return {"event_dispatcher": LocalDispatcher(port), "event_processor_options": {"timeout_interval": 50}}
 
@@ -135,7 +135,7 @@ def publish_flags_with_revision(directory: Path, revision: int, count: int = 8) 
 
 def watching() -> list[threading.Thread]:
     """Return the threads in this process that watch a directory."""
-    return [thread for thread in threading.enumerate() if thread.name.startswith("datafile ")]
+    return [thread for thread in threading.enumerate() if thread.name.startswith("datafile /")]
 
 
 ODP = {

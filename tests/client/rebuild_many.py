@@ -13,7 +13,7 @@ from typing import Any
 from optimizely.helpers.sdk_settings import OptimizelySdkSettings
 from optimizely.optimizely import Optimizely
 
-from datafile_client import OptimizelyWatcher
+from datafile_client import OptimizelyOptions, OptimizelyWatcher
 from datafile_client.testing import write_datafile
 from tests.client.helpers import ODP, decide, sized_datafile, write_status
 
@@ -52,7 +52,7 @@ def main(count: int, size: int, *, odp: bool) -> None:
             write_datafile(directory, "KEY1", datafile)
 
         publish(0)
-        options = {"settings": OptimizelySdkSettings(odp_disabled=not odp)}
+        options: OptimizelyOptions = {"settings": OptimizelySdkSettings(odp_disabled=not odp)}
         with OptimizelyWatcher(sdk_key="KEY1", directory=directory, optimizely_options=options) as watcher:
             before = figures()
             for revision in range(1, count + 51):

@@ -9,6 +9,11 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+if os.environ.get("PATCHED_BY") == "gevent":  # for servers that do not patch by themselves before the app is imported
+    from gevent import monkey  # type: ignore[import-not-found,import-untyped,unused-ignore]  # only in the system tests
+
+    monkey.patch_all()
+
 from datafile_client import OptimizelyWatcher
 from tests.client.helpers import patient_options
 

@@ -3,6 +3,7 @@
 import json
 import os
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -238,3 +239,85 @@ def _is_closed(connection: socket.socket) -> bool:
         return False
     except ConnectionResetError:
         return True
+
+
+def test_no_error_ends_the_watch(
+    directory: Path, make_watcher: MakeWatcher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user keeps following the datafile whatever a part of it raises, and reads it once, at almost no cost."""
+    publish(directory, 1)
+    watcher = make_watcher()
+    watcher.start()
+    threads = watching()
+    monkeypatch.setattr(DirectoryWatch, "wait", lambda *_: 1 / 0)
+    began, used = time.monotonic(), time.process_time()
+    for revision in range(2, 6):
+        publish(directory, revision)
+        assert watcher.wait_for_revision(revision, timeout=20)
+    assert time.process_time() - used < 0.1 * (time.monotonic() - began)
+    assert watching() == threads != []
+    assert caplog.text.count("goes on after an error") == 1
+
+
+def test_a_thread_that_has_died_is_started_again(
+    directory: Path, make_watcher: MakeWatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user whose watching thread was ended by force, as by a panic of a library, has another one after a few seconds of use."""
+
+    class PanicError(BaseException):
+        """As pyo3 raises it."""
+
+    publish(directory, 1)
+    monkeypatch.setattr("datafile_client._watcher._HEARTBEAT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    watcher = make_watcher()
+    watcher.start()
+    (thread,) = watching()
+    with monkeypatch.context() as patched:
+
+        def panic(*_: object) -> None:
+            raise PanicError
+
+        patched.setattr(DirectoryWatch, "wait", panic)
+        wait_until(lambda: not thread.is_alive())
+    publish(directory, 2)
+    wait_until(lambda: watcher.revision == 2 and len(watching()) == 1)
+    publish(directory, 3)
+    assert watcher.wait_for_revision(3, timeout=20)
+    told = list[int]()
+    watcher.on_update(lambda _: told.append(watcher.revision))
+    wait_until(lambda: told == [3])
+
+
+def test_an_apps_tests_may_forbid_sockets(
+    directory: Path, make_watcher: MakeWatcher, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A user of pytest-socket sees flips, and no line about sockets, with or without a sidecar's socket in the directory."""
+
+    class Blocked(socket.socket):
+        def __new__(cls, *_: object, **__: object) -> "Blocked":
+            raise RuntimeError("A test tried to use socket.socket.")
+
+    monkeypatch.setattr(socket, "socket", Blocked)
+    publish(directory, 1)
+    watcher = make_watcher()
+    watcher.start()
+    for revision in range(2, 5):
+        publish(directory, revision)
+        assert watcher.wait_for_revision(revision, timeout=20)
+    (directory / "sidecar.sock").touch()
+    publish(directory, 5)
+    assert watcher.wait_for_revision(5, timeout=20)
+    time.sleep(3)  # it tries to connect at least every 2 s
+    assert caplog.text == ""
+
+
+def test_a_directory_whose_name_is_no_text_is_looked_at(tmp_path: Path, make_watcher: MakeWatcher) -> None:
+    """A user of a mount with a name in another encoding has flips, without events."""
+    directory = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
+    directory.mkdir()
+    publish(directory, 1)
+    watcher = make_watcher(directory=directory)
+    watcher.start()
+    publish(directory, 2)
+    assert watcher.wait_for_revision(2, timeout=20)

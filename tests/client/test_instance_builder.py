@@ -15,10 +15,8 @@ from optimizely.config_manager import BaseConfigManager
 from optimizely.helpers import validator
 from optimizely.optimizely import Optimizely
 
-from datafile_client._instance_builder import gc_paused
 from datafile_client.testing import make_datafile, write_datafile
 from tests.client.conftest import MakeWatcher
-from tests.client.forking import in_child, reap
 from tests.client.helpers import ROOT, decide, publish, wait_until, write_status
 
 
@@ -127,40 +125,11 @@ def test_the_optimizely_config_is_built_when_asked_for(directory: Path, make_wat
     assert ours.features_map.keys() == expected.features_map.keys()
 
 
-def test_collection_is_paused_for_one_build_and_on_again() -> None:
-    """A user's garbage collector runs again whatever happened in the build, and stays off where the app wants it off."""
-    with gc_paused():
-        assert not gc.isenabled()
-    assert gc.isenabled()
-    with pytest.raises(KeyboardInterrupt), gc_paused():
-        raise KeyboardInterrupt
-    assert gc.isenabled()
-    gc.disable()
-    try:
-        with gc_paused():
-            pass
-        assert not gc.isenabled()
-    finally:
-        gc.enable()
-
-
 def test_no_poller_is_started(directory: Path, make_watcher: MakeWatcher) -> None:
     """A user's workers never ask Optimizely's CDN themselves."""
     publish(directory, 1)
     make_watcher().start()
     assert "PollThread" not in {thread.name for thread in threading.enumerate()}
-
-
-def test_a_child_of_a_paused_parent_collects_garbage() -> None:
-    """A user's child that was forked in the midst of a build has its garbage collector on."""
-
-    def work() -> None:
-        assert gc.isenabled()
-
-    with gc_paused():
-        child = in_child(work)
-    assert reap([child]) == [0]
-    assert gc.isenabled()
 
 
 def test_a_byte_order_mark_does_no_harm(directory: Path, make_watcher: MakeWatcher) -> None:

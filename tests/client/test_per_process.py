@@ -101,3 +101,18 @@ def test_one_process_makes_one_value() -> None:
         pass
     assert len(made) == 1
     assert got == made * 8
+
+
+def test_a_signal_handler_may_ask_while_its_thread_makes_the_value() -> None:
+    """A user's signal handler that interrupts the first use does not wait for the frame that it has interrupted."""
+    made: list[str] = []
+
+    def make(_: str | None) -> str:
+        made.append("made")
+        if len(made) == 1:
+            assert value.get() == "value 2"  # what the handler does
+        return f"value {len(made)}"
+
+    value: PerProcess[str] = PerProcess(make)
+    assert value.get() == "value 2"
+    assert value.get() == "value 2"

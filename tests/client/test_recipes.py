@@ -134,6 +134,74 @@ def test_a_served_recipe(name: str, recipes: Path, directory: Path) -> None:
         flips(port, directory)
 
 
+@pytest.mark.system
+@pytest.mark.parametrize("name", [name for name in WEB if name != "uwsgi.ini"])
+def test_an_outage_at_start_kills_nothing(name: str, recipes: Path, directory: Path) -> None:
+    """A user's pod that starts without a datafile lives, takes no traffic, and decides as soon as there is one."""
+    module, arguments = WEB[name]
+    need(module)
+    (directory / "KEY1.json").unlink()
+    arguments = [*arguments, "--timeout", "2"] if "gunicorn" in arguments else arguments
+    port = free_port()
+    with up([argument.format(port=port) for argument in arguments], recipes, directory):
+        wait_until(lambda: answer(port) == 503, 30)
+        ends_at = time.monotonic() + 6  # three times as long as gunicorn waits for a worker that says nothing
+        while time.monotonic() < ends_at:
+            assert answer(port) == 503
+            time.sleep(0.2)
+        publish(directory, 1)
+        wait_until(lambda: [answer(port) for _ in range(10)] == [200] * 10, 10)
+        flips(port, directory)
+
+
+def answer(port: int) -> int | None:
+    """Ask the readiness endpoint of a recipe; None while nothing listens."""
+    try:
+        with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+            connection.request("GET", "/readyz")
+            return connection.getresponse().status
+    except OSError:
+        return None
+
+
+def test_a_probe_without_http(recipes: Path, directory: Path, tmp_path: Path) -> None:
+    """A user's worker without HTTP is ready once it can decide, and lives without a datafile."""
+    (directory / "KEY1.json").unlink()
+    ready = tmp_path / "ready"
+    with up(["worker.py"], recipes, directory, READY_FILE=str(ready)):
+        time.sleep(2)
+        assert not ready.exists()
+        publish(directory, 1)
+        wait_until(ready.exists, 10)
+
+
+def test_the_changes(recipes: Path, directory: Path) -> None:
+    """A user who copies the callback reads which flags are new."""
+    assert run("changes.py", recipes, directory) == "added ['checkout'] changed []\n"
+
+
+@pytest.mark.system
+def test_gevent(recipes: Path, directory: Path) -> None:
+    """A user of gevent decides in greenlets."""
+    need("gevent")
+    assert run("gevent_script.py", recipes, directory) == "[True, True, True]\n"
+
+
+@pytest.mark.system
+def test_the_recipes_pass_a_strict_type_check(recipes: Path, directory: Path) -> None:
+    """A user whose project is checked by `mypy --strict` adds no `type: ignore` for our names."""
+    need("fastapi")
+    need("basedpyright")
+    names = ["script.py", "options.py", "changes.py", "worker.py", "fastapi_app.py", "flask_app.py", "test_checkout.py"]
+    readme = (DOCUMENT.parents[1] / "README.md").read_text()
+    (recipes / "readme.py").write_text(re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0])
+    (recipes / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
+    for checker in (["mypy", "--strict", "--cache-dir", os.devnull], ["basedpyright", "--pythonpath", sys.executable]):
+        command = [sys.executable, "-m", *checker, *names, "readme.py"]
+        done = subprocess.run(command, cwd=recipes, capture_output=True, text=True, timeout=100, check=False)
+        assert done.returncode == 0, done.stdout
+
+
 SETTINGS = """
 SECRET_KEY = "test"
 DEBUG = True
@@ -195,5 +263,6 @@ def test_celery(recipes: Path, directory: Path, broker: str) -> None:
 def test_every_block_is_run() -> None:
     """A user can trust every block: one that no test names would show here."""
     named = {"script.py", "options.py", "test_checkout.py", "flags/apps.py", "flags/views.py", "celery_app.py"}
+    named |= {"gevent_script.py", "worker.py", "changes.py"}
     assert set(BLOCKS) == named | set(WEB)
     assert DOCUMENT.read_text().count("```") == 2 * len(BLOCKS)

@@ -24,6 +24,8 @@ SERVERS = {
     "gunicorn sync preload": ("gunicorn", [*GUNICORN, "--preload"]),
     "gunicorn gthread": ("gunicorn", [*GUNICORN, "--worker-class", "gthread", "--threads", "4"]),
     "gunicorn gthread preload": ("gunicorn", [*GUNICORN, "--worker-class", "gthread", "--threads", "4", "--preload"]),
+    "gunicorn gevent": ("gevent", [*GUNICORN, "--worker-class", "gevent"]),
+    "gunicorn gevent preload": ("gevent", [*GUNICORN, "--worker-class", "gevent", "--preload"]),
     "uWSGI": ("pyuwsgi", UWSGI),
     "uWSGI threads": ("pyuwsgi", [*UWSGI, "--threads", "4"]),
     "uWSGI lazy-apps": ("pyuwsgi", [*UWSGI, "--lazy-apps"]),

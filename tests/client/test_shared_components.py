@@ -12,11 +12,13 @@ from typing import Any
 import pytest
 from optimizely.event.event_processor import BatchEventProcessor
 from optimizely.helpers.enums import NotificationTypes
+from optimizely.helpers.sdk_settings import OptimizelySdkSettings
 from optimizely.notification_center import NotificationCenter
+from optimizely.odp.odp_event_manager import OdpEventManager
 from optimizely.optimizely import Optimizely
 from optimizely.user_profile import UserProfileService
 
-from datafile_client.testing import make_datafile
+from datafile_client.testing import make_datafile, write_datafile
 from tests.client.conftest import MakeWatcher
 from tests.client.forking import in_child, reap
 from tests.client.helpers import LocalDispatcher, Receiver, decide, patient_options, publish, running, wait_until
@@ -284,3 +286,50 @@ def test_an_apps_own_event_processor_works_in_children_and_after_a_restart(
         watcher.optimizely.track("bought", "again")
         watcher.stop()
         assert receiver.users == {"child": 1, "again": 1} | ({"parent": 1} if is_used_before else {})
+
+
+def test_a_child_has_connections_of_its_own_for_cmab(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user's child that asks for a bandit's decision never reads the answer to its parent's question on a kept connection."""
+    publish(directory, 1)
+    watcher = make_watcher()
+    watcher.start()
+    service = watcher.optimizely.cmab_service
+    parent = service.cmab_client.http_client
+    parent.headers["x-app"] = "shop"
+
+    def work() -> None:
+        child = service.cmab_client.http_client
+        assert child is not parent
+        assert child.get_adapter("http://x") is not parent.get_adapter("http://x")
+        assert child.headers["x-app"] == "shop"
+
+    assert reap([in_child(work)]) == [0]
+    assert service.cmab_client.http_client is parent
+
+
+def test_an_own_odp_event_manager_is_revived(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user's subclass with a constructor of its own works in a child, and after a restart, with what it holds."""
+
+    class Mine(OdpEventManager):
+        def __init__(self, tenant: str) -> None:
+            super().__init__()
+            self.tenant = tenant
+
+    data = json.loads(publish(directory, 1))
+    data["integrations"] = [{"key": "odp", "host": "http://127.0.0.1:9", "publicKey": "pk"}]
+    write_datafile(directory, "KEY1", json.dumps(data))
+    watcher = make_watcher(optimizely_options={"settings": OptimizelySdkSettings(odp_event_manager=Mine("shop"))})
+    watcher.start()
+
+    def work() -> None:
+        assert watcher.user("u").decide("checkout").enabled
+        manager = watcher.optimizely.odp_manager.event_manager
+        assert isinstance(manager, Mine)
+        assert manager.tenant == "shop"
+        assert manager.is_running
+
+    work()
+    assert reap([in_child(work)]) == [0]
+    watcher.stop()
+    watcher.start()
+    work()

@@ -1,7 +1,10 @@
 """`OptimizelyWatcher.status()` says which datafile is in use and how fresh it is."""
 
+import dataclasses
 import datetime
 from pathlib import Path
+
+import pytest
 
 from tests.client.conftest import MakeWatcher
 from tests.client.helpers import publish, write_status
@@ -28,6 +31,23 @@ def test_status_says_which_datafile_is_in_use(directory: Path, make_watcher: Mak
     assert not watcher.status().stale
     write_status(directory, "KEY1", b"another datafile", checked="2026-01-02T03:04:05.678Z")
     assert not watcher.status().stale
+
+
+@pytest.mark.parametrize("ahead_s", [10, 3600])
+def test_a_moment_in_the_future_vouches_for_nothing(ahead_s: int, directory: Path, make_watcher: MakeWatcher) -> None:
+    """On call is not told that data is fresh because a clock was set back during an outage."""
+    datafile = publish(directory, 1)
+    watcher = make_watcher(stale_after_s=60)
+    watcher.start()
+    now = datetime.datetime.now(datetime.UTC)
+    write_status(directory, "KEY1", datafile, checked=(now - datetime.timedelta(seconds=30)).isoformat())
+    assert watcher.status().checked_at is not None
+    write_status(directory, "KEY1", datafile, checked=(now + datetime.timedelta(seconds=ahead_s)).isoformat())
+    assert watcher.status().checked_at is None
+    current = watcher._loader.current
+    assert current is not None
+    watcher._loader.current = dataclasses.replace(current, loaded_at=now + datetime.timedelta(seconds=ahead_s))
+    assert watcher.status().stale
 
 
 def test_without_a_limit_nothing_is_stale(directory: Path, make_watcher: MakeWatcher) -> None:

@@ -37,6 +37,30 @@ def test_a_flag_in_another_form_is_refused_by_name(flag: Any) -> None:
         make_datafile({"checkout": flag})
 
 
+@pytest.mark.parametrize(
+    ("flag", "reason"),
+    [
+        ({"on": "false"}, "'on' must be True or False"),
+        ({"on": 0}, "'on' must be True or False"),
+        ({"variables": ["x"]}, "'variables' must be a mapping"),
+        ({"variables": {1: "x"}}, "'variables' must be a mapping"),
+        ({"variables": {"x": {1, 2}}}, "can't be written as JSON"),
+        ({"variables": {"x": float("nan")}}, "can't be written as JSON"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_by_name(flag: Any, reason: str) -> None:
+    """A flag that a test sets to the text "false" is not on."""
+    with pytest.raises(ValueError, match=f"flag 'checkout': .*{reason}"):
+        make_datafile({"checkout": flag})
+
+
+@pytest.mark.parametrize("events", ["bought", [1], [None]])
+def test_events_are_texts(events: Any) -> None:
+    """One event's key is not taken for a list of letters."""
+    with pytest.raises(ValueError, match="events must be a list of texts"):
+        make_datafile({}, events=events)
+
+
 def test_a_file_is_written_whole_and_for_everybody(tmp_path: Path) -> None:
     """A user's watcher, under any uid, sees a complete file and no leftover."""
     write_datafile(tmp_path / "new", "KEY1", make_datafile({}))

@@ -1,6 +1,8 @@
 """The watcher as an app sees it: files in, decisions out."""
 
 import asyncio
+import io
+import json
 import logging
 import sys
 import threading
@@ -10,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from datafile_client import DatafileUnavailableError, OptimizelyWatcher
+from datafile_client import DatafileUnavailableError, InvalidOptionError, OptimizelyWatcher
 from datafile_client.testing import make_datafile, write_datafile
 from tests.client.conftest import MakeWatcher
-from tests.client.helpers import is_on, publish, wait_until, watching
+from tests.client.helpers import is_on, publish, running, wait_until, watching
 from tests.client.reads import record_reads, wait_for_reads
 
 
@@ -49,6 +51,7 @@ def test_the_same_bytes_make_no_new_instance(
     watcher.start(timeout=20)
     before = watcher.optimizely
     reads = record_reads(monkeypatch)
+    wait_for_reads(reads, 1)  # one that began before is over
     datafile = publish(directory, 1)
     wait_until(lambda: any(content is not None and content.data == datafile for content in reads))
     wait_for_reads(reads, 1)
@@ -188,7 +191,7 @@ def test_after_stop_the_last_instance_stays_usable_and_start_works_again(
     assert watcher.revision == 2
 
 
-def test_listeners_are_called_on_the_watcher_thread(
+def test_listeners_are_called_in_their_order(
     directory: Path, make_watcher: MakeWatcher, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A user's listener gets the current instance and each later one, after the swap; a failing listener disturbs no other."""
@@ -215,7 +218,7 @@ def test_listeners_are_called_on_the_watcher_thread(
     remove()
     publish(directory, 3)
     wait_until(lambda: 3 in revisions)  # listeners are called in the order in which they came
-    assert calls == [(f"datafile {directory}", True)] * 2
+    assert calls == [("datafile callbacks", True)] * 2
     assert caplog.text.count("callback failed at revision") == 3
 
 
@@ -307,3 +310,95 @@ def test_two_keys_do_not_mix(directory: Path, make_watcher: MakeWatcher) -> None
     one.start()
     two.start()
     assert (one.revision, is_on(one), two.revision, is_on(two)) == (1, True, 8, False)
+
+
+def test_a_user_context_is_never_none(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user writes no check for None, and reads what was wrong with an argument."""
+    watcher = make_watcher()
+    with pytest.raises(DatafileUnavailableError):
+        watcher.user("u")
+    publish(directory, 1)
+    watcher.start()
+    assert watcher.user("u").decide("checkout").enabled
+    assert watcher.user("u", {"country": "de"}).get_user_attributes() == {"country": "de"}
+    wrongs: list[tuple[Any, Any]] = [(None, None), (7, None), ("u", ["country"]), ("u", "country")]
+    for user_id, attributes in wrongs:
+        with pytest.raises(InvalidOptionError, match=r"user_id|attributes"):
+            watcher.user(user_id, attributes)
+
+
+def test_ready_says_whether_this_process_decides(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user's readiness probe asks this: it is false before the first datafile and after stop(), and raises nothing."""
+    watcher = make_watcher()
+    assert not watcher.ready
+    with pytest.raises(DatafileUnavailableError):
+        watcher.start(timeout=0)
+    assert not watcher.ready
+    publish(directory, 1)
+    wait_until(lambda: watcher.ready)
+    watcher.stop()
+    assert not watcher.ready
+
+
+def test_an_app_that_frees_no_lock_while_it_logs_is_not_held_up(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user's log handler that waits for a thread, which asks for the revision, waits for no lock of ours."""
+    publish(directory, 1)
+    watcher = make_watcher()
+    asked = list[bool]()
+
+    class Asks(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            thread = threading.Thread(target=lambda: watcher.ready and watcher.revision, daemon=True)
+            thread.start()
+            thread.join(10)
+            asked.append(not thread.is_alive())
+
+    handler, logger = Asks(), logging.getLogger("datafile_client")
+    logger.addHandler(handler)
+    level = logger.level
+    logger.setLevel(logging.INFO)
+    try:
+        watcher.start()
+        for revision in range(2, 5):
+            publish(directory, revision)
+            assert watcher.wait_for_revision(revision, timeout=20)
+        write_datafile(directory, "KEY1", b"{")
+        wait_until(lambda: len(asked) >= 5)
+        watcher.stop()
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)
+    assert all(asked)
+
+
+def test_the_sdks_logger_may_ask_for_the_revision_during_a_build(directory: Path, make_watcher: MakeWatcher) -> None:
+    """A user whose SDK logs through a handler with the revision in each line has no deadlock between a build and a request."""
+    data = json.loads(make_datafile({"checkout": True}))
+    data["localHoldouts"] = [{"id": f"h{number}", "key": f"h{number}", "status": "Running"} for number in range(100)]
+    write_datafile(directory, "KEY1", json.dumps(data))
+    logger = logging.getLogger("app of the test")
+    logger.propagate = False
+    logger.setLevel(logging.INFO)
+    watcher = make_watcher(optimizely_options={"logger": logger})
+
+    class Stamp(logging.Formatter):
+        def format(self, record: logging.LogRecord) -> str:
+            return f"{watcher.revision if watcher.ready else None} {record.getMessage()}"
+
+    handler = logging.StreamHandler(io.StringIO())
+    handler.setFormatter(Stamp())
+    logger.addHandler(handler)
+    ends = threading.Event()
+
+    def chat() -> None:
+        while not ends.wait(0):
+            logger.info("request")
+
+    with running([threading.Thread(target=chat)]):
+        try:
+            watcher.start(timeout=20)
+            for revision in range(2, 20):
+                write_datafile(directory, "KEY1", json.dumps(data | {"revision": str(revision)}))
+                assert watcher.wait_for_revision(revision, timeout=20)
+        finally:
+            ends.set()

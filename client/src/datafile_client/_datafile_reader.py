@@ -16,6 +16,7 @@ from pathlib import Path
 from datafile_client.errors import InvalidDatafileError
 
 MAX_BYTES = 8 * 1024 * 1024
+_CLOCK_SLACK = datetime.timedelta(seconds=2)
 _Fingerprint = tuple[int, ...]
 
 
@@ -56,6 +57,10 @@ class DatafileReader:
         sha256 = hashlib.sha256(data).hexdigest()
         return FileContent(self.path, data, sha256, self.prevalidated(sha256)[0])
 
+    def forget(self) -> None:
+        """Let the next call read the file, whether it was written or not."""
+        self._fingerprint = None
+
     def prevalidated(self, sha256: str) -> tuple[bool, datetime.datetime | None]:
         """Look into the sidecar's status file for the datafile with this digest.
 
@@ -67,9 +72,18 @@ class DatafileReader:
             # repr, because True == 1 in Python. An unknown schema means that the client validates for itself.
             if repr(status["schema"]) == "1" and status["sha256"] == sha256:
                 checked = status.get("checked")
-                is_text = isinstance(checked, str)
-                return True, datetime.datetime.fromisoformat(checked).astimezone(datetime.UTC) if is_text else None
+                at = (
+                    datetime.datetime.fromisoformat(checked).astimezone(datetime.UTC)
+                    if isinstance(checked, str)
+                    else None
+                )
+                return True, None if at is None or is_in_the_future(at) else at
         return False, None
+
+
+def is_in_the_future(moment: datetime.datetime) -> bool:
+    """Tell whether a clock was set back since: such a moment vouches for nothing."""
+    return moment > datetime.datetime.now(datetime.UTC) + _CLOCK_SLACK
 
 
 def read_file(path: Path) -> FileContent:

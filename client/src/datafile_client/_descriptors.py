@@ -6,10 +6,15 @@ import os
 import select
 import socket
 import threading
+import time
 import weakref
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
+from datafile_client import _threads
+from datafile_client._clock import monotonic
+
+_LOOK_S = 0.05
 _FORK_WAITS_S = 1.0
 
 
@@ -60,48 +65,60 @@ os.register_at_fork(before=_before_fork, after_in_parent=_after_in_parent, after
 
 
 class Wake:
-    """An event that can be waited for together with sockets. Any thread may set it."""
+    """A flag that can be waited for together with sockets. Any thread may set it, and any signal handler."""
 
     def __init__(self) -> None:
-        self._event = threading.Event()
-        self._pair: tuple[socket.socket, socket.socket] | None = None
-        with opening(), contextlib.suppress(OSError):  # without descriptors, the event is enough
-            self._pair = socket.socketpair()
+        self._is_set = False
+        self._pipe: tuple[int, ...] = ()
+        with opening(), contextlib.suppress(OSError):  # without descriptors, it is looked at now and then
+            self._pipe = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
             close_in_children(self)
-        for end in self._pair or ():
-            end.setblocking(False)
 
     def is_set(self) -> bool:
         """Tell whether it was set since it was last cleared."""
-        return self._event.is_set()
+        return self._is_set
 
     def set(self) -> None:
         """Wake whoever waits."""
-        self._event.set()
-        if self._pair is not None:
+        self._is_set = True
+        if pipe := self._pipe:
             with contextlib.suppress(OSError):  # enough is written already, or it is closed
-                self._pair[1].send(b"\0")
+                os.write(pipe[1], b"\0")
 
     def clear(self) -> None:
         """Begin anew. A `set` that comes in between is not lost."""
-        if self._pair is not None:
+        if pipe := self._pipe:
             with contextlib.suppress(OSError):
-                while self._pair[0].recv(4096):
-                    pass
-        self._event.clear()
+                while _are_readable(pipe[:1], 0):
+                    os.read(pipe[0], 4096)
+        self._is_set = False
 
     def wait(self, timeout_s: float, sockets: Iterable[socket.socket] = ()) -> bool:
         """Wait until it is set, or a socket is readable or closed by its other end. Return False when the time is over."""
-        if self._pair is None:
-            return self._event.wait(timeout_s)
-        poll = select.poll()  # `select` refuses descriptors from 1024 on
-        for one in (self._pair[0], *sockets):
-            poll.register(one.fileno(), select.POLLIN)
-        return bool(poll.poll(math.ceil(timeout_s * 1000)))
+        if not self._pipe:
+            return self._look(timeout_s)
+        return _are_readable((self._pipe[0], *(one.fileno() for one in sockets)), timeout_s)
+
+    def _look(self, timeout_s: float) -> bool:
+        ends_at = monotonic() + timeout_s
+        while not self._is_set and (left_s := ends_at - monotonic()) > 0:
+            time.sleep(min(left_s, _LOOK_S))
+        return self._is_set
 
     def close(self) -> None:
         """Close both ends."""
-        for end in self._pair or ():
-            end.close()
+        pipe, self._pipe = self._pipe, ()
+        for end in pipe:
+            os.close(end)
 
     abandon = close
+
+
+def _are_readable(descriptors: Sequence[int], timeout_s: float) -> bool:
+    """Wait until one of them is readable. Return False when the time is over."""
+    if _threads.are_greenlets():  # they know `select`; eventlet has no `poll`
+        return bool(select.select(descriptors, [], [], timeout_s)[0])
+    poll = select.poll()  # `select` itself refuses descriptors from 1024 on
+    for one in descriptors:
+        poll.register(one, select.POLLIN)
+    return bool(poll.poll(math.ceil(timeout_s * 1000)))

@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 from typing import Protocol
 
+from datafile_client import _log, _threads
+from datafile_client._clock import monotonic
 from datafile_client._descriptors import Wake
 from datafile_client._directory_watch import KUBERNETES_LINK, SOCKET, DirectoryWatch
 from datafile_client._per_process import PerProcess, lock_per_process
@@ -15,7 +17,7 @@ from datafile_client._sidecar_link import Report, SidecarLink
 
 _TICK_MAX_S = 1.0
 _SOON_S = 0.02
-_END_WITHIN_S = 1.0
+_PAUSE_AFTER_ERROR_S = 1.0
 
 
 class Member(Protocol):
@@ -43,22 +45,28 @@ class DirectoryMonitor:
         """Let a watcher take part. Return False when the system allows no thread for it."""
         with self._lock:
             self._members[member] = Report()
-            if self._thread is None:
-                thread = threading.Thread(target=self._run, name=f"datafile {self._directory}", daemon=True)
-                try:
-                    thread.start()
-                except RuntimeError:
-                    del self._members[member]
-                    return False
-                self._thread = thread
+            if not self.ensure_thread():
+                del self._members[member]
+                return False
         self._wake.set()
         return True
+
+    def ensure_thread(self) -> bool:
+        """Start the thread if there is none, or if it has died. Return False when the system allows none."""
+        with self._lock:
+            if self._thread is not None:
+                if self._thread.is_alive() or not self._members:
+                    return True
+                self._wake, self._link = Wake(), SidecarLink(self._directory)  # it has closed its own
+            thread = threading.Thread(target=self._run, name=f"datafile {self._directory}", daemon=True)
+            self._thread = thread if _threads.start(thread) else None
+            return self._thread is not None
 
     def remove(self, member: Member) -> bool:
         """Let a watcher take part no more. Return whether it was the last one: the thread ends then."""
         with self._lock:
             self._members.pop(member, None)
-            self._link.update(self._reports(), time.monotonic())
+            self._link.update(self._reports(), monotonic())
             is_last = not self._members
         self._wake.set()
         return is_last
@@ -68,10 +76,10 @@ class DirectoryMonitor:
         if threading.current_thread() is not self._thread:
             self._wake.set()
 
-    def wait_for_end(self) -> None:
-        """Wait until the thread has ended, at most a second. Does nothing in the thread itself."""
+    def wait_for_end(self, ends_at: float) -> None:
+        """Wait until the thread has ended, until then on the monotonic clock. Does nothing in the thread itself."""
         if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join(_END_WITHIN_S)
+            self._thread.join(max(0.0, ends_at - monotonic()))
 
     def abandon(self) -> None:
         """Close what a child has inherited, where Python has not done so because the fork was none of its own."""
@@ -81,29 +89,37 @@ class DirectoryMonitor:
     # In the thread
 
     def _run(self) -> None:
-        watch = DirectoryWatch(self._directory, self._wake)
+        watch, wake, link = DirectoryWatch(self._directory, self._wake), self._wake, self._link
         changed: set[str] | None = None
         try:
-            while members := list(self._members):
-                for member in members:
-                    report = member.turn(is_event=changed is None or member.sdk_key in changed)
-                    if report is not None and member in self._members:
-                        self._members[member] = report
-                with self._lock:
-                    self._link.update(self._reports(), time.monotonic())
-                changed = self._wait(watch)
-                self._wake.clear()
+            while self._members:
+                try:
+                    self._let_look(changed)
+                    changed = self._wait(watch)
+                    wake.clear()
+                except (Exception, SystemExit):  # of the app, of watchfiles, of the system: the watch goes on
+                    _log.error_now_and_then("The watch of %s goes on after an error", self._directory, exc_info=True)
+                    time.sleep(_PAUSE_AFTER_ERROR_S)
+                    changed = None
         finally:
             watch.close()
             with self._lock:
-                self._link.close()
-            self._wake.close()
+                link.close()
+            wake.close()
+
+    def _let_look(self, changed: set[str] | None) -> None:
+        for member in list(self._members):
+            report = member.turn(is_event=changed is None or member.sdk_key in changed)
+            if report is not None and member in self._members:
+                self._members[member] = report
+        with self._lock:
+            self._link.update(self._reports(), monotonic())
 
     def _wait(self, watch: DirectoryWatch) -> set[str] | None:
         """Wait for a reason to look. Return the SDK keys to look at, None for all of them."""
         tick_s = min((member.tick_s for member in list(self._members)), default=_TICK_MAX_S)
         with self._lock:
-            is_told, is_new = self._link.is_told, self._link.is_new(time.monotonic())
+            is_told, is_new = self._link.is_told, self._link.is_new(monotonic())
             sockets = self._link.sockets()
         if is_told or is_new:
             # The file watch is read only now and then. It is for files that were replaced by another hand.
@@ -112,7 +128,7 @@ class DirectoryMonitor:
         else:
             names = watch.wait(min(tick_s, _TICK_MAX_S))
         with self._lock:
-            announced = self._link.read(time.monotonic())
+            announced = self._link.read(monotonic())
             if names is None or SOCKET in names:
                 self._link.retry()
         if names is None or KUBERNETES_LINK in names:
@@ -151,13 +167,13 @@ def join(directory: Path, member: Member) -> DirectoryMonitor | None:
     return monitor
 
 
-def leave(directory: Path, member: Member, *, waits: bool) -> None:
-    """End a watcher's part, and the monitor with its last watcher. With `waits`, takes up to a second until it has ended."""
+def leave(directory: Path, member: Member, ends_at: float) -> None:
+    """End a watcher's part, and the monitor with its last watcher, for whose end this waits until then."""
     with _monitors_lock.get():
         monitors = _monitors.get()
         monitor = monitors.get(directory)
         is_last = monitor is not None and monitor.remove(member)
         if is_last:
             del monitors[directory]
-    if monitor is not None and is_last and waits:
-        monitor.wait_for_end()
+    if monitor is not None and is_last:
+        monitor.wait_for_end(ends_at)

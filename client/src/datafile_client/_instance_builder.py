@@ -4,13 +4,10 @@
 has validated, and build an OptimizelyConfig that few apps ask for. A config manager of our own avoids all three.
 """
 
-import contextlib
 import datetime
-import gc
 import logging
-import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +20,7 @@ from optimizely.optimizely import Optimizely
 from optimizely.optimizely_config import OptimizelyConfig, OptimizelyConfigService
 from optimizely.project_config import ProjectConfig
 
-from datafile_client._per_process import lock_per_process
+from datafile_client._gc_pause import gc_paused
 from datafile_client._shared_components import SharedComponents
 from datafile_client.errors import InvalidDatafileError
 
@@ -43,6 +40,7 @@ class BuiltInstance:
     sha256: str
     source: str
     loaded_at: datetime.datetime
+    datafile: str
 
 
 class FixedConfigManager(BaseConfigManager):
@@ -90,7 +88,9 @@ class InstanceBuilder:
             config = self._parse(data.removeprefix(_BOM), path, prevalidated=prevalidated)
             optimizely = self._make_instance(config)
         self.shared.odp_manager.update_odp_config(config.public_key_for_odp, config.host_for_odp, config.all_segments)
-        return BuiltInstance(optimizely, int(config.revision), sha256, source, datetime.datetime.now(datetime.UTC))
+        return BuiltInstance(
+            optimizely, int(config.revision), sha256, source, datetime.datetime.now(datetime.UTC), config.to_datafile()
+        )
 
     def _parse(self, data: bytes, path: Path, *, prevalidated: bool) -> ProjectConfig:
         if not (prevalidated or self.shared.options.get("skip_json_validation") or validator.is_datafile_valid(data)):
@@ -125,38 +125,3 @@ class InstanceBuilder:
         instance.decision_service.forced_variation_map = shared.forced_variations
         instance.logger = instance.decision_service.logger = shared.logger
         return instance
-
-
-_gc_lock = lock_per_process()
-# The process that paused collection. A forked child inherits the pause and must end it by itself.
-_paused_by: set[int] = set()
-
-
-@contextlib.contextmanager
-def gc_paused() -> Iterator[None]:
-    """Pause cyclic garbage collection for one build. It takes a third of a build's time, stalls other threads and finds nothing."""
-    with _gc_lock.get():
-        if not gc.isenabled():  # the app has turned it off
-            yield
-            return
-        _paused_by.add(os.getpid())
-        gc.disable()
-        try:
-            yield
-        finally:
-            # The next collections would traverse all new objects twice, as the young generation. Freezing and unfreezing moves
-            # them to the oldest generation. This is skipped if the app has frozen objects: they would be unfrozen, too.
-            if not gc.get_freeze_count():
-                gc.freeze()
-                gc.unfreeze()
-            gc.enable()
-            _paused_by.clear()
-
-
-def _resume_in_child() -> None:
-    if _paused_by:
-        _paused_by.clear()
-        gc.enable()
-
-
-os.register_at_fork(after_in_child=_resume_in_child)

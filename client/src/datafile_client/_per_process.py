@@ -25,7 +25,7 @@ class PerProcess(Generic[T]):
     def __init__(self, make: Callable[[T | None], T], initial: T | None = None) -> None:
         self._make = make
         self._owned: tuple[int, T] | None = None if initial is None else (os.getpid(), initial)
-        self._locks: dict[int, threading.Lock] = {}
+        self._locks: dict[int, Any] = {}
 
     def get(self) -> T:
         """Return this process's value. Make it first if there is none."""
@@ -34,10 +34,13 @@ class PerProcess(Generic[T]):
         if owned is not None and owned[0] == pid:
             return owned[1]
         # An inherited lock may be held by a thread that the child does not have. setdefault is atomic: one lock per process.
-        with self._locks.setdefault(pid, threading.Lock()):
+        with self._locks.setdefault(pid, threading.RLock()):
             owned = self._owned
             if owned is None or owned[0] != pid:
-                self._owned = owned = (pid, self._make(owned[1] if owned else None))
+                made = self._make(owned[1] if owned else None)
+                owned = self._owned
+                if owned is None or owned[0] != pid:  # a signal handler may have made one meanwhile
+                    self._owned = owned = (pid, made)
                 self._locks = {pid: self._locks[pid]}
         return owned[1]
 

@@ -5,12 +5,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from datafile_client import _directory_monitor
+from datafile_client._clock import monotonic
 from datafile_client._datafile_reader import DatafileReader
 from datafile_client._directory_monitor import DirectoryMonitor
+from datafile_client._instance_builder import BuiltInstance
 from datafile_client._sidecar_link import Report
+from datafile_client._update_listeners import Listener, ListenerCalls
 
 NEVER = float("-inf")
-_TURN_ENDS_WITHIN_S = 1.0
+_END_WITHIN_S = 1.0
 
 
 class ProcessState:
@@ -21,40 +24,52 @@ class ProcessState:
         sdk_key: the file in it.
         tick_s: the longest pause between two turns, in seconds.
         take_turn: called by the monitor's thread at each event (True) and tick (False); it returns what to report.
+        next_call: returns what has to be called next, or None.
     """
 
     def __init__(
-        self, directory: Path, sdk_key: str, tick_s: float, take_turn: "Callable[[ProcessState, bool], Report]"
+        self,
+        directory: Path,
+        sdk_key: str,
+        tick_s: float,
+        take_turn: "Callable[[ProcessState, bool], Report]",
+        next_call: "Callable[[ProcessState], tuple[Listener, BuiltInstance] | None]",
     ) -> None:
         self.sdk_key = sdk_key
         self.tick_s = tick_s
         self.reader = DatafileReader(directory, sdk_key)
-        self.lock = threading.RLock()  # reentrant: a log filter may ask the watcher for its revision during a load
+        # Held while the file is read and an instance built, which may run code of the app: so nobody ever waits for it.
+        self.looking = threading.Lock()
+        self.is_look_due = False
         self.changed = threading.Condition()
         self.stopping = False
         self.heartbeat_at = NEVER
         self.rescan_at = NEVER
+        self.retry_at: float | None = None
+        self.retry_s = 0.0
         self.refused: str | None = None
         self.refused_sha256: str | None = None
         self.has_warned = False
+        self.calls = ListenerCalls(lambda: next_call(self))
         self._directory = directory
         self._take_turn = take_turn
         self._monitor: DirectoryMonitor | None = None
-        self._turn = threading.RLock()  # held for a turn; reentrant, for a callback may stop the watcher
+        self._starting = threading.RLock()
 
     def start(self) -> bool:
-        """Take part in the monitor, unless that was done before. Return False when the system allows no thread for it."""
-        with self.lock:
-            if self._monitor is None and not self.stopping:
+        """Take part in the monitor, and see that it has a thread. Return False when the system allows no thread for it."""
+        with self._starting:
+            if self._monitor is not None:
+                return self._monitor.ensure_thread()
+            if not self.stopping:
                 self._monitor = _directory_monitor.join(self._directory, self)
                 if self.stopping:  # meanwhile, when `stop` saw no monitor to leave
-                    _directory_monitor.leave(self._directory, self, waits=False)
+                    _directory_monitor.leave(self._directory, self, NEVER)
         return self.stopping or self._monitor is not None
 
     def turn(self, *, is_event: bool) -> Report | None:
         """Take a turn, unless this is stopping."""
-        with self._turn:
-            return None if self.stopping else self._take_turn(self, is_event)
+        return None if self.stopping else self._take_turn(self, is_event)
 
     def notify(self) -> None:
         """Wake all threads that wait for a new instance, and the monitor, which calls the listeners."""
@@ -68,10 +83,12 @@ class ProcessState:
             self._monitor.wake()
 
     def stop(self) -> None:
-        """End the part in the monitor. Waits at most a second for a turn that has begun."""
+        """End the part in the monitor. Waits at most a second for a callback or a look that has begun."""
         self.stopping = True
         self.notify()
+        ends_at = monotonic() + _END_WITHIN_S
+        self.calls.wait_for_end(ends_at)
+        if self.looking.acquire(timeout=max(0.0, ends_at - monotonic())):
+            self.looking.release()
         if self._monitor is not None:
-            if has_ended := self._turn.acquire(timeout=_TURN_ENDS_WITHIN_S):
-                self._turn.release()
-            _directory_monitor.leave(self._directory, self, waits=has_ended)
+            _directory_monitor.leave(self._directory, self, ends_at)

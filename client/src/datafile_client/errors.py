@@ -31,7 +31,9 @@ class DatafileUnavailableError(DatafileClientError):
 
     def __init__(self, sdk_key: str, path: _Path, reason: str) -> None:
         super().__init__(sdk_key, os.fspath(path), reason)
-        self.sdk_key, self.path, self.reason = sdk_key, os.fspath(path), reason
+        self.sdk_key: str = sdk_key
+        self.path: str = os.fspath(path)
+        self.reason: str = reason
 
     def __str__(self) -> str:
         return (
@@ -50,7 +52,8 @@ class InvalidDatafileError(DatafileClientError):
 
     def __init__(self, path: _Path, reason: str) -> None:
         super().__init__(os.fspath(path), reason)
-        self.path, self.reason = os.fspath(path), reason
+        self.path: str = os.fspath(path)
+        self.reason: str = reason
 
 
 class InvalidOptionError(DatafileClientError, ValueError):
@@ -63,4 +66,5 @@ class InvalidOptionError(DatafileClientError, ValueError):
 
     def __init__(self, option: str, reason: str) -> None:
         super().__init__(option, reason)
-        self.option, self.reason = option, reason
+        self.option: str = option
+        self.reason: str = reason

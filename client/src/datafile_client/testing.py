@@ -34,8 +34,11 @@ def make_datafile(
         The datafile's bytes.
 
     Raises:
-        ValueError: a flag's value has another form. The message names the flag.
+        ValueError: a flag's value or an event has another form. The message names it.
     """
+    events = events if isinstance(events, str) else list(events)
+    if isinstance(events, str) or not all(isinstance(key, str) for key in events):
+        raise ValueError(f"events must be a list of texts, not {events!r}")
     features = [_feature(number, key, flag) for number, (key, flag) in enumerate(flags.items(), 1)]
     empty = ("attributes", "audiences", "experiments", "groups", "typedAudiences", "variables")
     datafile: dict[str, Any] = {name: [] for name in empty} | {
@@ -77,8 +80,15 @@ def _feature(number: int, key: str, flag: bool | Mapping[str, Any]) -> tuple[dic
     options: Any = {"on": flag} if isinstance(flag, bool) else flag
     if not isinstance(options, Mapping) or options.keys() - {"on", "variables"}:
         raise ValueError(f"flag {key!r} must be True, False, or a mapping with 'on' and 'variables', not {flag!r}")
-    on, values = bool(options.get("on", True)), options.get("variables", {})
-    variables = [{"id": f"{number}-{name}", "key": name} | _typed(value) for name, value in values.items()]
+    on, values = options.get("on", True), options.get("variables", {})
+    if not isinstance(on, bool):
+        raise ValueError(f"flag {key!r}: 'on' must be True or False, not {on!r}")  # noqa: TRY004
+    if not isinstance(values, Mapping) or not all(isinstance(name, str) for name in values):
+        raise ValueError(f"flag {key!r}: 'variables' must be a mapping from texts, not {values!r}")
+    try:
+        variables = [{"id": f"{number}-{name}", "key": name} | _typed(value) for name, value in values.items()]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"flag {key!r}: a variable can't be written as JSON: {error}") from error
     rule = {
         "id": f"r{number}",
         "key": f"{key}-everybody",
@@ -94,6 +104,6 @@ def _feature(number: int, key: str, flag: bool | Mapping[str, Any]) -> tuple[dic
 
 
 def _typed(value: Any) -> dict[str, str]:
-    text = value if isinstance(value, str) else json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value, allow_nan=False)
     kind = {"type": _TYPES[type(value)]} if type(value) in _TYPES else {"type": "string", "subType": "json"}
     return kind | {"defaultValue": text}
