@@ -149,9 +149,9 @@ class OptimizelyWatcher:
             InvalidOptionError: an argument is not what the SDK accepts.
         """
         if not isinstance(user_id, str):
-            raise InvalidOptionError("user_id", f"must be a text, not {user_id!r}")
+            raise InvalidOptionError("user_id", f"must be a text, not {type(user_id).__name__}")
         if attributes is not None and not isinstance(attributes, Mapping):
-            raise InvalidOptionError("attributes", f"must be a mapping, not {attributes!r}")
+            raise InvalidOptionError("attributes", f"must be a mapping, not {type(attributes).__name__}")
         context = self.optimizely.create_user_context(user_id, cast("Any", dict(attributes or {})))
         if context is None:
             raise InvalidOptionError("attributes", "the SDK does not accept them; its log says why")
