@@ -15,11 +15,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from datafile_client import OptimizelyWatcher
+from datafile_client._sidecar_link import Report, SidecarLink
 from datafile_sidecar.cli.simulator import Simulator
 from datafile_sidecar.cli.status_client import Endpoints, StatusClient
 from datafile_sidecar.core.fleet_status import StatusResponse
@@ -34,21 +35,29 @@ _YES_WITHIN_S = 20.0
 
 
 def app(truth: Path) -> None:
-    """Use a watcher, write down each revision, and fork when told to on standard input."""
+    """Use a watcher, write down the revision of its instance before each report, and fork when told to on standard input."""
     watcher = OptimizelyWatcher(sdk_key=KEY)
+    report, written = SidecarLink.update, dict[int, str]()
+
+    def write_and_report(link: SidecarLink, reports: Mapping[str, Report], now: float) -> None:
+        config = watcher.optimizely.get_optimizely_config()
+        if config and written.get(os.getpid()) != config.revision:
+            written[os.getpid()] = config.revision
+            _write(truth, config.revision)
+        report(link, reports, now)
+
+    SidecarLink.update = write_and_report  # type: ignore[method-assign, assignment]
     watcher.start()
-    watcher.on_update(lambda _: _write(truth, watcher.revision))
     for _ in sys.stdin:
         if not os.fork():
             os.closerange(0, 2)
-            watcher.on_update(lambda _: _write(truth, watcher.revision))
             while True:
                 time.sleep(600)
 
 
-def _write(truth: Path, revision: int) -> None:
+def _write(truth: Path, revision: str) -> None:
     part = truth / f".{os.getpid()}"
-    part.write_text(str(revision))
+    part.write_text(revision)
     part.rename(truth / str(os.getpid()))
 
 
