@@ -44,7 +44,7 @@ test-under-load: $(READY) ## Run test beside busy processes, and say how long it
 	$(BIN)/python -m tests.under_load --times $(or $(TIMES),5) --busy $(or $(BUSY),4) $(MAKE) $(or $(VERB),test)
 
 # What tests need of the machine beyond pip. As root they are installed; else the tests that want them say what is missing.
-SYSTEM_PACKAGES := bindfs chromium prometheus strace
+SYSTEM_PACKAGES := bindfs chromium openssl prometheus redis-server strace
 .PHONY: system-packages
 system-packages: ## Install the Debian packages that test-system wants (needs root)
 	@dpkg --status $(SYSTEM_PACKAGES) >/dev/null 2>&1 || { apt-get update -qq && apt-get install -y -qq $(SYSTEM_PACKAGES); }

@@ -34,9 +34,18 @@ needs_redis = pytest.mark.skipif(
 class Broker:
     """A redis-server on a port of its own, with nothing on disk. An async context manager that kills it at the end."""
 
-    def __init__(self, *arguments: str, port: int = 0) -> None:
-        """`arguments` are added to the command line: `"--requirepass", "secret"`."""
+    def __init__(self, *arguments: str, port: int = 0, program: str | None = None, tls: Path | None = None) -> None:
+        """Prepare it.
+
+        Args:
+            arguments: They are added to the command line: `"--requirepass", "secret"`.
+            port: Where it listens; 0 for any free port.
+            program: The path of redis-server, None for that of `redis_server`, which may know no TLS.
+            tls: A certificate that is its own authority, with its key; it then takes only TLS.
+        """
         self.port = port or free_port()
+        self._tls = tls
+        self._program = program or redis_server()
         self._arguments = arguments
         self._process: asyncio.subprocess.Process | None = None
         self._stack = AsyncExitStack()
@@ -48,11 +57,11 @@ class Broker:
 
     async def start(self) -> None:
         """Start it, empty."""
-        program = redis_server()
-        assert program
+        assert self._program
         self._process = await asyncio.create_subprocess_exec(
-            program,
-            *("--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"),
+            self._program,
+            *(tls_options(self.port, self._tls) if self._tls else ("--port", str(self.port))),
+            *("--bind", "127.0.0.1", "--save", "", "--appendonly", "no"),
             *("--dir", self._directory, "--daemonize", "no", *self._arguments),
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
@@ -93,7 +102,8 @@ class Broker:
 
     def client(self, **options: str) -> "redis.asyncio.Redis":
         """Return a new client, which is closed at the end."""
-        client = redis.asyncio.Redis(host="127.0.0.1", port=self.port, protocol=2, **options)  # type: ignore[arg-type]
+        tls = {"ssl": True, "ssl_ca_certs": str(self._tls)} if self._tls else {}
+        client = redis.asyncio.Redis(host="127.0.0.1", port=self.port, protocol=2, **tls, **options)  # type: ignore[arg-type]
         self._stack.push_async_callback(client.aclose)
         return client
 
@@ -107,6 +117,13 @@ class Broker:
 
     async def __aexit__(self, *exc_info: object) -> None:
         await self._stack.aclose()
+
+
+def tls_options(port: int, certificate: Path) -> tuple[str, ...]:
+    """Return the options of a server that takes only TLS, from clients and from other servers."""
+    files = [word for kind in ("cert", "key", "ca-cert") for word in (f"--tls-{kind}-file", str(certificate))]
+    others = ("--tls-auth-clients", "no", "--tls-replication", "yes")
+    return ("--port", "0", "--tls-port", str(port), *others, *files)
 
 
 class Line:

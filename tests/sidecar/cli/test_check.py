@@ -21,6 +21,7 @@ from datafile_sidecar.cli.checks.runner import check_all
 from datafile_sidecar.cli.simulator import Simulator
 from tests import datafiles
 from tests.broker import Broker, needs_redis
+from tests.failover import SentinelGroup
 from tests.running import RunningSidecar
 
 KEY = "KEY1"
@@ -419,8 +420,8 @@ class TestBus:
         [
             (
                 b"-MOVED 10648 127.0.0.1:18912",
-                "a node of a Redis Cluster, .*MOVED 10648 127.0.0.1:18912",
-                "not part of a cluster",
+                "a node of a Redis Cluster: MOVED 10648 127.0.0.1:18912",
+                "redis+cluster://",
             ),
             (
                 b"-READONLY You can't write against a read only replica.",
@@ -445,6 +446,15 @@ class TestBus:
         assert (found.part, found.verdict) == ("bus", FAILED)
         assert re.search(message, found.message)
         assert fix in str(found.fix)
+
+    @needs_redis
+    async def test_a_master_that_no_sentinel_knows(self, healthy: dict[str, str]) -> None:
+        """A wrong name after `#` is not called a matter of host and port."""
+        async with SentinelGroup() as group:
+            found = await one_trouble(healthy | {"DATAFILE_BUS_URL": group.url.replace("#", "#other-")})
+        assert (found.part, found.verdict) == ("bus", FAILED)
+        assert "knows no master by the name other-" in found.message
+        assert "after # in DATAFILE_BUS_URL" in str(found.fix)
 
     @needs_redis
     async def test_hangs(self, healthy: dict[str, str]) -> None:

@@ -33,3 +33,8 @@ def probe_keys() -> tuple[str, str]:
 def probe_channel() -> str:
     """Return the channel to which a sidecar publishes to see whether it may. No sidecar listens to it."""
     return f"{_PREFIX}:probe"
+
+
+def in_one_slot(name: str) -> str:
+    """Return a name as it is in a Redis Cluster: the hash tag lets one node own all keys and channels of the bus."""
+    return name.replace(_PREFIX, f"{_PREFIX}:{{bus}}", 1)

@@ -1,4 +1,4 @@
-"""Redis or Valkey as a broker. With its parser, the only module that knows the package `redis`, which is loaded with it.
+"""Redis or Valkey as a broker. With its parser and `redis_discovery.py`, all that knows the package `redis`.
 
 Errors of the package become errors of the bus here. Retries, time limits and reconnecting are the caller's.
 """
@@ -9,23 +9,27 @@ import re
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
 from typing import Final, cast
-from urllib.parse import urlsplit
 
 from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.client import PubSub
+from redis.asyncio.client import Pipeline, PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError, ResponseError, WatchError
 
 from datafile_sidecar.bus.broker import ANSWER_WITHIN_S, NOT_A_STRING, RETENTION_S
 from datafile_sidecar.bus.errors import BrokerError, CommandRefusedError
+from datafile_sidecar.bus.names import in_one_slot, probe_keys
+from datafile_sidecar.bus.redis_discovery import find_server
 from datafile_sidecar.bus.redis_parser import BoundedParser
 from datafile_sidecar.bus.traffic import Traffic
+from datafile_sidecar.core.broker_url import BrokerKind, BrokerUrl
 from datafile_sidecar.network.resolver import DaemonResolver, addresses
 
 _CLOSE_WITHIN_S = 0.5
 _MAX_CONNECTIONS = 9
 """One for messages, and those that commands share, whatever the number of SDK keys."""
+_SUBSCRIBED: Final = ("subscribe", "ssubscribe")
+_MESSAGE: Final = ("message", "smessage")
 _CLUSTER: Final = ("MOVED", "ASK", "CLUSTERDOWN", "CROSSSLOT", "TRYAGAIN")
 _NO_WRITES: Final = ("OOM", "READONLY", "MISCONF", "NOREPLICAS")
 _IN_PIPELINE = re.compile(r"Command # .* of pipeline caused error: \((['\"])(.*)\1,\)", re.DOTALL)
@@ -39,12 +43,21 @@ class RedisConnector:
 
     @asynccontextmanager
     async def connect(self, url: str) -> AsyncIterator["RedisBroker"]:
-        """Prepare a client for this URL, and close all its connections at the end. Raises OSError for an unknown host."""
+        """Find the server, prepare a client for it, and close all its connections at the end.
+
+        Raises:
+            OSError: The host is unknown.
+            BrokerError: Neither a Sentinel nor a node of the cluster names a server.
+        """
+        broker_url = BrokerUrl.parse(url)
+        is_cluster = broker_url.kind is BrokerKind.CLUSTER
+        host, port = await find_server(broker_url, self._resolver, in_one_slot(probe_keys()[0]))
         # The package resolves names in the event loop's threads, which publishing needs, too. A lookup that hangs must end here.
-        await addresses(self._resolver, urlsplit(url).hostname or "", ANSWER_WITHIN_S)
+        await addresses(self._resolver, host, ANSWER_WITHIN_S)
         traffic = Traffic()
         pool = BlockingConnectionPool.from_url(
-            url,
+            broker_url.server(host, port),
+            db=broker_url.database,
             protocol=2,
             parser_class=functools.partial(BoundedParser, traffic),
             retry=Retry(NoBackoff(), 0),
@@ -55,7 +68,7 @@ class RedisConnector:
         )
         client: Redis = Redis(connection_pool=pool)
         try:
-            yield RedisBroker(client, client.pubsub(), traffic)
+            yield RedisBroker(client, client.pubsub(), traffic, is_cluster=is_cluster)
         finally:
             with suppress(Exception):
                 async with asyncio.timeout(_CLOSE_WITHIN_S):
@@ -63,10 +76,15 @@ class RedisConnector:
 
 
 class RedisBroker:
-    """A pool of connections for commands, and one connection for messages. Implements `Broker`."""
+    """A pool of connections for commands, and one connection for messages. Implements `Broker`.
 
-    def __init__(self, client: Redis, pubsub: PubSub, traffic: Traffic) -> None:
+    In a cluster, all names of the bus have one hash tag, and messages are sharded: they stay on the node that owns its slot.
+    """
+
+    def __init__(self, client: Redis, pubsub: PubSub, traffic: Traffic, *, is_cluster: bool = False) -> None:
         self._client = client
+        self._is_cluster = is_cluster
+        self._channels = dict[bytes, str]()
         self._pubsub = pubsub
         self._traffic = traffic
         self._pong = asyncio.Event()
@@ -74,12 +92,13 @@ class RedisBroker:
     async def get(self, key: str, max_bytes: int) -> bytes:
         """Implement `Broker.get`."""
         with _translated_errors():
-            return await _get(self._client, key, max_bytes)
+            return await _get(self._client, self._name(key), max_bytes)
 
     async def compare_and_set(
         self, key: str, expected: bytes, value: bytes, *, max_bytes: int, publish: tuple[str, bytes]
     ) -> bool:
         """Implement `Broker.compare_and_set`."""
+        key = self._name(key)
         with _translated_errors():
             async with self._client.pipeline(transaction=True) as pipe:
                 await pipe.watch(key)
@@ -87,7 +106,7 @@ class RedisBroker:
                     return False
                 pipe.multi()  # type: ignore[no-untyped-call]
                 pipe.set(key, value, ex=RETENTION_S)
-                pipe.publish(*publish)
+                self._publish(pipe, *publish)
                 with suppress(WatchError):
                     await pipe.execute()
                     return True
@@ -97,17 +116,18 @@ class RedisBroker:
         """Implement `Broker.set_and_delete`."""
         with _translated_errors():
             async with self._client.pipeline(transaction=True) as pipe:
-                pipe.set(key, value, ex=RETENTION_S)
-                pipe.delete(delete)
+                pipe.set(self._name(key), value, ex=RETENTION_S)
+                pipe.delete(self._name(delete))
                 await pipe.execute()
 
     async def acquire_lease(self, key: str, token: bytes, expire_s: float) -> bool:
         """Implement `Broker.acquire_lease`."""
         with _translated_errors():
-            return bool(await self._client.set(key, token, nx=True, px=max(1, round(expire_s * 1000))))
+            return bool(await self._client.set(self._name(key), token, nx=True, px=max(1, round(expire_s * 1000))))
 
     async def release_lease(self, key: str, token: bytes) -> None:
         """Implement `Broker.release_lease`."""
+        key = self._name(key)
         with _translated_errors():
             async with self._client.pipeline(transaction=True) as pipe:
                 await pipe.watch(key)
@@ -119,26 +139,28 @@ class RedisBroker:
 
     async def try_writing(self, keys: tuple[str, str], channel: str) -> None:
         """Implement `Broker.try_writing`."""
+        names = [self._name(key) for key in keys]
         with _translated_errors():
             async with self._client.pipeline(transaction=True) as pipe:
-                await pipe.watch(keys[0])
-                await _get(pipe, keys[0], 1)
+                await pipe.watch(names[0])
+                await _get(pipe, names[0], 1)
                 pipe.multi()  # type: ignore[no-untyped-call]
-                for key in keys:
+                for key in names:
                     pipe.set(key, b"", px=1)
                     pipe.delete(key)
-                pipe.publish(channel, b"")
+                self._publish(pipe, channel, b"")
                 with suppress(WatchError):  # another pod tries it at the same moment
                     await pipe.execute()
 
     async def subscribe(self, channels: Iterable[str]) -> None:
         """Implement `Broker.subscribe`."""
         with _translated_errors():
-            unconfirmed = {channel.encode() for channel in channels}
-            await self._pubsub.subscribe(*unconfirmed)
+            self._channels = {self._name(channel).encode(): channel for channel in channels}
+            await (self._pubsub.ssubscribe if self._is_cluster else self._pubsub.subscribe)(*self._channels)
+            unconfirmed = set(self._channels)
             while unconfirmed:
                 message = await self._pubsub.get_message(timeout=None)
-                if message and message["type"] == "subscribe":
+                if message and message["type"] in _SUBSCRIBED:
                     unconfirmed.discard(message["channel"])
 
     async def next_message(self) -> tuple[str, bytes]:
@@ -148,20 +170,27 @@ class RedisBroker:
                 message = await self._pubsub.get_message(timeout=None)
                 if message and message["type"] == "pong":
                     self._pong.set()
-                if message and message["type"] == "message":
-                    return message["channel"].decode(), message["data"]
+                if message and message["type"] in _MESSAGE:
+                    return self._channels[message["channel"]], message["data"]
 
     async def ping(self) -> None:
         """Implement `Broker.ping`. A half-open connection gives no error by itself, so both must answer."""
         with _translated_errors():
             self._pong.clear()
             await self._pubsub.ping()
-            await self._client.ping()
+            # A node that no longer owns the slot refuses to read, and would answer a ping.
+            await (_get(self._client, self._name(probe_keys()[0]), 1) if self._is_cluster else self._client.ping())
             await self._pong.wait()
 
     def time_limit(self) -> AbstractAsyncContextManager[None]:
         """Implement `Broker.time_limit`."""
         return self._traffic.time_limit()
+
+    def _name(self, name: str) -> str:
+        return in_one_slot(name) if self._is_cluster else name
+
+    def _publish(self, pipe: Pipeline, channel: str, message: bytes) -> None:
+        pipe.execute_command("SPUBLISH" if self._is_cluster else "PUBLISH", self._name(channel), message)
 
 
 async def _get(client: Redis, key: str, max_bytes: int) -> bytes:
@@ -193,7 +222,7 @@ def _explained(error: RedisError) -> tuple[str, str]:
         text = f"{error.status_code} {text}"
     code = text.partition(" ")[0]
     if code in _CLUSTER:
-        text = f"this is a node of a Redis Cluster, and the bus needs a single server: {text}"
+        text = f"this is a node of a Redis Cluster: {text}"
     elif code in _NO_WRITES:
         text = f"the broker takes no writes: {text}"
     return text, code

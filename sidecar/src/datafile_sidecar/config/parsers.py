@@ -7,6 +7,7 @@ import urllib.parse
 from pathlib import Path
 from typing import NamedTuple
 
+from datafile_sidecar.core.broker_url import BrokerUrl
 from datafile_sidecar.core.url_policy import UrlPolicy
 
 _MAX_SDK_KEY = 255 - len(".datafile-sidecar..status.json.tmp")
@@ -87,20 +88,9 @@ def parse_address(text: str) -> Address:
 
 
 def parse_bus_url(text: str) -> str:
-    """Parse a redis or rediss URL. No error quotes it, because it may contain a password."""
-    url = text.strip()
-    try:
-        parts = urllib.parse.urlsplit(url)
-        usable = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        raise ValueError(
-            "it is not a URL; in the user name and password, write characters other than letters and digits as %XX"
-        ) from None
-    if parts.scheme not in {"redis", "rediss"} or not usable or any(c.isspace() for c in url):
-        raise ValueError("it is not a redis:// or rediss:// URL: write redis://user:password@host:port/database")
-    if parts.query or parts.fragment or not re.fullmatch(r"(/[0-9]{0,4})?", parts.path, re.ASCII):
-        raise ValueError("only a database number may follow host and port; write / ? # in a password as %XX")
-    return url
+    """Parse the URL of a broker. No error quotes it, because it may contain a password."""
+    BrokerUrl.parse(text)
+    return text.strip()
 
 
 def parse_peers(text: str) -> tuple[Address, ...]:

@@ -160,8 +160,9 @@ VARIABLES = (
         "DATAFILE_BUS_URL",
         parsers.parse_bus_url,
         "URL of a Redis or Valkey through which the sidecars of a fleet share datafiles and polls: "
-        "`redis://[user[:password]@]host[:port][/database]`, or `rediss://` for TLS. Needs the extra `redis`. Anyone with "
-        "write access to it can change flags",
+        "`redis://[user[:password]@]host[:port][/database]`, `redis-sentinel://[user[:password]@]host[:port],…[/database]#master` "
+        "or `redis+cluster://[user[:password]@]host[:port],…`; with TLS `rediss://`, `rediss-sentinel://`, `rediss+cluster://`. "
+        "Needs the extra `redis`. Anyone with write access to it can change flags",
     ),
     EnvironmentVariable(
         "DATAFILE_PEERS",

@@ -20,14 +20,17 @@ _FIX_CONNECTION = (
     "TLS, its CA in SSL_CERT_FILE), and that network policies let this pod connect to it"
 )
 _FIX_CLUSTER = (
-    "name a Redis or Valkey that is not part of a cluster (cluster-enabled no), or a proxy that behaves like one: the bus is "
-    "small, a single server is enough for any fleet"
+    "write redis+cluster:// (rediss+cluster:// with TLS) in DATAFILE_BUS_URL where the broker is a Redis Cluster, and see that "
+    "all of its slots are served"
 )
 _FIX_MEMORY = (
     "raise the broker's maxmemory, or remove what else it holds: the bus needs about the compressed size of one datafile per "
     "SDK key"
 )
 _FIX_REPLICA = "name the primary in DATAFILE_BUS_URL: sidecars have to write, and a replica takes no writes"
+_FIX_MASTER = (
+    "write the name by which the Sentinels know the master after # in DATAFILE_BUS_URL (sentinel monitor NAME …)"
+)
 _FIX_DISK = 'look at the broker\'s own log and at its disk; the bus needs no persistence (save "")'
 _FIX_PERMISSION = (
     "give the user the permissions that sidecars need: docs/operations.md has the line for the broker's ACL"
@@ -38,8 +41,9 @@ _FIXES = {
     "READONLY": _FIX_REPLICA,
     "MISCONF": _FIX_DISK,
     "NOPERM": _FIX_PERMISSION,
+    "knows no master": _FIX_MASTER,
 }
-"""What to do, by the code of the broker's error."""
+"""What to do, by what the broker's error contains."""
 
 
 async def check_bus(url: str, sdk_keys: tuple[str, ...]) -> Finding:
