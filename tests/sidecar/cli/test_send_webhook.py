@@ -13,7 +13,7 @@ class TestSendWebhook:
     @pytest.mark.parametrize(
         ("status", "exit_status", "words"),
         [
-            (202, 0, "fetches now"), (200, 0, "nothing to do"), (204, 0, "nothing to do"),
+            (202, 0, "acts on it now"), (200, 0, "nothing to do"), (204, 0, "nothing to do"),
             (401, 1, "secret"), (503, 1, "DATAFILE_WEBHOOK_SECRETS"),
             (400, 1, "cannot read"), (418, 1, "something else"),
         ],
@@ -54,5 +54,5 @@ class TestSendWebhook:
 
 
 async def send(url: str) -> int:
-    options = Namespace(url=url, sdk_key=KEY, revision=43, project_id=None, environment="Production")
-    return await send_webhook(options, SECRET)
+    options = Namespace(sdk_key=KEY, revision=43, withdraw=None, project_id=None, environment="Production")
+    return await send_webhook(options, url, SECRET)

@@ -95,6 +95,17 @@ def test_an_announced_revision_is_wanted_until_it_is_on_disk() -> None:
     assert (state.target, state.fetch_now, state.announced, state.trigger) == (43, False, (), POLL)
 
 
+def test_a_withdrawn_revision_is_waited_for_no_longer() -> None:
+    """What was announced by mistake sets no target and is no error any more; all else stays wanted."""
+    state = reconcile.announce(reconcile.announce(HOLDING, 43, 10, WEBHOOK), 9000, 11, WEBHOOK)
+    assert reconcile.withdrawn(state, 9001) == state
+    assert reconcile.withdrawn(state, 9000) == replace(state, announced=state.announced[1:])
+    overdue, _ = reconcile.expire(state, 11 + backoff.CHASE_FOR_S)
+    assert overdue.error
+    assert reconcile.withdrawn(overdue, 43).error
+    assert not reconcile.withdrawn(overdue, 9000).error
+
+
 @pytest.mark.parametrize("revision", [41, 42])
 def test_an_announcement_of_nothing_newer_changes_nothing(revision: int) -> None:
     """Late and doubled webhooks wake nobody, but the key counts as one that gets webhooks."""

@@ -134,6 +134,16 @@ class TestParse:
         assert parse(body(revision=1, origin_url="", cdn_url="")) == DatafileUpdated("1234", 1, None, ())
         assert parse(b'{"event":"project.datafile_updated","data":{}}') == DatafileUpdated(None, None, None, ())
 
+    def test_withdrawal(self) -> None:
+        """Our own event takes a revision back. It is read as an update is, and has to name its revision."""
+        withdrawal = json.loads(body(revision=43)) | {"event": "datafile-sidecar.revision_withdrawn"}
+        event = parse(json.dumps(withdrawal).encode())
+        assert isinstance(event, DatafileUpdated)
+        assert (event.revision, event.is_withdrawal) == (43, True)
+        del withdrawal["data"]["revision"]
+        with pytest.raises(MalformedWebhookError, match="withdraws no revision"):
+            parse(json.dumps(withdrawal).encode())
+
     @pytest.mark.parametrize("project_id", [1234, "1234"])
     def test_project_id(self, project_id: object) -> None:
         """A project's id is the same as number and as text."""

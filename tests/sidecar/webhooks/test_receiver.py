@@ -41,7 +41,7 @@ class Endpoint:
     secrets: tuple[bytes, ...] = (b"old", SECRET)
     coming: tuple[bytes, ...] = ()
     reloads: int = 0
-    awake: tuple[str, ...] = ("KEY1",)
+    awake: tuple[str, ...] | None = ("KEY1",)
     notified: list[DatafileUpdated] = field(default_factory=list)
     triggers: list[Trigger] = field(default_factory=list)
     relayed: list[tuple[bytes, bytes]] = field(default_factory=list)
@@ -68,7 +68,7 @@ class Endpoint:
         self.secrets, self.coming = self.secrets + self.coming, ()
         return changed
 
-    def _notify(self, event: DatafileUpdated, trigger: Trigger) -> tuple[str, ...]:
+    def _notify(self, event: DatafileUpdated, trigger: Trigger) -> tuple[str, ...] | None:
         self.notified.append(event)
         self.triggers.append(trigger)
         return self.awake
@@ -220,11 +220,17 @@ async def test_relay(endpoint: Endpoint) -> None:
     assert endpoint.triggers == [Trigger.WEBHOOK, Trigger.PEER]
 
 
-async def test_nothing_newer(endpoint: Endpoint) -> None:
-    """An event that concerns no key here is acknowledged with 200, which no sender takes for a failure, and a word why."""
-    endpoint.awake = ()
+@pytest.mark.parametrize(
+    ("awake", "why"),
+    [
+        ((), b"nothing to do: its revision is already on the volume\n"),
+        (None, b"nothing to do: it concerns none of the SDK keys of this sidecar\n"),
+    ],
+)
+async def test_nothing_newer(endpoint: Endpoint, awake: tuple[str, ...] | None, why: bytes) -> None:
+    """An event that is no news is acknowledged with 200, which no sender takes for a failure, and a word why."""
+    endpoint.awake = awake
     answer = await endpoint.send(request(signed(BODY), b"Content-Length: %d" % len(BODY)) + BODY)
-    why = b"nothing to do: it is for another environment or project, or its revision is already on the volume\n"
     assert (_status(answer), answer.partition(b"\r\n\r\n")[2]) == (200, why)
     assert endpoint.outcomes == {"ignored": 1}
 

@@ -48,6 +48,12 @@ def announce(state: State, revision: int, now: float, trigger: Trigger) -> State
     return replace(state, announced=tuple(announced), fetch_now=True)
 
 
+def withdrawn(state: State, revision: int) -> State:
+    """Note that an announced revision was taken back: it is neither wanted nor overdue any more."""
+    wanted = tuple(a for a in state.announced if a.revision != revision)
+    return replace(state, announced=wanted, overdue=0 if state.overdue == revision else state.overdue)
+
+
 def hint(state: State, now: float, trigger: Trigger) -> State:
     """Note that a webhook came that may mean this key: look now, and again for a minute."""
     return replace(state, hint=Hint(now, trigger), fetch_now=True)

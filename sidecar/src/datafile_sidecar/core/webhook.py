@@ -21,7 +21,12 @@ INSTANCE_HEADER = "X-Datafile-Instance"
 """Names the sidecar that took a relayed webhook, so that one with several addresses is counted once."""
 
 DATAFILE_UPDATED = "project.datafile_updated"
+REVISION_WITHDRAWN = "datafile-sidecar.revision_withdrawn"
+"""An event of our own, with the body of `DATAFILE_UPDATED`: nobody will serve this revision, so wait for it no longer."""
 _MAX_REVISION = 2**63 - 1
+
+CONCERNS_NO_KEY = "it concerns none of the SDK keys of this sidecar"
+"""The answer to an event of another key, environment or project."""
 
 
 class MalformedWebhookError(ValueError):
@@ -30,7 +35,7 @@ class MalformedWebhookError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class DatafileUpdated:
-    """The event `project.datafile_updated`.
+    """The event `project.datafile_updated`, or our own that takes such an event back.
 
     `revision` is None when the event has none; `urls` are its non-empty URLs as they were sent, the origin's first.
     """
@@ -39,6 +44,7 @@ class DatafileUpdated:
     revision: int | None
     environment: str | None
     urls: tuple[str, ...]
+    is_withdrawal: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,17 +120,22 @@ def parse(body: bytes) -> DatafileUpdated | OtherEvent:
         MalformedWebhookError: The body is not an event of Optimizely's.
     """
     envelope: _Envelope = _decode(body, _Envelope, "the body")
-    if envelope.event != DATAFILE_UPDATED:
+    if envelope.event not in {DATAFILE_UPDATED, REVISION_WITHDRAWN}:
         return OtherEvent()
+    is_withdrawal = envelope.event == REVISION_WITHDRAWN
     project_id: int | str | None = _decode(bytes(envelope.project_id), int | _Name | None, "project_id")
     if isinstance(project_id, int) and abs(project_id) > _MAX_ID:
         raise MalformedWebhookError("project_id is out of range")
     data: _Data = _decode(bytes(envelope.data), _Data, "data")
+    revision = _revision(data.revision)
+    if is_withdrawal and revision is None:
+        raise MalformedWebhookError("it withdraws no revision: data.revision is missing")
     return DatafileUpdated(
         project_id=None if project_id is None else str(project_id),
-        revision=_revision(data.revision),
+        revision=revision,
         environment=data.environment,
         urls=tuple(url for url in (data.origin_url, data.cdn_url) if url),
+        is_withdrawal=is_withdrawal,
     )
 
 

@@ -224,6 +224,13 @@ class Telemetry:
         """
         self._metrics.set("target_revision", revision, sdk_key)
 
+    def revision_withdrawn(self, sdk_keys: Iterable[str], revision: int | None) -> None:
+        """A signed event took an announced revision back: the sidecar no longer waits for it.
+        → Nothing. `datafile-sidecar send-webhook --withdraw` sends such events.
+        """
+        self._metrics.count("webhooks", "accepted")
+        self._log.info("revision.withdrawn", sdk_keys=list(sdk_keys), revision=revision)
+
     def webhook_overdue(self, sdk_key: str, revision: int, have: int | None, waited_s: float) -> None:
         """Upstream did not serve an announced revision within 10 minutes; polling goes on.
         → See Optimizely's status page; if other pods have it, compare what the CDN serves them.

@@ -80,6 +80,12 @@ class KeySyncer:
             self.telemetry.target_changed(self.sdk_key, self.state.target or 0)
         return any(a.revision == revision for a in self.state.announced)
 
+    def withdraw(self, revision: int) -> bool:
+        """Wait no longer for an announced revision; tell whether this key did."""
+        before, self.state = self.state, reconcile.withdrawn(self.state, revision)
+        self.telemetry.target_changed(self.sdk_key, self.state.target or 0)
+        return self.state != before
+
     def hint(self, trigger: Trigger) -> None:
         """Note that a webhook came that may mean this key, and wake the loop to look."""
         if self._hear(reconcile.hint(self.state, _now(), trigger), trigger).hint is None:
@@ -185,8 +191,7 @@ class KeySyncer:
 
     async def _publish(self, candidate: Candidate, verdict: Verdict, trigger: Trigger, datafile: Datafile) -> None:
         after = reconcile.published(self.state, candidate, _now())
-        left = after.rolled_back_from
-        await self.store.publish(datafile, trigger, after.generation, left, fetched=candidate.fetched)
+        await self.store.publish(datafile, trigger, after.generation, after.rolled_back_from, fetched=candidate.fetched)
         before = self.state  # with what came while the file was written
         self.state = reconcile.admitted(before, candidate, verdict, _now(), self.policy)
         announced = reconcile.fulfilled(before, datafile.revision)
@@ -197,8 +202,10 @@ class KeySyncer:
     async def _begin_with(self, bootstrap: Datafile) -> bool:
         """Publish the bootstrap file, unless something better is there; False where the volume failed."""
         await asyncio.sleep(self.state.expects_until - _now())
-        candidate = Candidate(version_of(bootstrap), Source.BOOTSTRAP)
-        return await self._admit(candidate, Trigger.BOOTSTRAP, bootstrap) is not None
+        return (
+            await self._admit(Candidate(version_of(bootstrap), Source.BOOTSTRAP), Trigger.BOOTSTRAP, bootstrap)
+            is not None
+        )
 
     async def _fetch(self) -> None:
         if self.fetcher.available_at() > _now():
@@ -236,8 +243,8 @@ class KeySyncer:
         if answer is Lease.OURS or self.state.announced or self.state.hint or (version := self.state.on_volume) is None:
             return False
         if answer is Lease.OTHERS:
-            self.state = reconcile.spared(self.state, None)
-            self.state = schedule.look_again(self.state, self.pace, _now(), self.random.random())
+            spared = reconcile.spared(self.state, None)
+            self.state = schedule.look_again(spared, self.pace, _now(), self.random.random())
             return True
         self.state = reconcile.spared(self.state, answer.by)
         if await self._admit(Candidate(version, Source.UPSTREAM, answer.at), Trigger.POLL):

@@ -39,7 +39,8 @@ class Receiver:
     Args:
         secrets: Returns the secrets that are valid now.
         reload_secrets: Reads the secrets again after a bad signature; returns whether they have changed.
-        notify: Passes an event on to the keys that it concerns; returns the keys that are fetched because of it.
+        notify: Passes an event on to the keys that it concerns; returns the keys for which it changes something, None where it
+            concerns none of ours.
         relay: Queues a webhook, its body, its signature and its event, for the other sidecars.
         stats: Counts for `/status`.
         telemetry: Logs and counts.
@@ -50,7 +51,7 @@ class Receiver:
 
     secrets: Callable[[], tuple[bytes, ...]]
     reload_secrets: Callable[[], Awaitable[bool]]
-    notify: Callable[[DatafileUpdated, Trigger], tuple[str, ...]]
+    notify: Callable[[DatafileUpdated, Trigger], tuple[str, ...] | None]
     relay: Callable[[bytes, bytes, DatafileUpdated], None]
     stats: WebhookStats
     telemetry: Telemetry
@@ -116,12 +117,19 @@ class Receiver:
 
     async def _handle(self, body: bytes, event: DatafileUpdated, trigger: Trigger) -> web.Response:
         sdk_keys = self.notify(event, trigger)
-        if not await self.is_kept(body, sdk_keys):
+        if not await self.is_kept(body, sdk_keys or ()):
             return self._reject("stopping", 503, "this sidecar is stopping, and could not pass the webhook on")
         self._received.put(body, True)
+        if sdk_keys is None:
+            return self._ignore(webhook.CONCERNS_NO_KEY)
         if not sdk_keys:
-            return self._ignore("it is for another environment or project, or its revision is already on the volume")
+            return self._ignore(
+                "no SDK key waits for it" if event.is_withdrawal else "its revision is already on the volume"
+            )
         self.stats.count("accepted")
+        if event.is_withdrawal:
+            self.telemetry.revision_withdrawn(sdk_keys, event.revision)
+            return web.Response(status=202, text="accepted\n")
         self.telemetry.webhook_accepted(sdk_keys, trigger, event.revision, event.environment)
         return web.Response(status=202, text="accepted\n")
 

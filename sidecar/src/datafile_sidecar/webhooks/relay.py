@@ -120,6 +120,9 @@ class RelayMemory:
         return self.is_superseded(relay), -(relay.event.revision or 0)
 
     def _note_revision(self, relay: Relay) -> None:
+        if relay.event.is_withdrawal:  # what was announced by mistake must not hold up what is served
+            self._newest.pop(relay.stream, None)
+            return
         revision = max(relay.event.revision or 0, self._newest.pop(relay.stream, 0))
         self._newest[relay.stream] = revision
         if len(self._newest) > _MAX_STREAMS:

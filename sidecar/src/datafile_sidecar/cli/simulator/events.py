@@ -4,21 +4,23 @@ import json
 import os
 import time
 from collections.abc import Awaitable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import ClientError, ClientSession, ClientTimeout, InvalidURL, NonHttpUrlClientError
 
 from datafile_sidecar.config import settings
 from datafile_sidecar.config.credentials import Secrets
-from datafile_sidecar.core.webhook import DATAFILE_UPDATED, SIGNATURE_HEADER, signature
+from datafile_sidecar.core.webhook import CONCERNS_NO_KEY, DATAFILE_UPDATED, SIGNATURE_HEADER, signature
 
 _TIMEOUT = ClientTimeout(total=10)
 _NOTHING_TO_DO = (
     "accepted, nothing to do: the revision is not newer, the event is for another SDK key or project, "
     "or it was already received"
 )
+_MAX_TEXT_BYTES = 400
 _MEANINGS = {
-    202: "accepted; the sidecar fetches now",
+    202: "accepted; the sidecar acts on it now",
     200: _NOTHING_TO_DO,
     204: _NOTHING_TO_DO,  # from sidecars before this version
     400: "the signature is valid, but the sidecar cannot read the event",
@@ -29,8 +31,26 @@ _MEANINGS = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A sidecar's answer to a webhook. `status` is 0 where none came; `text` is what it says, cut to 400 bytes."""
+
+    status: int
+    text: str = ""
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether the webhook is delivered."""
+        return 200 <= self.status < 300
+
+    @property
+    def concerns_no_key(self) -> bool:
+        """Whether the sidecar serves none of the SDK keys that the webhook is about."""
+        return CONCERNS_NO_KEY in self.text
+
+
 def webhook_body(
-    revision: int,
+    revision: int | None,
     *,
     project_id: int | str | None = 1234,
     timestamp: int = 0,
@@ -42,6 +62,7 @@ def webhook_body(
     """Build an event as documented on Optimizely's page "Configure webhooks".
 
     Args:
+        revision: None leaves the field out: then the event says that there is a new datafile, and not which one.
         project_id: None leaves the field out.
         origin_url: empty for an old project, like `cdn_url`.
         environment: None leaves the field out.
@@ -51,8 +72,8 @@ def webhook_body(
     return json.dumps(_without_none(fields)).encode()
 
 
-async def post(url: str, body: bytes, secret: bytes | None) -> int:
-    """Post an event over a new connection and return the status of the answer. Raises ClientError and TimeoutError.
+async def post(url: str, body: bytes, secret: bytes | None) -> Answer:
+    """Post an event over a new connection and return the answer. Raises ClientError and TimeoutError.
 
     Args:
         secret: None sends the event unsigned.
@@ -62,7 +83,7 @@ async def post(url: str, body: bytes, secret: bytes | None) -> int:
         headers[SIGNATURE_HEADER] = signature(body, secret)
     # A connection that is kept could be closed by the receiver just as the next webhook is sent.
     async with ClientSession(timeout=_TIMEOUT) as session, session.post(url, data=body, headers=headers) as answer:
-        return answer.status
+        return Answer(answer.status, (await answer.content.read(_MAX_TEXT_BYTES)).decode(errors="replace").strip())
 
 
 def signing_secret(environ: Mapping[str, str]) -> bytes | None:
@@ -72,22 +93,26 @@ def signing_secret(environ: Mapping[str, str]) -> bytes | None:
     return next(iter(secrets.active), None)
 
 
-async def explain_answer(url: str, posting: Awaitable[int]) -> tuple[int, str]:
-    """Await a POST to this URL. Returns the status, 0 without an answer, and a sentence that explains it."""
+async def explain_answer(url: str, posting: Awaitable[Answer]) -> tuple[Answer, str]:
+    """Await a POST to this URL. Returns the answer and a sentence that explains it."""
     started = time.monotonic()
     try:
-        status = await posting
+        answer = await posting
     except TimeoutError:
-        return 0, f"webhook not delivered: {url} gave no answer within {_TIMEOUT.total:g} s"
+        return Answer(0), f"webhook not delivered: {url} gave no answer within {_TIMEOUT.total:g} s"
     except (InvalidURL, NonHttpUrlClientError, UnicodeError):
-        return 0, f"webhook not delivered: {url!r} is not a URL, such as http://127.0.0.1:8089/webhooks/optimizely"
+        return Answer(
+            0
+        ), f"webhook not delivered: {url!r} is not a URL, such as http://127.0.0.1:8089/webhooks/optimizely"
     except (ClientError, OSError) as error:
         # aiohttp's own text for a refused connection repeats the address.
         reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
-        return 0, f"webhook not delivered: {reason}; is the sidecar running, and is {url} its webhook port?"
+        return Answer(0), f"webhook not delivered: {reason}; is the sidecar running, and is {url} its webhook port?"
     took_ms = 1000 * (time.monotonic() - started)
-    meaning = _MEANINGS.get(status, "the sidecar never answers this: does something else listen there?")
-    return status, f"webhook answered {status} in {took_ms:.0f} ms: {meaning}"
+    meaning = _MEANINGS.get(answer.status, "the sidecar never answers this: does something else listen there?")
+    if answer.concerns_no_key:
+        meaning = CONCERNS_NO_KEY
+    return answer, f"webhook answered {answer.status} in {took_ms:.0f} ms: {meaning}"
 
 
 def _without_none(fields: dict[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ async def _publish_edits(file: "_EditedFile", simulator: Simulator, sdk_key: str
         simulator.put(sdk_key, body)
         result = "no webhook posted"
         for url in simulator.webhook_urls:
-            _, result = await explain_answer(url, simulator.announce(sdk_key, file.revision))
+            _, result = await explain_answer(url, simulator.post(sdk_key, file.revision))
         _print(f"revision {file.revision} is served; {result}")
 
 

@@ -14,7 +14,7 @@ from typing import Literal, Self
 from aiohttp import ETag, web
 from yarl import URL
 
-from datafile_sidecar.cli.simulator.events import post, webhook_body
+from datafile_sidecar.cli.simulator.events import Answer, post, webhook_body
 
 _PROJECT_ID = re.compile(rb'"projectId"\s*:\s*"([0-9]+)"')
 _PATH = re.compile(r"/(?P<origin>origin/)?datafiles/(?P<auth>auth/)?(?P<sdk_key>[^/]+)\.json")
@@ -109,12 +109,16 @@ class Simulator:
         self._origin.put(sdk_key, datafile, self.origin_lag_s)
 
     async def announce(self, sdk_key: str, revision: int) -> int:
+        """Do what `post` does, and return the status of that answer."""
+        return (await self.post(sdk_key, revision)).status
+
+    async def post(self, sdk_key: str, revision: int) -> Answer:
         """Post the signed event to every webhook URL.
 
         The event has the project of the datafile, the current time and the simulator's URLs.
 
         Returns:
-            The highest status of the answers, 0 without webhook URLs.
+            The answer with the highest status; status 0 without webhook URLs.
 
         Raises:
             ClientError: a receiver can't be reached.
@@ -128,7 +132,7 @@ class Simulator:
             cdn_url=f"{self.url}/datafiles/{sdk_key}.json",
         )
         posts = (post(url, body, self.secret) for url in self.webhook_urls)
-        return max(await asyncio.gather(*posts), default=0)
+        return max(await asyncio.gather(*posts), default=Answer(0), key=lambda answer: answer.status)
 
     async def publish(self, sdk_key: str, body: bytes) -> int:
         """Put a datafile and announce its revision, as Optimizely does when a flag is changed."""
