@@ -2,12 +2,9 @@
 
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
-from datafile_client import _directory_monitor
 from datafile_client._clock import monotonic
-from datafile_client._datafile_reader import DatafileReader
-from datafile_client._directory_monitor import DirectoryMonitor
+from datafile_client._datafile_source import DatafileSource, Monitor
 from datafile_client._instance_builder import BuiltInstance
 from datafile_client._sidecar_link import Report
 from datafile_client._update_listeners import Listener, ListenerCalls
@@ -20,8 +17,8 @@ class ProcessState:
     """Everything that does not survive a fork. Each process makes its own.
 
     Args:
-        directory: the directory to watch.
-        sdk_key: the file in it.
+        source: where the datafiles come from.
+        sdk_key: whose datafiles.
         tick_s: the longest pause between two turns, in seconds.
         take_turn: called by the monitor's thread at each event (True) and tick (False); it returns what to report.
         next_call: returns what has to be called next, or None.
@@ -29,7 +26,7 @@ class ProcessState:
 
     def __init__(
         self,
-        directory: Path,
+        source: DatafileSource,
         sdk_key: str,
         tick_s: float,
         take_turn: "Callable[[ProcessState, bool], Report]",
@@ -37,7 +34,7 @@ class ProcessState:
     ) -> None:
         self.sdk_key = sdk_key
         self.tick_s = tick_s
-        self.reader = DatafileReader(directory, sdk_key)
+        self.reader = source.reader()
         # Held while the file is read and an instance built, which may run code of the app: so nobody ever waits for it.
         self.looking = threading.Lock()
         self.is_look_due = False
@@ -50,10 +47,10 @@ class ProcessState:
         self.refused: str | None = None
         self.refused_sha256: str | None = None
         self.has_warned = False
-        self.calls = ListenerCalls(lambda: next_call(self))
-        self._directory = directory
+        self.calls = ListenerCalls(lambda: next_call(self), in_place=not source.has_thread)
+        self._source = source
         self._take_turn = take_turn
-        self._monitor: DirectoryMonitor | None = None
+        self._monitor: Monitor | None = None
         self._starting = threading.RLock()
 
     def start(self) -> bool:
@@ -62,9 +59,9 @@ class ProcessState:
             if self._monitor is not None:
                 return self._monitor.ensure_thread()
             if not self.stopping:
-                self._monitor = _directory_monitor.join(self._directory, self)
+                self._monitor = self._source.join(self)
                 if self.stopping:  # meanwhile, when `stop` saw no monitor to leave
-                    _directory_monitor.leave(self._directory, self, NEVER)
+                    self._source.leave(self, NEVER)
         return self.stopping or self._monitor is not None
 
     def turn(self, *, is_event: bool) -> Report | None:
@@ -91,4 +88,4 @@ class ProcessState:
         if self.looking.acquire(timeout=max(0.0, ends_at - monotonic())):
             self.looking.release()
         if self._monitor is not None:
-            _directory_monitor.leave(self._directory, self, ends_at)
+            self._source.leave(self, ends_at)

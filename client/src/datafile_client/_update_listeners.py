@@ -28,6 +28,10 @@ class Listener:
         """Register a callback; one that needs two arguments gets the changes, too."""
         return cls(callback, _needs_two(callback))
 
+    def is_due(self, current: BuiltInstance) -> bool:
+        """Tell whether it has to be called."""
+        return self.called_with is not current.optimizely
+
     def call(self, current: BuiltInstance) -> None:
         """Call it. Its error is logged."""
         self.called_with, arguments = current.optimizely, list[Any]([current.optimizely])
@@ -41,16 +45,24 @@ class Listener:
 
 
 class ListenerCalls:
-    """The calls in one process. The thread lives only for as long as there is something to call."""
+    """The calls in one process. The thread lives only for as long as there is something to call.
 
-    def __init__(self, next_call: Callable[[], tuple[Listener, BuiltInstance] | None]) -> None:
-        """Make the calls that `next_call` returns, until it returns None."""
+    Args:
+        next_call: returns what has to be called next, or None.
+        in_place: make the calls in the thread that asks for them.
+    """
+
+    def __init__(self, next_call: Callable[[], tuple[Listener, BuiltInstance] | None], *, in_place: bool) -> None:
         self._next_call = next_call
+        self._in_place = in_place
         self._lock = threading.RLock()  # never held while a callback runs
         self._thread: threading.Thread | None = None
 
     def make(self) -> None:
         """Make what is due, unless it is being made. Where the system allows no thread, the next turn tries again."""
+        if self._in_place:
+            self._run()
+            return
         with self._lock:
             if self._thread is None and self._next_call() is not None:
                 thread = threading.Thread(target=self._run, name="datafile callbacks", daemon=True)

@@ -14,7 +14,8 @@ from optimizely.optimizely_user_context import OptimizelyUserContext
 from datafile_client import _log
 from datafile_client._clock import monotonic
 from datafile_client._datafile_loader import DatafileLoader
-from datafile_client._datafile_reader import DatafileReader, is_in_the_future, is_mount_point
+from datafile_client._datafile_reader import is_in_the_future
+from datafile_client._datafile_source import DatafileSource, DirectorySource
 from datafile_client._exit_hooks import stop_at_exit
 from datafile_client._flag_changes import FlagChanges
 from datafile_client._instance_builder import BuiltInstance, InstanceBuilder
@@ -69,8 +70,7 @@ class OptimizelyWatcher:
     ) -> None:
         self._sdk_key = choose_sdk_key(sdk_key, os.environ)
         chosen = check_path("directory", directory) or os.environ.get("DATAFILE_DIR") or "/var/run/datafile"
-        self._directory = Path(chosen).absolute()
-        self._path = self._directory / f"{self._sdk_key}.json"
+        self._source: DatafileSource = DirectorySource(Path(chosen).absolute(), self._sdk_key)
         self._fallback = Path(path).absolute() if (path := check_path("fallback", fallback)) else None
         self._stale_after_s = None if stale_after_s is None else check_seconds("stale_after_s", stale_after_s)
         self._rescan_interval_s = check_seconds("rescan_interval_s", rescan_interval_s, _RESCAN_MIN_S)
@@ -85,7 +85,7 @@ class OptimizelyWatcher:
 
     def __repr__(self) -> str:
         current = self._loader.current
-        return f"<OptimizelyWatcher {self._path} {f'revision {current.revision}' if current else 'without a datafile'}>"
+        return f"<OptimizelyWatcher {self._source.path} {f'revision {current.revision}' if current else 'without a datafile'}>"
 
     def start(self, timeout: float | None = None) -> None:
         """Start watching, and wait until a datafile is loaded.
@@ -180,14 +180,14 @@ class OptimizelyWatcher:
         self._ensure_running()
         current, limit_s = self._loader.current, self._stale_after_s
         if current is not None:
-            is_prevalidated, checked_at = DatafileReader(self._directory, self._sdk_key).prevalidated(current.sha256)
+            is_prevalidated, checked_at = self._source.reader().prevalidated(current.sha256)
             self._loader.checked_at = checked_at if is_prevalidated else self._loader.checked_at
         known = [moment for moment in (self._loader.checked_at, current and current.loaded_at) if moment]
         confirmed_at = next((moment for moment in known if not is_in_the_future(moment)), None)
         age = datetime.datetime.now(datetime.UTC) - confirmed_at if confirmed_at else None
         return WatcherStatus(
             sdk_key=self._sdk_key,
-            path=str(self._path),
+            path=str(self._source.path),
             revision=current and current.revision,
             sha256=current and current.sha256,
             source=current and current.source,
@@ -261,7 +261,7 @@ class OptimizelyWatcher:
 
     def _make_process_state(self, _: ProcessState | None) -> ProcessState:
         stop_at_exit(self)
-        return ProcessState(self._directory, self._sdk_key, self._rescan_interval_s, self._take_turn, self._next_call)
+        return ProcessState(self._source, self._sdk_key, self._rescan_interval_s, self._take_turn, self._next_call)
 
     def _mark_started(self) -> None:
         if self._stopping is not None:
@@ -272,8 +272,7 @@ class OptimizelyWatcher:
                 self._builder.shared.open()
 
     def _wait_for_first(self, timeout: float) -> None:
-        if is_mount_point(self._path):
-            _log.warning("%s is a mount (subPath?) and never changes. Mount its directory instead", self._path)
+        self._source.warn_if_fixed()
         if not self._wait(lambda: self._loader.current is not None, timeout) and self._fallback is not None:
             self._loader.use_fallback(self._fallback, self._process_state.get())
         if self._loader.current is None:
@@ -292,7 +291,8 @@ class OptimizelyWatcher:
                 return state
             state.heartbeat_at = max(state.heartbeat_at, monotonic())  # the thread may have set a later time
             has_thread = state.start()
-            if not (has_thread and heartbeat_at == NEVER) and not state.has_warned:
+            is_missed = self._source.has_thread and not (has_thread and heartbeat_at == NEVER)
+            if is_missed and not state.has_warned:
                 state.has_warned = True
                 _log.warning("Watcher thread stuck or missing (slow callback? uWSGI without threads?); checking on use")
         return state
@@ -321,7 +321,7 @@ class OptimizelyWatcher:
     def _next_call(self, state: ProcessState) -> tuple[Listener, BuiltInstance] | None:
         if (current := self._loader.current) is None or state.stopping:
             return None
-        due = (one for one in list(self._listeners) if one.called_with is not current.optimizely)
+        due = (one for one in list(self._listeners) if one.is_due(current))
         return next(((one, current) for one in due), None)
 
     def _get_current(self) -> BuiltInstance:
@@ -337,4 +337,4 @@ class OptimizelyWatcher:
             reason = f"{reason} ({self._loader.last_error})"
         if self._loader.fallback_error is not None:
             reason = f"{reason}; the fallback cannot be used ({self._loader.fallback_error})"
-        return DatafileUnavailableError(self._sdk_key, self._path, reason)
+        return DatafileUnavailableError(self._sdk_key, self._source.path, reason)
