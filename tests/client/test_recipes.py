@@ -92,10 +92,12 @@ def test_the_options(recipes: Path, directory: Path) -> None:
     assert run("options.py", recipes, directory) == "decided checkout\nstale: False\n"
 
 
-def test_an_apps_own_test(recipes: Path, directory: Path) -> None:
-    """A user who copies the test sees it pass."""
+@pytest.mark.parametrize(("name", "count"), [("test_checkout.py", 4), ("test_with_files.py", 1)])
+def test_an_apps_own_test(name: str, count: int, recipes: Path, directory: Path) -> None:
+    """A user who copies the tests sees them pass."""
+    plugins = ["-p", "no:cacheprovider", "-p", "pytest_datafile_client"]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_checkout.py"],
+        [sys.executable, "-m", "pytest", "-q", *plugins, name],
         cwd=recipes,
         env={
             **os.environ,
@@ -107,13 +109,17 @@ def test_an_apps_own_test(recipes: Path, directory: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout
-    assert "1 passed" in done.stdout
+    assert f"{count} passed" in done.stdout
 
 
 WEB = {
     "fastapi_app.py": ("fastapi", ["-m", "uvicorn", "--port", "{port}", "--workers", "2", "fastapi_app:app"]),
     "flask_app.py": ("flask", ["-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--workers", "2", "flask_app:app"]),
     "gunicorn.conf.py": ("flask", ["-m", "gunicorn", "--bind", "127.0.0.1:{port}", "flask_app:app"]),
+    "openfeature_app.py": (
+        "flask",
+        ["-m", "gunicorn", "--bind", "127.0.0.1:{port}", "--workers", "2", "--preload", "openfeature_app:app"],
+    ),
     "uwsgi.ini": (
         "pyuwsgi",
         ["-c", "import pyuwsgi; pyuwsgi.run()", "--http-socket", "127.0.0.1:{port}", "--pp", ".", "--ini", "uwsgi.ini"],
@@ -127,7 +133,7 @@ def test_a_served_recipe(name: str, recipes: Path, directory: Path) -> None:
     """A user who copies this recipe sees a flag flip in every worker."""
     module, arguments = WEB[name]
     need(module)
-    if name == "flask_app.py":
+    if name != "gunicorn.conf.py":
         (recipes / "gunicorn.conf.py").unlink()
     port = free_port()
     with up([argument.format(port=port) for argument in arguments], recipes, directory):
@@ -193,6 +199,7 @@ def test_the_recipes_pass_a_strict_type_check(recipes: Path, directory: Path) ->
     need("fastapi")
     need("basedpyright")
     names = ["script.py", "options.py", "changes.py", "worker.py", "fastapi_app.py", "flask_app.py", "test_checkout.py"]
+    names += ["openfeature_app.py", "test_with_files.py"]
     readme = (DOCUMENT.parents[1] / "README.md").read_text()
     (recipes / "readme.py").write_text(re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[0])
     (recipes / "pyrightconfig.json").write_text('{"typeCheckingMode": "strict"}')
@@ -262,7 +269,15 @@ def test_celery(recipes: Path, directory: Path, broker: str) -> None:
 
 def test_every_block_is_run() -> None:
     """A user can trust every block: one that no test names would show here."""
-    named = {"script.py", "options.py", "test_checkout.py", "flags/apps.py", "flags/views.py", "celery_app.py"}
+    named = {
+        "script.py",
+        "options.py",
+        "test_checkout.py",
+        "test_with_files.py",
+        "flags/apps.py",
+        "flags/views.py",
+        "celery_app.py",
+    }
     named |= {"gevent_script.py", "worker.py", "changes.py"}
     assert set(BLOCKS) == named | set(WEB)
     assert DOCUMENT.read_text().count("```") == 2 * len(BLOCKS)

@@ -1,0 +1,14 @@
+"""A provider for OpenFeature, so that an app asks for flags by OpenFeature's API alone. Needs `datafile-client[openfeature]`.
+
+```python
+from datafile_client import OptimizelyWatcher
+from datafile_client.openfeature import OptimizelyProvider
+from openfeature import api
+
+api.set_provider_and_wait(OptimizelyProvider(OptimizelyWatcher()))
+```
+"""
+
+from datafile_client.openfeature._provider import OptimizelyProvider
+
+__all__ = ["OptimizelyProvider"]
