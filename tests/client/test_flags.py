@@ -161,7 +161,11 @@ def test_it_starts_and_stops_like_any_other() -> None:
             assert is_on(watcher)
         assert not flags.watcher.ready
         flags.set("checkout", on=False)
+        seen: list[int] = []
+        flags.watcher.on_update(lambda _: seen.append(flags.watcher.revision))
+        assert seen == []
         flags.watcher.start()
+        assert seen == [3]
         assert not is_on(flags.watcher)
 
         async def app() -> bool:
@@ -179,10 +183,9 @@ def test_a_child_goes_on_with_its_own_flags() -> None:
         flags.watcher.on_update(lambda _: seen.append(os.getpid()))
 
         def work() -> None:
-            assert is_on(flags.watcher)
             flags.set("checkout", on=False)
-            assert not is_on(flags.watcher)
             assert seen[-1] == os.getpid()
+            assert not is_on(flags.watcher)
 
         assert reap([in_child(work)]) == [0]
         assert is_on(flags.watcher)

@@ -19,6 +19,7 @@ from optimizely.event.user_event import ConversionEvent
 
 from datafile_client import OptimizelyOptions, OptimizelyWatcher
 from datafile_client.openfeature import OptimizelyProvider
+from datafile_client.openfeature._context import scalars_of
 from datafile_client.testing import Flags, make_datafile, write_datafile
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "openfeature.md"
@@ -57,6 +58,11 @@ def _hold_out(datafile: dict[str, Any]) -> None:
     datafile["holdouts"] = [holdout | {"trafficAllocation": everybody, "includedFlags": [], "excludedFlags": []}]
 
 
+def _pause(datafile: dict[str, Any]) -> None:
+    datafile["experiments"][0]["status"] = "Paused"
+    datafile["rollouts"][0]["experiments"][0]["variations"][0]["featureEnabled"] = True
+
+
 def _remove_rules(datafile: dict[str, Any]) -> None:
     datafile["rollouts"][0]["experiments"] = []
 
@@ -85,6 +91,7 @@ CASES = {
     "a rule for an audience, and the user is not in it": Case(asked="string", rules=GERMANS),
     "a rule for this user": Case(asked="string", rules=[HIT | {"user": "u1"}, MISS]),
     "an A/B test": Case(rules=SPLIT),
+    "an A/B test that does not run, and a rule for everybody": Case(rules=SPLIT, change=_pause),
     "a rule for a percentage, and the user is in it": Case(rules={"percentage": 99.9}),
     "a rule for a percentage, and the user is not in it": Case(rules={"percentage": 0.1}),
     "a holdout": Case(change=_hold_out),
@@ -153,7 +160,7 @@ def _check(details: Details, row: tuple[str, str, str], default: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_an_answer(name: str, directory: Path) -> None:
+def test_an_answer(name: str, directory: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A user gets for each case what the documentation says, and no exception."""
     case = CASES[name]
     client = _client(case, directory)
@@ -162,6 +169,7 @@ def test_an_answer(name: str, directory: Path) -> None:
     _check(details, ROWS[name], default)
     in_loop: Details = asyncio.run(getattr(client, f"get_{case.asked}_details_async")(case.key, default, case.context))
     assert in_loop == details
+    assert "Unable to correctly evaluate" not in caplog.text
 
 
 def test_every_case_is_in_the_table() -> None:
@@ -196,9 +204,21 @@ def test_attributes_reach_the_audiences() -> None:
         client = api.get_client()
         context: Any = attributes | useless
         assert client.get_boolean_value("checkout", False, EvaluationContext("u1", context))
+        assert scalars_of(useless) == {}
         for name in attributes:
             other = {key: value for key, value in context.items() if key != name}
             assert not client.get_boolean_value("checkout", False, EvaluationContext("u1", other))
+
+
+def test_a_provider_that_is_asked_by_another_one_gives_the_default_itself() -> None:
+    """A user of several providers gets an answer, not an exception, also where nobody has looked at the context before."""
+    with Flags() as flags:
+        flags.set("it")
+        provider = OptimizelyProvider(flags.watcher)
+        assert provider.resolve_boolean_details("it", False, EvaluationContext("u1")).value is True
+        for context in (EvaluationContext(""), EvaluationContext(), None):
+            details = provider.resolve_boolean_details("it", False, context)
+            assert (details.value, details.reason, details.error_code) == (False, "ERROR", "TARGETING_KEY_MISSING")
 
 
 def test_a_flag_with_a_dot_comes_before_a_variable() -> None:

@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 from optimizely.event.user_event import UserEvent
-from optimizely.helpers.sdk_settings import OptimizelySdkSettings
 
 from datafile_client._options import OptimizelyOptions
 from datafile_client._watcher import OptimizelyWatcher
@@ -19,7 +18,7 @@ class Flags:
 
     Args:
         optimizely_options: keyword arguments for the SDK's constructor, as for `OptimizelyWatcher`. Without an `event_processor`,
-            events go to `events`, and nowhere else. Without `settings`, ODP is off.
+            events go to `events`, and nowhere else.
 
     Attributes:
         events: what the SDK would have sent: impressions and tracked events, in their order.
@@ -27,10 +26,7 @@ class Flags:
 
     def __init__(self, *, optimizely_options: OptimizelyOptions | None = None) -> None:
         self.events: list[UserEvent] = []
-        self._options: OptimizelyOptions = {
-            "event_processor": _Recorder(self.events),
-            "settings": OptimizelySdkSettings(odp_disabled=True),
-        }
+        self._options: OptimizelyOptions = {"event_processor": _Recorder(self.events)}
         self._options |= optimizely_options or {}
         self._rules: dict[str, list[dict[str, Any]]] = {}
         self._event_keys: tuple[str, ...] = ()
