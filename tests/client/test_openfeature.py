@@ -15,6 +15,7 @@ from openfeature.client import OpenFeatureClient
 from openfeature.evaluation_context import EvaluationContext
 from openfeature.exception import ErrorCode
 from openfeature.flag_evaluation import FlagEvaluationDetails
+from optimizely import entities
 from optimizely.event.user_event import ConversionEvent
 
 from datafile_client import OptimizelyOptions, OptimizelyWatcher
@@ -162,6 +163,8 @@ def _check(details: Details, row: tuple[str, str, str], default: Any) -> None:
 @pytest.mark.parametrize("name", ROWS)
 def test_an_answer(name: str, directory: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A user gets for each case what the documentation says, and no exception."""
+    if name == "a holdout" and not hasattr(entities, "Holdout"):
+        pytest.skip("this version of Optimizely's SDK knows no holdouts")
     case = CASES[name]
     client = _client(case, directory)
     default = DEFAULTS[case.asked]
