@@ -1,7 +1,9 @@
 """What OpenFeature hears of a watcher, in this process and in forked ones, from the start to the end."""
 
 import contextlib
+import ctypes
 import datetime
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -252,23 +254,32 @@ def held(*locks: Any) -> Iterator[None]:
         thread.join()
 
 
-def test_a_fork_in_the_middle_of_an_event_hangs_no_child(directory: Path, make_watcher: MakeWatcher) -> None:
-    """A user's worker that is forked while an event is on its way hears the next one."""
+@pytest.mark.parametrize("is_in_c", [False, True], ids=["python", "c"])
+def test_a_fork_in_the_middle_of_an_event_hangs_no_child(
+    is_in_c: bool, directory: Path, make_watcher: MakeWatcher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A user's worker that is forked while an event is on its way hears the next ones; uWSGI's, too, that runs no hooks."""
     from openfeature import _event_support
     from openfeature.provider._registry import provider_registry
 
     publish(directory, 1)
     heard = Heard()
     api.set_provider_and_wait(OptimizelyProvider(make_watcher()))
+    if is_in_c:
+        monkeypatch.setattr(os, "fork", ctypes.PyDLL(None).fork)
 
     def work() -> None:
+        added = heard if is_in_c else Heard()  # without hooks, OpenFeature itself would wait
         assert is_on()
-        publish(directory, 2)
-        wait_until(lambda: heard.last == "CONFIGURATION_CHANGED")
+        for revision in (2, 3):
+            publish(directory, revision)
+            wait_until(lambda: added.last == "CONFIGURATION_CHANGED", 10)
+            added.events.clear()
 
     with held(_event_support._global_lock, _event_support._client_lock, provider_registry._lock):
         child = in_child(work)
-    assert reap([child]) == [0]
+        code = reap([child], timeout=25)
+    assert code == [0]
 
 
 def test_a_fork_during_an_outage_leaves_no_child_without_decisions(directory: Path, make_watcher: MakeWatcher) -> None:

@@ -98,18 +98,19 @@ def datafile(revision: int) -> bytes:
 
 
 @pytest.mark.system
-@pytest.mark.parametrize("preload", [False, True], ids=["", "preload"])
+@pytest.mark.parametrize("options", ["", "--preload", "--preload --worker-class gevent"])
 @pytest.mark.parametrize("outage", [False, True], ids=["", "outage"])
-async def test_an_app_that_knows_only_openfeature(preload: bool, outage: bool, tmp_path: Path) -> None:
+async def test_an_app_that_knows_only_openfeature(options: str, outage: bool, tmp_path: Path) -> None:
     """A user's workers decide, hear by a signed webhook which flag has changed, and send every event before they end."""
     need("gunicorn")
+    need("gevent")
     (tmp_path / "shop.py").write_text(SHOP)
     (tmp_path / "setup_flags.py").write_text(SETUP)
     port, volume, log = free_port(), tmp_path / "volume", tmp_path / "log"
     volume.mkdir()
     shoppers = Shoppers(port)
     command = ["-m", "gunicorn", "--chdir", str(tmp_path), "--bind", f"127.0.0.1:{port}", "--workers", "2"]
-    command += ["--graceful-timeout", "30", *(["--preload"] if preload else []), "setup_flags:app"]
+    command += ["--graceful-timeout", "30", *options.split(), "setup_flags:app"]
     async with Simulator({KEY: datafile(1)}, secret=SECRET.encode()) as optimizely:
         sidecar = RunningSidecar(
             volume, sdk_keys=KEY, webhook_secrets=SECRET, url_template=optimizely.template, poll_interval_s=0

@@ -6,13 +6,9 @@ the watcher's: what differs is told, whatever has come in between.
 
 import contextlib
 import os
-import threading
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any
 
-from openfeature import _event_support
 from openfeature.event import ProviderEvent, ProviderEventDetails
 from openfeature.exception import ErrorCode
 from openfeature.provider import AbstractProvider, ProviderStatus
@@ -22,9 +18,9 @@ from datafile_client import _log
 from datafile_client._clock import monotonic
 from datafile_client._flag_changes import FlagChanges, flag_digests
 from datafile_client._instance_builder import BuiltInstance
-from datafile_client._per_process import PerProcess
 from datafile_client._update_listeners import Listener
 from datafile_client._watcher import OptimizelyWatcher
+from datafile_client.openfeature._fork_safety import renew_locks
 
 _LOOK_EVERY_S = 1.0
 
@@ -103,26 +99,14 @@ class EventListener(Listener):
         return ProviderEvent.PROVIDER_READY if status in (ProviderStatus.STALE, ProviderStatus.ERROR) else None
 
     def _emit(self, event: ProviderEvent, details: ProviderEventDetails) -> None:
-        renewed.get()  # a fork of uWSGI runs no hook
+        renew_locks()
         self._provider.emit(event, details)
 
 
-def _renew(_: Any) -> bool:
-    """Give a child what the SDK makes once and for all: threads and locks, which do not survive a fork."""
-    prefix = "openfeature-event-handler"
-    _event_support._event_executor = ThreadPoolExecutor(thread_name_prefix=prefix)
-    _event_support._global_lock = threading.RLock()
-    _event_support._client_lock = threading.RLock()
-    provider_registry._lock = threading.RLock()
-    return True
-
-
-def _after_fork() -> None:
-    renewed.get()
+def _go_on_in_child() -> None:
     for listener in list(_starting):
         listener.go_on_in_child()
 
 
 _starting: "weakref.WeakSet[EventListener]" = weakref.WeakSet()
-renewed: PerProcess[bool] = PerProcess(_renew, initial=True)
-os.register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=_go_on_in_child)
