@@ -28,13 +28,13 @@ class FlagParts:
         self._variables = self._define_variables(rules)
         self.audiences: list[_Json] = []
         self.experiments = [self._for_user(rule) for rule in rules if rule.user is not None]
-        deliveries, everybody = list[_Json](), Rule.of(key, {"on": False})
+        deliveries: list[_Json] = []
+        everybody = Rule.of(key, {"on": False})
         for audience, group in _by_audience(rules):
-            made = self._rule("split" if len(group) > 1 else "delivery", group, audience)
             if len(group) > 1:
-                self.experiments.append(made)
+                self.experiments.append(self._rule("split", group, audience))
             elif audience is not None:
-                deliveries.append(made)
+                deliveries.append(self._rule("delivery", group, audience))
             else:
                 everybody = group[0]
         last = self._rule("everybody", [everybody], number=str(number)) | {"key": f"{key}-everybody"}
