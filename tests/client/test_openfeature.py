@@ -224,6 +224,21 @@ def test_a_provider_that_is_asked_by_another_one_gives_the_default_itself() -> N
             assert (details.value, details.reason, details.error_code) == (False, "ERROR", "TARGETING_KEY_MISSING")
 
 
+@pytest.mark.parametrize("prefix", ["", "it."])
+def test_an_unknown_key_is_shown_in_part(prefix: str) -> None:
+    """A user whose app takes keys from requests does not write a megabyte to a log for each."""
+    with Flags() as flags:
+        flags.set("it")
+        provider = OptimizelyProvider(flags.watcher)
+        details = provider.resolve_boolean_details(
+            f"{prefix}new\nline" + 1_000_000 * "x", False, EvaluationContext("u1")
+        )
+        assert details.error_code is ErrorCode.FLAG_NOT_FOUND
+        assert details.error_message is not None
+        assert len(details.error_message) < 250
+        assert "new\\nlinexx" in details.error_message
+
+
 def test_a_flag_with_a_dot_comes_before_a_variable() -> None:
     """A user whose flag has a dot in its key gets the flag."""
     with Flags() as flags:

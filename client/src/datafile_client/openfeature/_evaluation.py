@@ -12,6 +12,7 @@ from optimizely.project_config import ProjectConfig
 
 from datafile_client.openfeature._reason import reason_of, waits
 
+_SHOWN = 100  # characters of a key that nobody knows; an app may have it from a request
 # Where a flag has none of the first type, a number of the other one is taken if nothing of it is lost.
 _TYPES = {
     FlagType.BOOLEAN: ("boolean",),
@@ -42,9 +43,11 @@ class Subject:
         name, dot, variable = key.partition(".")
         if dot and name in flags:
             if variable not in flags[name].variables:
-                raise FlagNotFoundError(f"The flag {name!r} has no variable {variable!r} in revision {config.revision}")
+                raise FlagNotFoundError(
+                    f"The flag {name!r} has no variable {variable[:_SHOWN]!r} in revision {config.revision}"
+                )
             return cls(flags[name], variable)
-        raise FlagNotFoundError(f"There is no flag {key!r} in revision {config.revision} of the datafile")
+        raise FlagNotFoundError(f"There is no flag {key[:_SHOWN]!r} in revision {config.revision} of the datafile")
 
 
 def evaluate(user: OptimizelyUserContext, key: str, wanted: FlagType) -> FlagResolutionDetails[Any]:
