@@ -118,26 +118,28 @@ def test_nothing_is_sent_and_everything_is_kept() -> None:
 def test_there_is_no_file_no_thread_and_no_socket(monkeypatch: pytest.MonkeyPatch) -> None:
     """A user's tests need no folder, leave no thread, and run where sockets are forbidden."""
     touched: list[str] = []
-    is_watched = True
-    kinds = ("open", "os.mkdir", "os.rename", "os.listdir", "os.scandir", "socket.", "_thread.start", "subprocess.")
+    watched: int | None = threading.get_ident()
+    kinds = ("open", "os.mkdir", "os.rename", "os.listdir", "os.scandir", "socket.", "subprocess.", "thread")
 
     def note(event: str, arguments: tuple[Any, ...]) -> None:
-        if is_watched and event.startswith(kinds):
+        if threading.get_ident() == watched and event.startswith(kinds):
             touched.append(f"{event} {arguments}")
 
     with Flags() as flags:  # what is imported on first use is read
         flags.watcher.user("u1").decide("checkout")
     sys.addaudithook(note)  # there is no way to remove one
-    before = threading.active_count()
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: note("thread", (thread,)))
     with Flags() as flags:
         flags.set("checkout", user="u1")
         flags.watcher.on_update(lambda _: None)
         flags.set("checkout")
         assert is_on(flags.watcher)
         assert flags.watcher.status().revision == 3
-        assert threading.active_count() == before
-    is_watched = False
     assert touched == []
+    with Path("/proc/self/stat").open():
+        threading.Thread().start()
+    assert [event.split()[0] for event in touched] == ["open", "thread"]  # so it would have been seen
+    watched = None
 
 
 def test_a_watcher_without_a_thread_misses_none(

@@ -9,6 +9,9 @@ api.set_provider_and_wait(OptimizelyProvider(OptimizelyWatcher()))
 ```
 """
 
+from datafile_client.openfeature._fork_safety import survive_forks
 from datafile_client.openfeature._provider import OptimizelyProvider
 
 __all__ = ["OptimizelyProvider"]
+
+survive_forks()

@@ -20,7 +20,6 @@ from datafile_client._flag_changes import FlagChanges, flag_digests
 from datafile_client._instance_builder import BuiltInstance
 from datafile_client._update_listeners import Listener
 from datafile_client._watcher import OptimizelyWatcher
-from datafile_client.openfeature._fork_safety import renew_locks
 
 _LOOK_EVERY_S = 1.0
 
@@ -58,7 +57,7 @@ class EventListener(Listener):
         """Do what the parent's thread would do that starts the watcher. While OpenFeature waits, it never asks the provider."""
         self._watcher._listeners[self] = None
         details = ProviderEventDetails(message="no datafile yet", error_code=ErrorCode.PROVIDER_NOT_READY)
-        self._emit(ProviderEvent.PROVIDER_ERROR, details)
+        self._provider.emit(ProviderEvent.PROVIDER_ERROR, details)
 
     def is_due(self, current: BuiltInstance) -> bool:
         """Tell whether there is something to tell."""
@@ -70,7 +69,7 @@ class EventListener(Listener):
             if super().is_due(current):
                 self._tell_changes(current)
             if (event := self._due_event()) is not None:
-                self._emit(event, ProviderEventDetails(message=self._watcher.status().last_error))
+                self._provider.emit(event, ProviderEventDetails(message=self._watcher.status().last_error))
         except Exception:
             _log.error("OpenFeature could not be told of revision %d", current.revision, exc_info=True)
 
@@ -81,7 +80,7 @@ class EventListener(Listener):
             changes = FlagChanges.between(before, self.digests)
             keys = sorted(changes.added | changes.removed | changes.changed)
             metadata: dict[str, bool | str | int | float] = {"revision": current.revision}
-            self._emit(
+            self._provider.emit(
                 ProviderEvent.PROVIDER_CONFIGURATION_CHANGED,
                 ProviderEventDetails(flags_changed=keys, metadata=metadata),
             )
@@ -97,10 +96,6 @@ class EventListener(Listener):
         if self._is_stale:
             return ProviderEvent.PROVIDER_STALE if status in (ProviderStatus.READY, ProviderStatus.ERROR) else None
         return ProviderEvent.PROVIDER_READY if status in (ProviderStatus.STALE, ProviderStatus.ERROR) else None
-
-    def _emit(self, event: ProviderEvent, details: ProviderEventDetails) -> None:
-        renew_locks()
-        self._provider.emit(event, details)
 
 
 def _go_on_in_child() -> None:

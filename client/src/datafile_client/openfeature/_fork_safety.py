@@ -29,21 +29,14 @@ class HandlerPool(Executor):
         return self._pool.get().submit(fn, *args, **kwargs)
 
 
-def _renew_locks(_: Any) -> bool:
+def survive_forks() -> None:
+    """Give OpenFeature's SDK a pool that each process makes for itself, and each child new locks. Makes no thread and no lock."""
+    _event_support._event_executor = cast("Any", HandlerPool())
+    os.register_at_fork(after_in_child=_renew_locks)
+
+
+def _renew_locks() -> None:
+    """Give a child locks of its own. Some of the parent's may be held, by threads that the child does not have."""
     _event_support._global_lock = threading.RLock()
     _event_support._client_lock = threading.RLock()
     provider_registry._lock = threading.RLock()
-    return True
-
-
-_event_support._event_executor = cast("Any", HandlerPool())
-_locks: PerProcess[bool] = PerProcess(_renew_locks, initial=True)
-
-
-def renew_locks() -> None:
-    """Give a child locks of its own, once. Some of the parent's may be held for ever."""
-    _locks.get()
-
-
-# uWSGI forks without the hooks of Python, so the locks are also renewed on use.
-os.register_at_fork(after_in_child=renew_locks)
