@@ -197,17 +197,30 @@ def test_what_an_outage_at_the_start_means(name: str, startup: str, readiness: s
 
 
 def test_services_and_policies_select_the_pods() -> None:
-    """The webhook reaches pods that stay, relays reach every sidecar, metrics and policies too: no label is misspelt."""
+    """Webhooks and relays reach pods that stay, metrics and policies reach every sidecar: no label is misspelt."""
     stays = {"Deployment", "StatefulSet", "DaemonSet"}
-    webhook, peers = (_selector("base", name) for name in ("datafile-webhook", "datafile-peers"))
-    policy = _found("watched", "NetworkPolicy")["spec"]["podSelector"]["matchLabels"]
-    monitor = _found("watched", "PodMonitor")["spec"]["selector"]["matchLabels"]
+    services = [_selector("base", name) for name in ("datafile-webhook", "datafile-peers")]
+    watched = [
+        _found("watched", "NetworkPolicy")["spec"]["podSelector"]["matchLabels"],
+        _found("watched", "PodMonitor")["spec"]["selector"]["matchLabels"],
+    ]
     for where, found, template in _labelled():
         labels = template["metadata"]["labels"].items()
-        assert (webhook.items() <= labels) == (found["kind"] in stays), where
-        assert all(selector.items() <= labels for selector in (peers, policy, monitor)), where
+        for selector in services:
+            assert (selector.items() <= labels) == (found["kind"] in stays), where
+        assert all(selector.items() <= labels for selector in watched), where
         selector = found["spec"].get("selector", {}).get("matchLabels", {})
         assert selector.items() <= labels, where
+
+
+def test_a_pod_that_completes_leaves_no_address_behind() -> None:
+    """A Job asks the other sidecars and is asked by none, so that no `status` waits for a pod that has completed."""
+    completes = [(where, template) for where, _, template in _labelled() if where.endswith("Job")]
+    assert {where.rpartition("/")[2] for where, _ in completes} == {"Job", "CronJob"}
+    for where, template in completes:
+        for service in ("datafile-webhook", "datafile-peers"):
+            assert not _selector("base", service).items() <= template["metadata"]["labels"].items(), where
+        assert _environment(template)["DATAFILE_PEERS"]["value"] == "datafile-peers:8089", where
 
 
 def _found(name: str, kind: str, called: str | None = None) -> Object:
