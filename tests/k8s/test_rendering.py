@@ -23,9 +23,15 @@ from tests.k8s.kustomize import (
     shown_diff,
 )
 
-_VERSIONS = ("1.29", "1.33", "1.37")
+_VERSIONS = tuple(f"1.{minor}" for minor in range(29, 38))
 _FOREIGN = {"PodMonitor", "HTTPRoute"}
 """Kinds that Kubernetes itself does not know."""
+_SINCE = {
+    ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy"): 30,
+    ("admissionregistration.k8s.io/v1beta1", "MutatingAdmissionPolicy"): 34,
+    ("admissionregistration.k8s.io/v1", "MutatingAdmissionPolicy"): 36,
+}
+"""The first minor version that has a kind; for all others, the oldest one that is supported."""
 
 
 @pytest.mark.parametrize("name", FOLDERS)
@@ -48,22 +54,40 @@ def test_the_readme_shows_what_changes() -> None:
     assert shown_diff() == diff()
 
 
-def test_the_readme_shows_a_change_that_works() -> None:
-    """The patch that people copy from the README is one that is rendered and checked here."""
-    shown = README.read_text().partition("<!-- changed -->\n```yaml\n")[2].partition("```")[0]
+@pytest.mark.parametrize("name", ["changed", "policy-changed"])
+def test_the_readme_shows_a_change_that_works(name: str) -> None:
+    """The patches that people copy from the README are rendered and checked here."""
+    shown = README.read_text().partition(f"<!-- {name} -->\n```yaml\n")[2].partition("```")[0]
     assert shown
-    assert (WORKLOADS / "changed/kustomization.yaml").read_text().endswith(shown)
+    assert (WORKLOADS / name / "kustomization.yaml").read_text().endswith(shown)
 
 
 @pytest.mark.parametrize("version", _VERSIONS)
 def test_kubernetes_takes_it(version: str) -> None:
-    """Every object is valid, without an unknown field, from the oldest version that has native sidecars to the newest."""
+    """Every object is valid, without an unknown field, on each version that has native sidecars and knows the kind."""
     validate: Any = importlib.import_module("kubernetes_validate").validate
+    checked = set()
     for name, found in _objects():
+        if int(version.partition(".")[2]) < _SINCE.get(
+            (found["apiVersion"], found["kind"].removesuffix("Binding")), 29
+        ):
+            continue
+        checked.add(found["kind"])
         try:
             validate(found, version, strict=True)
         except Exception as error:
             raise AssertionError(f"{found['kind']} in {name}: {error}") from error
+    assert checked >= {
+        "Deployment",
+        "StatefulSet",
+        "DaemonSet",
+        "Job",
+        "CronJob",
+        "Service",
+        "Ingress",
+        "NetworkPolicy",
+    }
+    assert ("MutatingAdmissionPolicy" in checked) == (version >= "1.34")
 
 
 @pytest.mark.parametrize("folder", ["base/secret.example.yaml", "components/networkpolicy/egress.yaml"])
@@ -102,7 +126,11 @@ def test_yaml_and_dockerfiles_are_clean() -> None:
     rules = (
         "{extends: default, rules: {line-length: {max: 132}, document-start: disable, braces: {max-spaces-inside: 1}}}"
     )
-    folders = (*(f"k8s/{name}" for name in ("base", "components", "examples")), "tests/k8s/workloads", "examples")
+    folders = (
+        *(f"k8s/{name}" for name in ("base", "components", "examples", "policy", "policy-v1beta1")),
+        "tests/k8s/workloads",
+        "examples",
+    )
     for tool, *arguments in (
         ("yamllint", "--strict", "-d", rules, *folders),
         ("hadolint", "Dockerfile", "examples/app/Dockerfile"),

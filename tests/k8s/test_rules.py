@@ -63,23 +63,6 @@ def test_the_sidecar_passes_the_restricted_standard() -> None:
         }, where
 
 
-@pytest.mark.parametrize("example", ["deployment", "statefulset", "job", "cronjob"])
-def test_examples_pass_the_restricted_standard(example: str) -> None:
-    """Where we own the pod, all of it is admitted, gets no service account token and no service links."""
-    (pod,) = (
-        template["spec"]
-        for found in objects(rendered(FOLDERS[example]))
-        if (template := pod_template(found)) is not None
-    )
-    assert (pod["enableServiceLinks"], pod["automountServiceAccountToken"]) == (False, False)
-    assert pod["securityContext"] == {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}}
-    for container in pod["containers"]:
-        assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-        assert container["securityContext"]["allowPrivilegeEscalation"] is False
-        assert container["securityContext"]["readOnlyRootFilesystem"] is True
-    assert {next(iter(volume.keys() - {"name"})) for volume in pod["volumes"]} <= {"emptyDir", "secret"}
-
-
 def test_every_app_container_reads_the_directory_and_can_write_none_of_it() -> None:
     """Each container of the app finds the datafile where its client looks, as a directory, and cannot damage it."""
     for where, _, template in _labelled():
@@ -245,7 +228,7 @@ def test_ways_in_lead_to_the_webhook_and_nowhere_else() -> None:
     assert (path["path"], path["pathType"]) == ("/webhooks/optimizely", "Exact")
     backend = path["backend"]["service"]
     assert (backend["name"], backend["port"]["name"]) == ("datafile-webhook", service["spec"]["ports"][0]["name"])
-    (rule,) = _found("gateway", "HTTPRoute")["spec"]["rules"]
+    (rule,) = _found("httproute", "HTTPRoute")["spec"]["rules"]
     (match,), (target,) = rule["matches"], rule["backendRefs"]
     assert match["path"] == {"type": "Exact", "value": "/webhooks/optimizely"}
     assert (target["name"], target["port"]) == ("datafile-webhook", service["spec"]["ports"][0]["port"])

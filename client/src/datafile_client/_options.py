@@ -49,7 +49,10 @@ _RESERVED = {
     "config_manager": "the watcher brings its own",
     "datafile_access_token": "the sidecar fetches the datafile",
 }
-_NO_KEY = "names no SDK key; where there is none, as in an app's tests, set it to any text, such as `test`"
+_NO_KEY = (
+    "names no SDK key; where there is none, as in an app's tests, set it to any text, such as `test`; in Kubernetes the "
+    "sidecar's injection sets it: is the label datafile-sidecar/inject missing?"
+)
 _Checks = dict[str, tuple[Callable[[Any], bool], str]]
 _DECIDE_OPTIONS = [value for name, value in vars(OptimizelyDecideOption).items() if name.isupper()]
 

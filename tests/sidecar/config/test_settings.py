@@ -138,6 +138,13 @@ def test_every_wrong_key() -> None:
     assert "'a/b' is not an SDK key" in problem
 
 
+@pytest.mark.parametrize("empty", ["", " "])
+def test_a_forgotten_annotation(empty: str) -> None:
+    """In Kubernetes, a pod without the annotation reads in the sidecar's log what it is called and where it belongs."""
+    [problem] = problems(SDK_KEYS=empty)
+    assert "the annotation datafile-sidecar/sdk-keys of the pod template" in problem
+
+
 def test_all_at_once() -> None:
     """Somebody with five mistakes is told of all five, and mends them in one go."""
     found = all_problems(

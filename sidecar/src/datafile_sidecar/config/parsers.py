@@ -23,6 +23,12 @@ class Address(NamedTuple):
 
 def parse_sdk_keys(text: str) -> tuple[str, ...]:
     """Parse SDK keys, separated by commas. Duplicates are removed."""
+    if not text.strip():
+        # In Kubernetes the value is that of an annotation, which is empty where there is none.
+        raise ValueError(
+            "it is empty: list at least one SDK key; in Kubernetes, in the annotation datafile-sidecar/sdk-keys of the pod "
+            "template (not of the Deployment)"
+        )
     keys = dict.fromkeys(key.strip() for key in text.split(","))
     if problems := [problem for key in keys if (problem := _sdk_key_problem(key))]:
         raise ValueError("; ".join(problems))
