@@ -220,11 +220,37 @@ def _selector(name: str, service: str) -> dict[str, str]:
     return selector
 
 
+def test_examples_stand_alone() -> None:
+    """Whoever applies or deletes one example touches no other, and not what the namespace's services share."""
+    shared = {(found["kind"], found["metadata"]["name"]) for found in objects(rendered(FOLDERS["namespace"]))}
+    assert ("Service", "datafile-peers") in shared
+    owners: dict[tuple[str, str], str] = {}
+    apps: dict[str, str] = {}
+    for name in ("deployment", "statefulset", "job", "cronjob", "httproute"):
+        for found in objects(rendered(FOLDERS[name])):
+            key = (found["kind"], found["metadata"]["name"])
+            assert key not in shared, name
+            assert owners.setdefault(key, name) == name
+            app = (pod_template(found) or {"metadata": {"labels": {}}})["metadata"]["labels"].get(
+                "app.kubernetes.io/name"
+            )
+            assert app is None or apps.setdefault(app, name) == name
+    assert len(apps) == 4
+
+
+def test_no_request_is_refused_in_a_rollout() -> None:
+    """A pod behind a Service goes on answering until its address is withdrawn everywhere."""
+    for name in ("deployment", "statefulset"):
+        (template,) = (template for found in objects(rendered(FOLDERS[name])) if (template := pod_template(found)))
+        (container,) = template["spec"]["containers"]
+        assert container["lifecycle"]["preStop"]["exec"]["command"] == ["sleep", "3"], name
+
+
 def test_ways_in_lead_to_the_webhook_and_nowhere_else() -> None:
     """Ingress, route, Services and peers meet at one path and one port; the admin port is open to nobody outside."""
     service = _found("base", "Service", "datafile-webhook")
     assert [port["targetPort"] for port in service["spec"]["ports"]] == [8089]
-    ((path,),) = (rule["http"]["paths"] for rule in _found("deployment", "Ingress")["spec"]["rules"])
+    ((path,),) = (rule["http"]["paths"] for rule in _found("namespace", "Ingress")["spec"]["rules"])
     assert (path["path"], path["pathType"]) == ("/webhooks/optimizely", "Exact")
     backend = path["backend"]["service"]
     assert (backend["name"], backend["port"]["name"]) == ("datafile-webhook", service["spec"]["ports"][0]["name"])
