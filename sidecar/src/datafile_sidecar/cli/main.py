@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
-from datafile_sidecar.cli import check, fetch, run, send_webhook, simulate, status
+from datafile_sidecar.cli import check, fetch, flip, run, send_webhook, simulate, status
 from datafile_sidecar.cli.command import Command, CommandError
 from datafile_sidecar.config import settings
 from datafile_sidecar.config.credentials import CredentialsError
@@ -22,6 +22,7 @@ COMMANDS: Mapping[str, Command] = {
     "check": check,
     "status": status,
     "simulate": simulate,
+    "flip": flip,
     "send-webhook": send_webhook,
 }
 

@@ -8,7 +8,8 @@ from datafile_sidecar.cli.command import seconds
 
 SUMMARY = "simulate Optimizely, for local work"
 _EPILOG = """\
-Webhooks are signed with the first secret of DATAFILE_WEBHOOK_SECRETS or DATAFILE_WEBHOOK_SECRETS_PATH.
+Webhooks are signed with the first secret of DATAFILE_WEBHOOK_SECRETS or DATAFILE_WEBHOOK_SECRETS_PATH. While it runs,
+`datafile-sidecar flip FLAG on|off` switches a flag of what is served, without an edit.
 
 example:
   datafile-sidecar simulate --datafile flags.json --sdk-key my-key \\
@@ -27,6 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--webhook-url", metavar="URL", help="URL to post webhooks to; without it, none are sent")
     parser.add_argument(
+        "--state",
+        type=Path,
+        metavar="FILE",
+        help="keep what is served in this file, with its revision, and go on from there after a restart",
+    )
+    parser.add_argument(
         "--lag",
         type=seconds,
         default=0.0,
@@ -36,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
-    """Serve a local datafile as Optimizely does. After each edit, raise its revision and post a signed webhook."""
+    """Serve a local datafile as Optimizely does. After each change, raise its revision and post a signed webhook."""
     from datafile_sidecar.cli import event_loop
     from datafile_sidecar.cli.simulator.events import signing_secret
     from datafile_sidecar.cli.simulator.serve_file import serve_file
@@ -49,5 +56,6 @@ def run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
             webhook_url=options.webhook_url,
             secret=signing_secret(environ),
             lag_s=options.lag,
+            state=options.state,
         )
     )

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Literal, Self
@@ -72,11 +72,16 @@ class Simulator:
     These attributes may be changed at any time: `cdn_lag_s` and `origin_lag_s` (for datafiles not served yet),
     `webhook_urls`, `secret` (None: unsigned), `access_tokens` (by SDK key; such a datafile requires
     `Authorization: Bearer <token>`), and `answer`, which is called for each request and returns a response, or None for
-    the usual one.
+    the usual one. `routes` are served beside the datafiles.
     """
 
     def __init__(
-        self, datafiles: Mapping[str, bytes], *, listen: tuple[str | None, int] = ("127.0.0.1", 0), secret: bytes | None
+        self,
+        datafiles: Mapping[str, bytes],
+        *,
+        listen: tuple[str | None, int] = ("127.0.0.1", 0),
+        secret: bytes | None,
+        routes: Iterable[web.RouteDef] = (),
     ) -> None:
         self.url = ""
         self.requests: list[DatafileRequest] = []
@@ -87,6 +92,7 @@ class Simulator:
         self.access_tokens: dict[str, str] = {}
         self.answer: Callable[[web.Request], Awaitable[web.StreamResponse | None]] | None = None
         self._listen = listen
+        self._routes = tuple(routes)
         self._project_ids: dict[str, int] = {}
         self._modified = datetime.min.replace(tzinfo=UTC)
         served = {sdk_key: self._datafile(sdk_key, body) for sdk_key, body in datafiles.items()}
@@ -141,6 +147,7 @@ class Simulator:
 
     async def __aenter__(self) -> Self:
         application = web.Application()
+        application.router.add_routes(self._routes)
         application.router.add_get("/{path:.*}", self._serve)
         self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
