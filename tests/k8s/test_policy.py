@@ -10,7 +10,7 @@ import pytest
 
 from tests.k8s import cel
 from tests.k8s.admission import DERIVED, PolicyError, Server, derived, golden_pods, plain_pod, replaced
-from tests.k8s.kustomize import K8S, WORKLOADS, Object, objects, rendered
+from tests.k8s.kustomize import INJECT, K8S, WORKLOADS, Object, objects, rendered
 
 _SERVER = re.compile(r"# Kubernetes v1\.\d+\.\d+")
 
@@ -106,6 +106,27 @@ def test_the_settings_are_changed_as_the_readme_says(server: Server) -> None:
     assert [mount["name"] for mount in sidecar["volumeMounts"]] == ["datafile"]
     assert sidecar["resources"]["limits"] == {"memory": "144Mi"}
     assert len(changed.installed) == len(server.installed)
+
+
+def test_a_canary(server: Server) -> None:
+    """A new version beside the old one: only the namespaces with its label get it, once, and nobody is warned."""
+    both = Server(server.installed + objects(rendered(WORKLOADS / "policy-canary")))
+    images = {
+        label: [
+            one["image"] for one in both.admit(plain_pod(labels={}), {INJECT: label}).object["spec"]["initContainers"]
+        ]
+        for label in ("true", "canary")
+    }
+    assert images == {
+        "true": ["registry.example.com/datafile-sidecar:0.1.0"],
+        "canary": ["registry.internal/datafile-sidecar:0.2.0"],
+    }
+    refusals = both.admit(plain_pod(labels={}, annotations={}), {INJECT: "canary"}).refusals
+    assert "is missing or empty" in refusals[0]
+    (deployment,) = (
+        one for one in objects(rendered(WORKLOADS / "kinds")) if one["metadata"]["name"] == "with-deployment"
+    )
+    assert both.admit(deployment, {INJECT: "canary"}).warnings == []
 
 
 def test_the_older_version_is_the_same(server: Server) -> None:
