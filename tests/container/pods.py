@@ -90,6 +90,13 @@ class Pod:
         """The id, on this machine, of a container's first process."""
         return int(self.state(name)["Pid"])
 
+    def command(self, name: str, *command: str) -> tuple[int, str]:
+        """Run a command in a container, as `kubectl exec` does: its exit status, and what it printed on either stream."""
+        script = "import subprocess, sys; print(subprocess.run(sys.argv[1:], stderr=subprocess.STDOUT).returncode)"
+        printed = self._machine.podman("exec", f"{self.name}-{name}", "python", "-c", script, *command)
+        text, _, status = printed.rpartition("\n")
+        return int(status), text
+
     def logs(self, name: str) -> list[dict[str, Any]]:
         """The lines of JSON that a container has printed."""
         printed = self._machine.podman("logs", f"{self.name}-{name}").splitlines()

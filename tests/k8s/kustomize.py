@@ -36,7 +36,7 @@ _THEIRS = [
     WORKLOADS / name
     for name in (
         *("sidecar", "all-kinds", "all-kinds-strict", "all-kinds-lenient", "all-kinds-fleet"),
-        *("watched", "changed", "policy-changed", "policy-canary", "fleet-changed"),
+        *("watched", "changed", "policy-image", "policy-changed", "policy-canary", "fleet-changed"),
     )
 ]
 FOLDERS = {folder.name: folder for folder in (*_OURS, *_THEIRS)}
