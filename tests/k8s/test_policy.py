@@ -62,12 +62,13 @@ class TestExpressions:
         assert broken.admit(plain_pod(labels={})).refusals == []
         with pytest.raises(PolicyError, match="nope"):
             broken.admit(plain_pod())
-        policies = {
-            found["metadata"]["name"]: found["spec"] for found in server.installed if "Binding" not in found["kind"]
-        }
-        assert {name: spec["failurePolicy"] for name, spec in policies.items()} == {
-            "datafile-sidecar": "Fail",
-            "datafile-sidecar-workloads": "Ignore",
+        policies = [found for found in server.installed if "Binding" not in found["kind"]]
+        assert {
+            f"{found['kind']} {found['metadata']['name']}": found["spec"]["failurePolicy"] for found in policies
+        } == {
+            "MutatingAdmissionPolicy datafile-sidecar": "Fail",
+            "ValidatingAdmissionPolicy datafile-sidecar": "Fail",
+            "ValidatingAdmissionPolicy datafile-sidecar-workloads": "Ignore",
         }
 
 

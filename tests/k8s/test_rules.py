@@ -234,10 +234,10 @@ def test_examples_stand_alone() -> None:
             key = (found["kind"], found["metadata"]["name"])
             assert key not in shared, name
             assert owners.setdefault(key, name) == name
-            app = (pod_template(found) or {"metadata": {"labels": {}}})["metadata"]["labels"].get(
-                "app.kubernetes.io/name"
-            )
-            assert app is None or apps.setdefault(app, name) == name
+            if template := pod_template(found):
+                app = template["metadata"]["labels"]["app.kubernetes.io/name"]
+                assert app == found["metadata"]["name"], name
+                assert apps.setdefault(app, name) == name
     assert len(apps) == 4
 
 

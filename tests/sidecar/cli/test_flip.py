@@ -206,7 +206,7 @@ class TestState:
         async with _running(capsys, file, state=state) as simulate:
             assert await simulate.served() == (44, {"checkout": True, "search": True, "mail": True})
             await simulate.flip("mail", "off")
-            assert (await simulate.served())[0] == 45
+            assert await simulate.served() == (45, {"checkout": True, "search": True, "mail": False})
             file.write_bytes(make_datafile({"new": True}, revision=1))
             async with asyncio.timeout(5):
                 while (await simulate.served())[0] != 46:
