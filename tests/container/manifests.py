@@ -17,8 +17,8 @@ class Manifests:
     def __init__(self, name: str, home: Path, *more: Object) -> None:
         found = (*objects(rendered(FOLDERS[name])), *more)
         self._objects = {(one["kind"], one["metadata"]["name"]): one for one in found}
-        self._home = home / f"manifests-{name}"
-        self._home.mkdir()
+        self._home = home
+        self._home.mkdir(exist_ok=True)
 
     def template(self, kind: str, name: str) -> Object:
         """The pod template of a workload."""
