@@ -18,7 +18,7 @@ _EPILOG = """\
 Run it in the container of a sidecar: it reads the sidecar's settings (DATAFILE_SDK_KEYS, DATAFILE_ADMIN_LISTEN,
 DATAFILE_WEBHOOK_LISTEN, DATAFILE_PEERS). The other sidecars are asked at the same admin port as this one. `latest` is
 the newest revision that upstream serves, or that any sidecar has or expects; upstream is asked at the start.
-In Kubernetes, pods that complete (Jobs) are not in the peers' Service: no other pod's answer is about them.
+In Kubernetes, pods that complete (Jobs) are not in the peers' Service of the manifests, so they are not asked.
 
 examples:
   datafile-sidecar status
