@@ -115,6 +115,10 @@ presence: $(READY) ## Kill, stop and fork at random, and hold each yes of `statu
 machines: $(READY) ## Run both state machines for long: random events, every promise checked (STEPS=1000000, SEED=1)
 	$(BIN)/python -m tests.machines --steps $(or $(STEPS),1000000) --seed $(or $(SEED),1)
 
+.PHONY: differences
+differences: $(READY) ## Random pairs of datafiles: where the difference has no words, the SDK decides alike (PAIRS=5000, SEED=1)
+	$(BIN)/python -m tests.differences --pairs $(or $(PAIRS),5000) --seed $(or $(SEED),1)
+
 .PHONY: bench
 bench: $(SYSTEM_READY) ## Measure everything beside what one would take instead, and write docs/performance.md
 	$(BIN)/python -m benchmarks --write
