@@ -22,8 +22,11 @@ LOOKS = {
 }
 
 
-def _change(revision: int, minute: int, trigger: str, took_s: float | None) -> dict[str, Any]:
+def _change(
+    revision: int, minute: int, trigger: str, took_s: float | None, what: list[str] | None = None
+) -> dict[str, Any]:
     return {
+        "what": what,
         "revision": revision,
         "trigger": trigger,
         "published": f"2026-03-02T10:{minute:02}:00.000Z",
@@ -64,8 +67,19 @@ HEALTHY: dict[str, Any] = {
             "changes": [
                 _change(40, 2, "poll", None),
                 _change(41, 17, "webhook", 0.044),
-                _change(42, 33, "peer", 0.113),
-                _change(43, 41, "webhook", 0.071),
+                _change(42, 33, "peer", 0.113, []),
+                _change(
+                    43,
+                    41,
+                    "webhook",
+                    0.071,
+                    [
+                        "checkout: off for everyone",
+                        "search: rule beta-testers: traffic 10 % → 50 %",
+                        'audience "Gold customers": conditions changed (used by search, checkout and 12 more)',
+                        "and 3 more",
+                    ],
+                ),
             ],
             "last_error": None,
             "workers": [_worker(1, 43), _worker(2, 43)],
@@ -75,6 +89,7 @@ HEALTHY: dict[str, Any] = {
         "state": "on",
         "verified": "2026-03-02T10:41:00.000Z",
         "rejected": None,
+        "delay_s": 2.4,
         "outcomes": {"accepted": 31, "ignored": 12},
         "last_error": None,
     },

@@ -72,6 +72,9 @@ async def test_healthy(tab: Tab) -> None:
         "connected",
         "11 delivered",
         "up for 13 h",
+        "checkout: off for everyone",
+        "search: rule beta-testers: traffic 10 % → 50 %",
+        "received 2 s after it was saved in Optimizely",
     ):
         assert words in text
     assert tab.complaints == []
@@ -115,6 +118,7 @@ async def test_text_from_outside(served: Served, tab: Tab) -> None:
     served.status["workers"]["unreported"] = [{"id": HOSTILE[1], "pid": HOSTILE[2]}]
     key["last_error"] = " ".join(HOSTILE)
     key["changes"][0]["trigger"] = HOSTILE[0]
+    key["changes"][-1]["what"] = list(HOSTILE)
     key["trigger"] = HOSTILE[1]
     served.status["bus"] = {"state": HOSTILE[0], "address": HOSTILE[1], "last_error": HOSTILE[2]}
     served.status["peers"] |= {"names": list(HOSTILE), "failing": list(HOSTILE), "outcomes": {HOSTILE[0]: 1}}
@@ -175,3 +179,23 @@ async def test_selection_stays(served: Served, tab: Tab) -> None:
     assert "no complete answer within 10 s" in str(await tab.run("getSelection().toString()"))
     await tab.run("getSelection().removeAllRanges()")
     await tab.see("99")
+
+
+_SHOWN = "[...document.querySelectorAll('.below')].filter(row => !row.hidden).map(row => row.innerText.trim())"
+_CLICK = "document.querySelectorAll('.opens')[{}].click()"
+
+
+async def test_what_changed(served: Served, tab: Tab) -> None:
+    """The newest change is open, each other opens at a click, and what a person opened or closed stays so."""
+    await tab.see("up to date")
+    assert [len(one.splitlines()) for one in await tab.run(_SHOWN)] == [4]
+    for number in (0, 1, 2):
+        await tab.run(_CLICK.format(number))
+    expected = ["Nothing that changes a decision.", "Not compared with the one before."]
+    assert await tab.run(_SHOWN) == expected
+    assert await tab.run("document.querySelectorAll('[aria-expanded=true]').length") == 2
+    newest = {**served.status["keys"][KEY]["changes"][-1], "revision": 44, "published": "2026-03-02T10:41:29.000Z"}
+    served.status["keys"][KEY]["changes"].append(newest | {"what": ["banner: removed"]})
+    await tab.see("banner: removed")
+    assert await tab.run(_SHOWN) == ["banner: removed", *expected]
+    assert tab.complaints == []

@@ -90,7 +90,7 @@ class TestParse:
     def test_documented_event(self) -> None:
         """The event that Optimizely documents has a revision, a project, an environment and two URLs."""
         urls = ("http://127.0.0.1:9000/json/1234.json", "http://127.0.0.1:9000/datafiles/KEY1.json")
-        assert parse(BODY) == DatafileUpdated("1234", 43, "Production", urls)
+        assert parse(BODY) == DatafileUpdated("1234", 43, "Production", urls, 1700000000.0)
 
     @pytest.mark.parametrize(
         ("given", "revision"),
@@ -128,6 +128,34 @@ class TestParse:
         """A revision that is not a number is refused as malformed."""
         with pytest.raises(MalformedWebhookError):
             parse(body(revision=given))
+
+    @pytest.mark.parametrize(
+        ("given", "timestamp"),
+        [(b"1700000000", 1.7e9), (b"1.7e9", 1.7e9), (b"1700000000.25", 1700000000.25)]
+        + [(one, None) for one in (b"null", b'"1700000000"', b"true", b"[]", b"9" * 400, b"1e400", b"{}")],
+    )
+    def test_timestamp(self, given: bytes, timestamp: float | None) -> None:
+        """A timestamp that is no number of seconds is no reason to reject a webhook."""
+        event = parse(b'{"event":"project.datafile_updated","data":{},"timestamp":%b}' % given)
+        assert event == DatafileUpdated(None, None, None, (), timestamp)
+
+    @pytest.mark.parametrize(
+        ("timestamp", "delay_s"),
+        [
+            (100000, 0),
+            (99998.5, 1.5),
+            (100060, 0),
+            (100061, None),
+            (13600, 86400),
+            (13599, None),
+            (None, None),
+            (-1e300, None),
+            (float("inf"), None),
+        ],
+    )
+    def test_delay(self, timestamp: float | None, delay_s: float | None) -> None:
+        """A time a little in the future counts as no delay, and one that is far off as unknown."""
+        assert DatafileUpdated(None, 1, None, (), timestamp).delay_s(100_000) == delay_s
 
     def test_old_project(self) -> None:
         """An older project's event, without environment and with empty URLs, is understood."""

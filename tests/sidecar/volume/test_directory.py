@@ -83,6 +83,26 @@ class TestPublish:
             "rolled_back_from": [],
         }
 
+    def test_what_was_replaced(self, volume: Volume, directory: Path) -> None:
+        """Who publishes learns what was there before, whole and unchanged, whatever stood in its place."""
+        assert volume.publish(b"first", status()) is None
+        assert volume.publish(b"second", status()) == b"first"
+        (directory / "KEY1.json").unlink()
+        (directory / "elsewhere").write_bytes(b"secret")
+        (directory / "KEY1.json").symlink_to(directory / "elsewhere")
+        assert volume.publish(b"third", status()) is None
+        (directory / "KEY1.json").unlink()
+        os.mkfifo(directory / "KEY1.json")
+        assert volume.publish(b"fourth", status()) is None
+        assert volume.publish(b"fifth", status()) == b"fourth"
+
+    def test_read_after_the_rename(self, volume: Volume, directory: Path) -> None:
+        """What was there before is read when readers have the new file already."""
+        volume.publish(b"first", status())
+        seen: list[bytes] = []
+        replaced = volume.publish(b"second", status(), lambda _: seen.append((directory / "KEY1.json").read_bytes()))
+        assert (seen, replaced) == ([b"second"], b"first")
+
     def test_order(self, volume: Volume, directory: Path) -> None:
         """Whoever reads the datafile and then its status never finds an older status, however fast both change."""
         volume.publish(b"0", status(0))

@@ -29,7 +29,11 @@ BODY = (
     b'"environment":"Production"}}'
 )
 OURS = DatafileUpdated(
-    "1234", 43, "Production", ("http://127.0.0.1:9000/json/1234.json", "http://127.0.0.1:9000/datafiles/KEY1.json")
+    "1234",
+    43,
+    "Production",
+    ("http://127.0.0.1:9000/json/1234.json", "http://127.0.0.1:9000/datafiles/KEY1.json"),
+    1.7e9,
 )
 
 
@@ -202,6 +206,18 @@ async def test_stats(endpoint: Endpoint) -> None:
     await endpoint.post(BODY, signed(BODY))
     assert endpoint.stats.status(has_secrets=False)["outcomes"]["ignored"] == 1
     assert endpoint.stats.status(has_secrets=False)["state"] == "off"
+
+
+async def test_delay(endpoint: Endpoint) -> None:
+    """How long after its change was saved a webhook came is in the status and counted once, where it can be believed."""
+    late = BODY.replace(b'"timestamp":1700000000', b'"timestamp":1699999997')
+    long_ago = BODY.replace(b'"timestamp":1700000000', b'"timestamp":1500000000')
+    for body, delay_s in ((late, 3.0), (late, 3.0), (long_ago, None)):
+        await endpoint.post(body, signed(body))
+        assert endpoint.stats.status(has_secrets=True)["delay_s"] == delay_s
+    text = endpoint.telemetry.exposition().decode()
+    assert "datafile_sidecar_webhook_delay_seconds_count 1.0\n" in text
+    assert "datafile_sidecar_webhook_delay_seconds_sum 3.0\n" in text
 
 
 async def test_event(endpoint: Endpoint) -> None:

@@ -28,6 +28,7 @@ from datafile_sidecar.network.turns import Capacity
 from datafile_sidecar.observe.telemetry import Telemetry
 from datafile_sidecar.sync import dispatch
 from datafile_sidecar.sync.bootstrap import Bootstrap
+from datafile_sidecar.sync.comparisons import Comparisons
 from datafile_sidecar.sync.store import KeyStore
 from datafile_sidecar.sync.syncer import KeySyncer
 from datafile_sidecar.upstream import Upstream
@@ -76,6 +77,7 @@ class Daemon:
         self._capacity = capacity = Capacity()
         self._bus = Bus(settings.bus_url, telemetry, validations=capacity.validations) if settings.bus_url else None
         self._bootstrap = Bootstrap(settings.bootstrap_dir, settings.bootstrap_after_s, telemetry)
+        self._comparisons = Comparisons(telemetry, self._workers.changes.notify)
         hosts = [host for host, _ in settings.peers]
         self._newest = NewestRevision(hosts, self._admin_socket.getsockname()[:2], self._expect)
         self._syncers = {key: self._syncer(key) for key in settings.sdk_keys}
@@ -106,6 +108,7 @@ class Daemon:
         work["the socket for workers"] = self._workers.run
         work["the relay to peers"] = self._peers.run
         work["the questions of new pods to peers"] = self._newest.run
+        work["the comparison of datafiles"] = self._comparisons.run
         if self._bus is not None:
             work["the bus"] = self._bus.run
         return work
@@ -166,6 +169,7 @@ class Daemon:
             self._telemetry,
             bus=self._bus,
             ask_peers=self._newest.ask,
+            compare=self._comparisons.add,
         )
 
     def _expect(self, sdk_key: str, newest: tuple[int, int] | None) -> None:

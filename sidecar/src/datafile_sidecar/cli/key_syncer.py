@@ -11,6 +11,7 @@ from datafile_sidecar.core.state import RollbackPolicy
 from datafile_sidecar.network.turns import Capacity
 from datafile_sidecar.observe.telemetry import Telemetry
 from datafile_sidecar.sync.bootstrap import Bootstrap
+from datafile_sidecar.sync.comparisons import Replacement
 from datafile_sidecar.sync.fetcher import Fetcher
 from datafile_sidecar.sync.store import KeyStore
 from datafile_sidecar.sync.syncer import KeySyncer
@@ -28,6 +29,7 @@ def key_syncer(
     *,
     bus: Bus | None = None,
     ask_peers: Callable[[str], bool] = lambda _: False,
+    compare: Callable[[Replacement], None] = lambda _: None,
 ) -> KeySyncer:
     """Return the loop, not running yet.
 
@@ -41,6 +43,7 @@ def key_syncer(
         telemetry: Where events go.
         bus: None takes part in no bus.
         ask_peers: See `KeySyncer`.
+        compare: See `KeySyncer`.
     """
     jitter, interval_s = random.Random(), pace.poll_interval_s
     return KeySyncer(
@@ -53,4 +56,5 @@ def key_syncer(
         random=jitter,
         telemetry=telemetry,
         ask_peers=ask_peers,
+        compare=compare,
     )

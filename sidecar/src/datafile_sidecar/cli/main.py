@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 
-from datafile_sidecar.cli import check, fetch, flip, run, send_webhook, simulate, status
+from datafile_sidecar.cli import check, diff, fetch, flip, run, send_webhook, simulate, status
 from datafile_sidecar.cli.command import Command, CommandError
 from datafile_sidecar.config import settings
 from datafile_sidecar.config.credentials import CredentialsError
@@ -21,6 +21,7 @@ COMMANDS: Mapping[str, Command] = {
     "fetch": fetch,
     "check": check,
     "status": status,
+    "diff": diff,
     "simulate": simulate,
     "flip": flip,
     "send-webhook": send_webhook,

@@ -4,6 +4,7 @@ Rules: nothing is parsed before it is verified; bytes are compared with bytes, i
 nothing. Source: Optimizely's page "Configure webhooks" (`X-Hub-Signature: sha1=<HMAC-SHA1 of the raw body>`).
 """
 
+import contextlib
 import hashlib
 import hmac
 from collections.abc import Iterable, Mapping
@@ -24,6 +25,8 @@ DATAFILE_UPDATED = "project.datafile_updated"
 REVISION_WITHDRAWN = "datafile-sidecar.revision_withdrawn"
 """An event of our own, with the body of `DATAFILE_UPDATED`: nobody will serve this revision, so wait for it no longer."""
 _MAX_REVISION = 2**63 - 1
+_MAX_DELAY_S = 86400.0
+_CLOCK_ERROR_S = 60.0
 
 CONCERNS_NO_KEY = "it concerns none of the SDK keys of this sidecar"
 """The answer to an event of another key, environment or project."""
@@ -37,7 +40,8 @@ class MalformedWebhookError(ValueError):
 class DatafileUpdated:
     """The event `project.datafile_updated`, or our own that takes such an event back.
 
-    `revision` is None when the event has none; `urls` are its non-empty URLs as they were sent, the origin's first.
+    `revision` is None when the event has none; `urls` are its non-empty URLs as they were sent, the origin's first. `timestamp` is
+    when the change was saved, in Unix seconds of Optimizely's clock; None where the event does not say it.
     """
 
     project_id: str | None
@@ -45,6 +49,16 @@ class DatafileUpdated:
     environment: str | None
     urls: tuple[str, ...]
     is_withdrawal: bool = False
+    timestamp: float | None = None
+
+    def delay_s(self, now: float) -> float | None:
+        """Return how many seconds after the change was saved it is now (Unix seconds), None where that can't be believed.
+
+        The timestamp is of whole seconds and of another clock: a little later than now counts as no delay.
+        """
+        if self.timestamp is None or not -_CLOCK_ERROR_S <= now - self.timestamp <= _MAX_DELAY_S:
+            return None
+        return max(0.0, now - self.timestamp)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +95,14 @@ class Attribution:
 class _Envelope(msgspec.Struct):
     event: str
     project_id: msgspec.Raw = msgspec.Raw(b"null")
+    timestamp: msgspec.Raw = msgspec.Raw(b"null")
     data: msgspec.Raw = msgspec.Raw(b"null")
 
 
 _Name = Annotated[str, msgspec.Meta(max_length=1024)]
 _Url = Annotated[str, msgspec.Meta(max_length=4096)]
 _MAX_ID = 2**63 - 1
+_NUMBER = msgspec.json.Decoder(int | float)
 
 
 class _Data(msgspec.Struct):
@@ -136,6 +152,7 @@ def parse(body: bytes) -> DatafileUpdated | OtherEvent:
         environment=data.environment,
         urls=tuple(url for url in (data.origin_url, data.cdn_url) if url),
         is_withdrawal=is_withdrawal,
+        timestamp=_timestamp(envelope.timestamp),
     )
 
 
@@ -174,6 +191,13 @@ def _file_stem(url: str) -> str:
     except ValueError:
         return ""
     return path.rpartition("/")[2].removesuffix(".json")
+
+
+def _timestamp(raw: msgspec.Raw) -> float | None:
+    """Return a number of seconds. Anything else is no reason to reject a webhook."""
+    with contextlib.suppress(msgspec.MsgspecError, OverflowError):
+        return float(_NUMBER.decode(raw))
+    return None
 
 
 def _revision(value: int | str | None) -> int | None:

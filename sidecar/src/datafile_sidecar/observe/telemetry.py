@@ -167,6 +167,11 @@ class Telemetry:
         announced = {"revision": revision, "environment": environment and _short(environment)}
         self._log.info("webhook.accepted", sdk_keys=list(sdk_keys), trigger=trigger, **announced)
 
+    def webhook_timed(self, delay_s: float | None) -> None:
+        """A webhook came so long after its change was saved, by Optimizely's clock; no log line, only the metric. → Nothing."""
+        if delay_s is not None:
+            self._metrics.observe("webhook_delay_seconds", delay_s)
+
     def webhook_ignored(self, reason: str, *, is_repeat: bool = False) -> None:
         """A webhook was verified and changes nothing in this sidecar; the first is logged at once, and those of the next 10
         seconds in one line with their number for each reason in `more`. One that was received before is only counted.
@@ -409,6 +414,19 @@ class Telemetry:
         self._log.info(
             "datafile.published", sdk_key=sdk_key, revision=revision, trigger=trigger, size=size, propagation_s=took_s
         )
+
+    def datafile_changed(self, sdk_key: str, *, revision: int, before: int, what: Sequence[str]) -> None:
+        """The published datafile was compared with the one `before`; `what` says in words what changed, and is empty where no
+        decision can.
+        → Nothing, unless the change was not intended.
+        """
+        self._log.info("datafile.changed", sdk_key=sdk_key, revision=revision, before=before, what=list(what))
+
+    def comparison_failed(self, sdk_key: str, revision: int, reason: str) -> None:
+        """The published datafile could not be compared with the one before; it is in use all the same.
+        → Report it: this is a fault of the sidecar.
+        """
+        self._log.warning("comparison.failed", sdk_key=sdk_key, revision=revision, reason=_short(reason))
 
     def datafile_rolled_back(self, sdk_key: str, revision: int, left: int | None) -> None:
         """Upstream served an older revision for so long that it was published.

@@ -120,28 +120,33 @@ class KeyStore:
         rolled_back_from: tuple[str, ...],
         *,
         fetched: float | None,
-    ) -> None:
+    ) -> bytes | None:
         """Rename a datafile into place.
 
         Args:
             rolled_back_from: The digests that rollbacks went away from: a restart must not forget them.
             fetched: When upstream served it, None where it did not.
 
+        Returns:
+            The datafile that it replaced, None where none was there that this sidecar had published or loaded.
+
         Raises:
             VolumeError: It could not be written; the old one is still there.
         """
         times = {"fetched": fetched, "checked": fetched, "published": self.now()}
         record = self._describe(found, trigger, generation, rolled_back_from, **times)
-        loop = asyncio.get_running_loop()
+        loop, before = asyncio.get_running_loop(), self._record
 
         def renamed(at: float) -> None:
             self._record, self._refreshed, self.project_id = record, fetched or 0.0, found.project_id
             self.environment_key = found.environment_key
             self._on_published(found.revision, found.sha256, at)
 
-        await asyncio.to_thread(
+        replaced = await asyncio.to_thread(
             self._volume.publish, found.body, record, lambda at: loop.call_soon_threadsafe(renamed, at)
         )
+        # Anything of another length was put there by others.
+        return replaced if before and replaced and len(replaced) == before.size else None
 
     async def note(self, generation: int, rolled_back_from: tuple[str, ...], checked: float | None = None) -> None:
         """Note what is known of the published datafile now. The volume hears of a check at most once a second.
@@ -200,12 +205,23 @@ class KeyStore:
         """Note that a webhook came for this key."""
         self._webhook = self.now()
 
-    def note_change(self, propagation_s: float | None) -> None:
-        """Remember what was just published, and how long after its webhook (None where none announced it)."""
+    def note_change(self, propagation_s: float | None) -> Callable[[list[str]], None]:
+        """Remember what was just published, and how long after its webhook (None where none announced it).
+
+        Returns:
+            What to call with the words for what changed, once they are known.
+        """
+        change: dict[str, Any] = {"what": None}
         if self._record is not None:
             took_s = None if propagation_s is None else round(propagation_s, 4)
-            what = {"revision": self._record.revision, "trigger": self._record.trigger}
-            self._changes.append({**what, "published": rfc3339(self._record.published), "propagation_s": took_s})
+            which = {"revision": self._record.revision, "trigger": self._record.trigger}
+            change = {**which, "published": rfc3339(self._record.published), "propagation_s": took_s, **change}
+            self._changes.append(change)
+
+        def describe(what: list[str]) -> None:
+            change["what"] = what
+
+        return describe
 
     def _describe(
         self, found: Datafile, trigger: str, generation: int, left: tuple[str, ...], **times: float | None

@@ -23,6 +23,7 @@ from datafile_sidecar.network.turns import Urgency
 from datafile_sidecar.observe.telemetry import Telemetry
 from datafile_sidecar.sync.alarm import Alarm
 from datafile_sidecar.sync.bootstrap import Bootstrap
+from datafile_sidecar.sync.comparisons import Replacement
 from datafile_sidecar.sync.fetcher import Fetcher
 from datafile_sidecar.sync.replica import Replica, candidate_of, head_of
 from datafile_sidecar.sync.store import KeyStore
@@ -46,6 +47,8 @@ class KeySyncer:
     telemetry: Telemetry
     ask_peers: Callable[[str], bool] = lambda _: False
     """Called with the key where nothing was kept; tells whether peers are asked: then `expect` and `receive` are called."""
+    compare: Callable[[Replacement], None] = lambda _: None
+    """Called after a publication, for the words that say what changed."""
     sdk_key: str = field(init=False)
     _replica: Replica = field(init=False)
     _candidate: Record | None = field(default=None, init=False)
@@ -191,13 +194,15 @@ class KeySyncer:
 
     async def _publish(self, candidate: Candidate, verdict: Verdict, trigger: Trigger, datafile: Datafile) -> None:
         after = reconcile.published(self.state, candidate, _now())
-        await self.store.publish(datafile, trigger, after.generation, after.rolled_back_from, fetched=candidate.fetched)
+        left = after.rolled_back_from
+        replaced = await self.store.publish(datafile, trigger, after.generation, left, fetched=candidate.fetched)
         before = self.state  # with what came while the file was written
         self.state = reconcile.admitted(before, candidate, verdict, _now(), self.policy)
         announced = reconcile.fulfilled(before, datafile.revision)
         took_s = _now() - announced.at if announced and trigger is not Trigger.BOOTSTRAP else None
-        self.store.note_change(took_s)
+        describe = self.store.note_change(took_s)
         _report(self, before, Publication(datafile, verdict, trigger, candidate.fetched, took_s))
+        _compare(self, before.published, replaced, datafile, describe)
 
     async def _begin_with(self, bootstrap: Datafile) -> bool:
         """Publish the bootstrap file, unless something better is there; False where the volume failed."""
@@ -313,6 +318,17 @@ def _report(syncer: KeySyncer, before: State, published: Publication) -> None:
         telemetry.datafile_rolled_back(key, revision, before.revision)
     if reconcile.is_missed(before, revision, trigger):
         telemetry.webhook_missed(key, revision)
+
+
+def _compare(
+    syncer: KeySyncer,
+    old: Version | None,
+    before: bytes | None,
+    datafile: Datafile,
+    describe: Callable[[list[str]], None],
+) -> None:
+    if old is not None and before is not None:
+        syncer.compare(Replacement(syncer.sdk_key, old, before, version_of(datafile), datafile.body, describe))
 
 
 def _report_refusal(syncer: KeySyncer, source: str, version: Version) -> None:

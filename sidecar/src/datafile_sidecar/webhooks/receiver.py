@@ -122,6 +122,7 @@ class Receiver:
         self._received.put(body, True)
         if sdk_keys is None:
             return self._ignore(webhook.CONCERNS_NO_KEY)
+        self.telemetry.webhook_timed(self.stats.time(event))
         if not sdk_keys:
             return self._ignore(
                 "no SDK key waits for it" if event.is_withdrawal else "its revision is already on the volume"

@@ -44,12 +44,12 @@ class Datafile:
         return len(self.body)
 
 
-def parse(body: bytes, sdk_key: str) -> Datafile:
+def parse(body: bytes, sdk_key: str | None) -> Datafile:
     """Validate a datafile.
 
     Args:
         body: The bytes as served.
-        sdk_key: The key that they were fetched for.
+        sdk_key: The key that they were fetched for; None takes a datafile of any key.
 
     Raises:
         InvalidDatafileError: The bytes are not a datafile of this key that every supported SDK can load. Nothing else
@@ -95,11 +95,11 @@ def _check_version(version: str) -> None:
         raise InvalidDatafileError(f"{quoted(version)} is not supported, only 2, 3 and 4 are", "version")
 
 
-def _check_header(outline: schema.Outline, sdk_key: str) -> None:
+def _check_header(outline: schema.Outline, sdk_key: str | None) -> None:
     _check_version(outline.version)
     if not re.fullmatch("[0-9]{1,15}", outline.revision):
         raise InvalidDatafileError(f"{quoted(outline.revision)} is not a decimal number of 1 to 15 digits", "revision")
-    if outline.sdk_key and outline.sdk_key != sdk_key:
+    if sdk_key is not None and outline.sdk_key and outline.sdk_key != sdk_key:
         raise InvalidDatafileError(f"{quoted(outline.sdk_key)} is another key's, expected {sdk_key!r}", "sdkKey")
 
 
