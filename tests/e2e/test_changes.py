@@ -54,7 +54,7 @@ async def test_words(tmp_path: Path) -> None:
 
 
 async def test_large_datafiles(tmp_path: Path) -> None:
-    """While two datafiles of 4 MiB in which every flag changed are compared, publications go on, and all are described."""
+    """While datafiles of 4 MiB in which every flag changed are compared, publications go on, and the newest is described."""
     bodies = {revision: large(revision) for revision in range(1, 6)}
     flags = len(json.loads(bodies[1])["featureFlags"])
     async with Simulator({KEY: bodies[1]}, secret=SECRET.encode()) as optimizely:

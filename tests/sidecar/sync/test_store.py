@@ -94,4 +94,4 @@ async def test_the_last_ten_changes_are_remembered(tmp_path: Path) -> None:
     store = await published(Volume(tmp_path), *((revision, 0) for revision in range(1, 26)))
     changes = store.view(State())["changes"]
     assert [change["revision"] for change in changes] == list(range(16, 26))
-    assert changes[0].keys() == {"revision", "trigger", "published", "propagation_s"}
+    assert changes[0].keys() == {"revision", "trigger", "published", "propagation_s", "what"}

@@ -84,9 +84,16 @@ class TestPublish:
         }
 
     def test_what_was_replaced(self, volume: Volume, directory: Path) -> None:
-        """Who publishes learns what was there before, whole and unchanged, whatever stood in its place."""
+        """Who publishes can read what was there before and what is there now, also later, when both have been replaced."""
         assert volume.publish(b"first", status()) is None
-        assert volume.publish(b"second", status()) == b"first"
+        replaced = volume.publish(b"second", status())
+        volume.publish(b"third", status())
+        assert replaced is not None
+        assert (replaced.before.read(), replaced.after.read()) == (b"first", b"second")
+
+    def test_what_is_in_the_way(self, volume: Volume, directory: Path) -> None:
+        """A link or a pipe in place of the old file is not followed and not waited for."""
+        volume.publish(b"second", status())
         (directory / "KEY1.json").unlink()
         (directory / "elsewhere").write_bytes(b"secret")
         (directory / "KEY1.json").symlink_to(directory / "elsewhere")
@@ -94,14 +101,9 @@ class TestPublish:
         (directory / "KEY1.json").unlink()
         os.mkfifo(directory / "KEY1.json")
         assert volume.publish(b"fourth", status()) is None
-        assert volume.publish(b"fifth", status()) == b"fourth"
-
-    def test_read_after_the_rename(self, volume: Volume, directory: Path) -> None:
-        """What was there before is read when readers have the new file already."""
-        volume.publish(b"first", status())
-        seen: list[bytes] = []
-        replaced = volume.publish(b"second", status(), lambda _: seen.append((directory / "KEY1.json").read_bytes()))
-        assert (seen, replaced) == ([b"second"], b"first")
+        replaced = volume.publish(b"fifth", status())
+        assert replaced is not None
+        assert replaced.before.read() == b"fourth"
 
     def test_order(self, volume: Volume, directory: Path) -> None:
         """Whoever reads the datafile and then its status never finds an older status, however fast both change."""

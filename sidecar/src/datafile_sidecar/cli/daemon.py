@@ -77,7 +77,7 @@ class Daemon:
         self._capacity = capacity = Capacity()
         self._bus = Bus(settings.bus_url, telemetry, validations=capacity.validations) if settings.bus_url else None
         self._bootstrap = Bootstrap(settings.bootstrap_dir, settings.bootstrap_after_s, telemetry)
-        self._comparisons = Comparisons(telemetry, self._workers.changes.notify)
+        self._comparisons = Comparisons(telemetry, self._workers.changes.notify, capacity)
         hosts = [host for host, _ in settings.peers]
         self._newest = NewestRevision(hosts, self._admin_socket.getsockname()[:2], self._expect)
         self._syncers = {key: self._syncer(key) for key in settings.sdk_keys}

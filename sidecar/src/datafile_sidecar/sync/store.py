@@ -18,6 +18,7 @@ from datafile_sidecar.core.datafile import Datafile, InvalidDatafileError
 from datafile_sidecar.core.state import State
 from datafile_sidecar.core.times import rfc3339
 from datafile_sidecar.volume.directory import Volume, VolumeError
+from datafile_sidecar.volume.held_file import Replaced
 from datafile_sidecar.volume.status_file import TIMES, Status
 
 _REFRESH_S = 1.0
@@ -120,7 +121,7 @@ class KeyStore:
         rolled_back_from: tuple[str, ...],
         *,
         fetched: float | None,
-    ) -> bytes | None:
+    ) -> Replaced | None:
         """Rename a datafile into place.
 
         Args:
@@ -128,7 +129,7 @@ class KeyStore:
             fetched: When upstream served it, None where it did not.
 
         Returns:
-            The datafile that it replaced, None where none was there that this sidecar had published or loaded.
+            The datafile that it replaced, and the new one; None where none was there that this sidecar had published or loaded.
 
         Raises:
             VolumeError: It could not be written; the old one is still there.
@@ -146,7 +147,7 @@ class KeyStore:
             self._volume.publish, found.body, record, lambda at: loop.call_soon_threadsafe(renamed, at)
         )
         # Anything of another length was put there by others.
-        return replaced if before and replaced and len(replaced) == before.size else None
+        return replaced if before and replaced and replaced.before.size == before.size else None
 
     async def note(self, generation: int, rolled_back_from: tuple[str, ...], checked: float | None = None) -> None:
         """Note what is known of the published datafile now. The volume hears of a check at most once a second.

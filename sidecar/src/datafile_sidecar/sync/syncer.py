@@ -47,8 +47,7 @@ class KeySyncer:
     telemetry: Telemetry
     ask_peers: Callable[[str], bool] = lambda _: False
     """Called with the key where nothing was kept; tells whether peers are asked: then `expect` and `receive` are called."""
-    compare: Callable[[Replacement], None] = lambda _: None
-    """Called after a publication, for the words that say what changed."""
+    compare: Callable[[Replacement], None] = lambda _: None  # called after a publication
     sdk_key: str = field(init=False)
     _replica: Replica = field(init=False)
     _candidate: Record | None = field(default=None, init=False)
@@ -202,7 +201,8 @@ class KeySyncer:
         took_s = _now() - announced.at if announced and trigger is not Trigger.BOOTSTRAP else None
         describe = self.store.note_change(took_s)
         _report(self, before, Publication(datafile, verdict, trigger, candidate.fetched, took_s))
-        _compare(self, before.published, replaced, datafile, describe)
+        if replaced is not None and before.published is not None:
+            self.compare(Replacement(self.sdk_key, before.published, version_of(datafile), replaced, describe))
 
     async def _begin_with(self, bootstrap: Datafile) -> bool:
         """Publish the bootstrap file, unless something better is there; False where the volume failed."""
@@ -318,17 +318,6 @@ def _report(syncer: KeySyncer, before: State, published: Publication) -> None:
         telemetry.datafile_rolled_back(key, revision, before.revision)
     if reconcile.is_missed(before, revision, trigger):
         telemetry.webhook_missed(key, revision)
-
-
-def _compare(
-    syncer: KeySyncer,
-    old: Version | None,
-    before: bytes | None,
-    datafile: Datafile,
-    describe: Callable[[list[str]], None],
-) -> None:
-    if old is not None and before is not None:
-        syncer.compare(Replacement(syncer.sdk_key, old, before, version_of(datafile), datafile.body, describe))
 
 
 def _report_refusal(syncer: KeySyncer, source: str, version: Version) -> None:

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from datafile_sidecar.volume.held_file import HeldFile, Replaced
 from datafile_sidecar.volume.status_file import Status
 
 _TEMPORARY = re.compile(r"\.datafile-sidecar\..+\.tmp")
@@ -126,7 +127,7 @@ class Volume:
 
     def publish(
         self, body: bytes, status: Status, on_renamed: Callable[[float], object] = lambda _: None
-    ) -> bytes | None:
+    ) -> Replaced | None:
         """Replace a key's datafile and its status file.
 
         1. Write both temporary files, whole, with their mode, to the disk.
@@ -138,7 +139,7 @@ class Volume:
             on_renamed: Called with the moment of the rename, in seconds of `time.monotonic`.
 
         Returns:
-            The bytes that were replaced, None where there were none that can be read.
+            The file that was replaced and the new one, to be read later: nothing waits for that here. None where there was none.
 
         Raises:
             VolumeError: It could not be written; the old datafile is still there, whole.
@@ -148,8 +149,8 @@ class Volume:
             _explained(path, "can't be written"),
             _written(path, body) as datafile,
             _written(status_path, status.encode()) as beside,
-            _held_open(path) as replaced,
         ):
+            before = HeldFile.open(path)
             beside.rename(status_path)
             renamed_at = time.monotonic()  # before it, for a reader may be faster than this thread
             datafile.rename(path)
@@ -158,7 +159,8 @@ class Volume:
             # Readers have it already, and some mounts can't sync a directory.
             with contextlib.suppress(OSError):
                 os.fsync(self._lock)
-            return _read_held(replaced)
+            after = HeldFile.open(path)
+            return Replaced(before, after) if before and after else None
 
     def refresh(self, status: Status) -> None:
         """Replace a key's status file alone.
@@ -194,30 +196,6 @@ def _written(path: Path, content: bytes) -> Iterator[Path]:
         yield temporary
     finally:
         temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def _held_open(path: Path) -> Iterator[int | None]:
-    """Hold a file that is about to be replaced, and read it after that: to read it first would delay what replaces it.
-
-    Its descriptor is None where there is no such file. Nothing here keeps it from being replaced.
-    """
-    descriptor = None
-    with contextlib.suppress(OSError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW)
-    try:
-        yield descriptor
-    finally:
-        if descriptor is not None:
-            os.close(descriptor)
-
-
-def _read_held(descriptor: int | None) -> bytes | None:
-    with contextlib.suppress(OSError):
-        if descriptor is not None and stat.S_ISREG(os.fstat(descriptor).st_mode):
-            with open(descriptor, "rb", closefd=False) as file:
-                return file.read()
-    return None
 
 
 @contextlib.contextmanager

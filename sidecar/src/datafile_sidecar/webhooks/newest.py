@@ -24,7 +24,7 @@ ASK_S: Final = 1.0
 _RESOLVE_S = 0.5
 _MAX_ASKED = 3
 _REUSE_S = 5.0
-_MAX_BYTES = 1024 * 1024
+_MAX_BYTES = 4 * 1024 * 1024
 
 
 class NewestRevision:

@@ -289,7 +289,15 @@ GOLDEN: dict[str, tuple[Callable[[Json], object], list[str]]] = {
     ),
     "default of a variable": (
         lambda data: _variable(data).update(defaultValue="1 or more"),
-        ['checkout: variable price: default 10 → "1 or more"'],
+        ["checkout: variable price: default 10 → a text"],
+    ),
+    "text of a variable": (
+        lambda data: _variable(data).update(defaultValue="$ECRET"),
+        ["checkout: variable price: default 10 → a text"],
+    ),
+    "boolean of a variable": (
+        lambda data: _variable(data).update(defaultValue="true"),
+        ["checkout: variable price: default 10 → true"],
     ),
     "type of a variable": (
         lambda data: _variable(data).update(type="double"),
@@ -353,6 +361,16 @@ def _negate(data: Json) -> None:
     data["typedAudiences"][0]["conditions"][0] = "not"
 
 
+def _text_variable(data: Json) -> None:
+    _variable(data).update(defaultValue="one", type="string")
+    _test(data)["variations"][1]["variables"][0]["value"] = "two"
+
+
+def _other_texts(data: Json) -> None:
+    _variable(data).update(defaultValue="three")
+    _test(data)["variations"][1]["variables"][0]["value"] = "four"
+
+
 _REVERSED = "checkout: rule price_test: 1 forced users changed"
 PREPARED: dict[str, tuple[Callable[[Json], object], Callable[[Json], object], list[str]]] = {
     "order of rules of one key": (_same_key, lambda data: data["experiments"].reverse(), [_REVERSED]),
@@ -365,6 +383,11 @@ PREPARED: dict[str, tuple[Callable[[Json], object], Callable[[Json], object], li
         _feature_rollout,
         lambda data: data["rollouts"][0]["experiments"][1]["variations"].reverse(),
         ["checkout: the rest of a feature rollout gets on"],
+    ),
+    "texts of variables, which are not shown": (
+        _text_variable,
+        _other_texts,
+        ["checkout: rule price_test: variation treatment: price changed", "checkout: variable price: default changed"],
     ),
     "order below not": (
         _negate,

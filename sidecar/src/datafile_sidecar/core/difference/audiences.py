@@ -85,12 +85,13 @@ def _users(entries: Entries) -> dict[Any, list[Any]]:
     """Return the keys of what uses each audience: flags, holdouts, and experiments without a flag."""
     users: dict[Any, list[Any]] = {}
     in_flags: set[Any] = set()
-    for key, (flag, _) in entries.flags.items():
-        rules = [entries.rules[one][0] for one in flag.experiment_ids if one in entries.rules]
-        in_flags.update(rule.id for rule in rules)
-        for rule in (*rules, *entries.rollouts.get(flag.rollout_id, ([], None))[0]):
+    for key in entries.flags:
+        flag = entries.flag(key)
+        in_flags.update(flag.experiment_ids)
+        rules = [entries.rule(one) for one in flag.experiment_ids if one in entries.rules]
+        for rule in (*rules, *entries.delivery_rules(flag.rollout_id)):
             _note(users, rule, key)
-    others = [rule for rule, _ in entries.rules.values() if rule.id not in in_flags]
+    others = [entries.rule(one) for one in entries.rules if one not in in_flags]
     holdouts = [one for name in ("holdouts", "localHoldouts") for one, _ in entries.holdouts(name)]
     for one in (*others, *holdouts):
         _note(users, one, one.key)

@@ -4,7 +4,7 @@ Where several entries have one id, the one counts that counts for the SDK: the l
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,8 +34,12 @@ class RuleEntry(Struct, gc=False, rename="camel"):
     audience_conditions: Raw = ABSENT
 
 
-class _Rollout(Struct, gc=False):
+class _Identified(Struct, gc=False):
     id: Scalar = None
+    key: Scalar = None
+
+
+class _Rollout(Struct, gc=False):
     rules: list[RuleEntry] = field(name="experiments", default_factory=list)
 
 
@@ -44,30 +48,24 @@ class _Group(Struct, gc=False):
     experiments: list[Raw] = []
 
 
-class _Audience(Struct, gc=False):
-    id: Scalar = None
-
-
-class _Keyed(Struct, gc=False):
-    key: Scalar = None
-
-
 _FLAG = msgspec.json.Decoder(FlagEntry)
 _RULE = msgspec.json.Decoder(RuleEntry)
+_IDENTIFIED = msgspec.json.Decoder(_Identified)
 _ROLLOUT = msgspec.json.Decoder(_Rollout)
 _GROUP = msgspec.json.Decoder(_Group)
-_AUDIENCE = msgspec.json.Decoder(_Audience)
-_KEYED = msgspec.json.Decoder(_Keyed)
 
 
 @dataclass(frozen=True, slots=True)
 class Entries:
-    """One datafile. `rules` are the experiments, alone or in groups; `key_owner` is the id that the SDK finds by a rule's key."""
+    """One datafile. `rules` are the experiments, alone or in groups; `key_owner` is the id that the SDK finds by a rule's key.
+
+    Only references to the text are kept for each entry, so that a comparison takes little more memory than both texts.
+    """
 
     top: dict[str, Raw]
-    flags: dict[Scalar, tuple[FlagEntry, Raw]]
-    rules: dict[Scalar, tuple[RuleEntry, Raw]]
-    rollouts: dict[Scalar, tuple[list[RuleEntry], Raw]]
+    flags: dict[Scalar, Raw]
+    rules: dict[Scalar, Raw]
+    rollouts: dict[Scalar, Raw]
     groups: dict[Scalar, Raw]
     group_of: dict[Scalar, Scalar]
     audiences: dict[Scalar, Raw]
@@ -77,38 +75,44 @@ class Entries:
     def of(cls, body: bytes) -> "Entries":
         """Find the entries of a valid datafile."""
         top = _TOP.decode(body)
-        rules = {entry.id: (entry, raw) for entry, raw in _each(_RULE, raw_list(top, "experiments"))}
-        rollouts = {one.id: (one.rules, raw) for one, raw in _each(_ROLLOUT, raw_list(top, "rollouts"))}
-        keys = {entry.id: entry.key for entry, _ in rules.values()}
-        keys |= {entry.id: entry.key for entries, _ in rollouts.values() for entry in entries}
-        groups, group_of = {}, {}
-        for group, raw in _each(_GROUP, raw_list(top, "groups")):
+        rules, groups, group_of = _by_id(raw_list(top, "experiments")), {}, {}
+        alone = list(rules)
+        for raw in raw_list(top, "groups"):
+            group = _GROUP.decode(raw)
             groups[group.id] = raw
-            for entry, experiment in _each(_RULE, group.experiments):
-                rules[entry.id], group_of[entry.id], keys[entry.id] = (entry, experiment), group.id, entry.key
-        holdouts = _each(_RULE, [*raw_list(top, "holdouts"), *raw_list(top, "localHoldouts")])
+            for one, experiment in _by_id(group.experiments).items():
+                rules[one], group_of[one] = experiment, group.id
+        rollouts = _by_id(raw_list(top, "rollouts"))
         return cls(
             top=top,
-            flags={entry.key: (entry, raw) for entry, raw in _each(_FLAG, raw_list(top, "featureFlags"))},
+            flags={_IDENTIFIED.decode(raw).key: raw for raw in raw_list(top, "featureFlags")},
             rules=rules,
             rollouts=rollouts,
             groups=groups,
             group_of=group_of,
-            audiences={
-                entry.id: raw
-                for name in ("audiences", "typedAudiences")
-                for entry, raw in _each(_AUDIENCE, raw_list(top, name))
-            },
-            key_owner={key: one for one, key in keys.items()} | {holdout.key: holdout.id for holdout, _ in holdouts},
+            audiences=_by_id([*raw_list(top, "audiences"), *raw_list(top, "typedAudiences")]),
+            key_owner=_key_owner(top, alone, rules, rollouts),
         )
+
+    def flag(self, key: Scalar) -> FlagEntry:
+        """Return what a flag refers to."""
+        return _FLAG.decode(self.flags[key])
+
+    def rule(self, one: Scalar) -> RuleEntry:
+        """Return which experiment this is, and its audiences."""
+        return _RULE.decode(self.rules[one])
+
+    def delivery_rules(self, rollout: Scalar) -> list[RuleEntry]:
+        """Return the delivery rules of a rollout, none where there is no such rollout."""
+        return _ROLLOUT.decode(self.rollouts[rollout]).rules if rollout in self.rollouts else []
 
     def holdouts(self, name: str) -> list[tuple[RuleEntry, Raw]]:
         """Return the holdouts in one of their two lists, in its order."""
-        return list(_each(_RULE, raw_list(self.top, name)))
+        return [(_RULE.decode(raw), raw) for raw in raw_list(self.top, name)]
 
     def keyed(self, name: str) -> dict[Scalar, Raw]:
         """Return the entries of a list by their keys."""
-        return {entry.key: raw for entry, raw in _each(_KEYED, raw_list(self.top, name))}
+        return {_IDENTIFIED.decode(raw).key: raw for raw in raw_list(self.top, name)}
 
     def audience_name(self, audience: Any) -> Any:
         """Return the name of an audience, or its id where it has none."""
@@ -126,5 +130,21 @@ def decoded(raw: Raw) -> Any:
     return json.loads(bytes(raw))
 
 
-def _each(decoder: "msgspec.json.Decoder[Any]", raws: Iterable[Raw]) -> Iterator[tuple[Any, Raw]]:
-    return ((decoder.decode(raw), raw) for raw in raws)
+def _by_id(raws: Iterable[Raw]) -> dict[Scalar, Raw]:
+    return {_IDENTIFIED.decode(raw).id: raw for raw in raws}
+
+
+def _key_owner(
+    top: dict[str, Raw], alone: list[Scalar], rules: dict[Scalar, Raw], rollouts: dict[Scalar, Raw]
+) -> dict[Scalar, Scalar]:
+    """Return the id that the SDK finds by the key of each experiment: it enters those alone, delivery rules, those in groups, then
+    holdouts, and the last one counts. Other keys are left out."""
+    keys = {one: _IDENTIFIED.decode(raw).key for one, raw in rules.items()}
+    wanted = set(keys.values())
+    entered = {one: keys[one] for one in alone}
+    for raw in rollouts.values():
+        entered |= {rule.id: rule.key for rule in _ROLLOUT.decode(raw).rules if rule.key in wanted or rule.id in keys}
+    owners = {key: one for one, key in (entered | keys).items()}
+    for name in ("holdouts", "localHoldouts"):
+        owners |= {one.key: one.id for one in map(_IDENTIFIED.decode, raw_list(top, name)) if one.key in wanted}
+    return owners

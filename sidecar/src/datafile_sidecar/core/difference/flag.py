@@ -7,7 +7,7 @@ from typing import Any
 
 from datafile_sidecar.core.difference.entries import Entries, decoded
 from datafile_sidecar.core.difference.rule import Rule, dicts, is_enabled, rule_changes
-from datafile_sidecar.core.difference.wording import canonical, fields, listed, named, valued
+from datafile_sidecar.core.difference.wording import canonical, fields, listed, named, value_change
 
 _DESCRIBED = ("key", "experimentIds", "rolloutId", "variables")
 _OF_A_VARIABLE = ("id", "key", "type", "subType", "defaultValue")
@@ -31,13 +31,13 @@ class Flag:
     @classmethod
     def of(cls, key: Any, entries: Entries) -> "Flag":
         """Decode a flag and its rules."""
-        entry, raw = entries.flags[key]
+        entry = entries.flag(key)
         rules = {(False, one): experiment(one, entries) for one in entry.experiment_ids if one in entries.rules}
-        _, rollout = entries.rollouts.get(entry.rollout_id, ([], None))
+        rollout = entries.rollouts.get(entry.rollout_id)
         delivery = {one.get("id"): one for one in dicts(decoded(rollout).get("experiments"))} if rollout else {}
         for index, (one, data) in enumerate(delivery.items()):
             rules[True, one] = Rule(data, entries, is_delivery=True, is_last=index == len(delivery) - 1)
-        return cls(decoded(raw), rules)
+        return cls(decoded(entries.flags[key]), rules)
 
     @property
     def reach(self) -> Reach:
@@ -66,7 +66,7 @@ class Flag:
 def experiment(one: Any, entries: Entries) -> Rule:
     """Decode an experiment, alone or in a group."""
     group = entries.groups.get(entries.group_of.get(one))
-    return Rule(decoded(entries.rules[one][1]), entries, group=decoded(group) if group else None)
+    return Rule(decoded(entries.rules[one]), entries, group=decoded(group) if group else None)
 
 
 def flag_changes(old: Flag, new: Flag) -> Iterator[str]:
@@ -108,7 +108,7 @@ def _variables(old: Flag, new: Flag) -> Iterator[str]:
             yield f"{name} added" if after else f"{name} removed"
             continue
         if canonical(before.get("defaultValue")) != canonical(after.get("defaultValue")):
-            yield f"{name}: default {valued(before.get('defaultValue'))} → {valued(after.get('defaultValue'))}"
+            yield f"{name}: default {value_change(before.get('defaultValue'), after.get('defaultValue'))}"
         types = [(one.get("type"), one.get("subType")) for one in (before, after)]
         if types[0] != types[1]:
             yield f"{name}: type {named(types[0][1] or types[0][0])} → {named(types[1][1] or types[1][0])}"

@@ -3,8 +3,6 @@
 from collections.abc import Iterator
 from typing import Any
 
-from msgspec import Raw
-
 from datafile_sidecar.core.difference.audiences import audience_lines
 from datafile_sidecar.core.difference.entries import Entries
 from datafile_sidecar.core.difference.flag import Flag, Reach, experiment, flag_changes
@@ -69,26 +67,26 @@ def _each(what: str, keys: list[Any]) -> Iterator[str]:
 
 def _raw(key: Any, entries: Entries) -> list[Any]:
     """Return everything that decides about a flag beside audiences and holdouts, not decoded."""
-    flag, raw = entries.flags[key]
-    _, rollout = entries.rollouts.get(flag.rollout_id, ([], None))
-    return [raw, rollout, *(_raw_rule(one, entries) for one in flag.experiment_ids)]
+    flag = entries.flag(key)
+    rules = [_raw_rule(one, entries) for one in flag.experiment_ids if one in entries.rules]
+    return [entries.flags[key], entries.rollouts.get(flag.rollout_id), rules]
 
 
-def _raw_rule(one: Any, entries: Entries) -> tuple[Raw | None, Any, Any]:
-    entry, raw = entries.rules.get(one, (None, None))
-    return raw, entries.groups.get(entries.group_of.get(one)), entries.key_owner.get(entry.key) if entry else None
+def _raw_rule(one: Any, entries: Entries) -> tuple[Any, ...]:
+    owner = entries.key_owner[entries.rule(one).key]
+    return entries.rules[one], entries.groups.get(entries.group_of.get(one)), owner
 
 
 def _experiment_lines(old: Entries, new: Entries) -> Iterator[str]:
     """Yield in words what changes in experiments that belong to no flag."""
-    in_flags = {one for entries in (old, new) for flag, _ in entries.flags.values() for one in flag.experiment_ids}
+    in_flags = {one for entries in (old, new) for key in entries.flags for one in entries.flag(key).experiment_ids}
     for one in (one for one in {**old.rules, **new.rules} if one not in in_flags):
         if one not in new.rules:
-            yield f"experiment {named(old.rules[one][0].key)}: removed"
+            yield f"experiment {named(old.rule(one).key)}: removed"
         elif one not in old.rules:
             rule = experiment(one, new)
             yield f"experiment {named(rule.key)}: added ({rule.describe()})"
         elif _raw_rule(one, old) != _raw_rule(one, new):
             changes = list(rule_changes(experiment(one, old), experiment(one, new), {}))
             if changes:
-                yield f"experiment {named(new.rules[one][0].key)}: {'; '.join(changes)}"
+                yield f"experiment {named(new.rule(one).key)}: {'; '.join(changes)}"

@@ -7,7 +7,7 @@ from typing import Any
 from datafile_sidecar.core.difference.audiences import audience_change, conditions_of, whom
 from datafile_sidecar.core.difference.entries import Entries
 from datafile_sidecar.core.difference.traffic import Segment, is_plain, segments, share, traffic_change
-from datafile_sidecar.core.difference.wording import EVERYONE, canonical, fields, listed, named, percent, valued
+from datafile_sidecar.core.difference.wording import EVERYONE, canonical, fields, listed, named, percent, value_change
 
 RUNNING = "Running"
 _STATUSES = {RUNNING: "started", "Paused": "paused", "Completed": "ended", "Concluded": "ended", "Archived": "archived"}
@@ -181,8 +181,8 @@ def _one_variation(old: dict[str, Any], new: dict[str, Any], variables: dict[Any
     was, now = _values(old), _values(new)
     for one in {**was, **now}:
         if canonical(was.get(one)) != canonical(now.get(one)):
-            values = [valued(values[one]) if one in values else "its default" for values in (was, now)]
-            yield f"{named(variables.get(one, one))} {values[0]} → {values[1]}"
+            change = value_change(*(values.get(one, "its default") for values in (was, now)))
+            yield f"{named(variables.get(one, one))} {change}"
     if others := fields(old, new, _OF_A_VARIATION):
         yield f"changed in {listed(others)}"
 

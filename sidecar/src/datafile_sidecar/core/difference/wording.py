@@ -14,6 +14,7 @@ EVERYONE = 10_000
 _MAX_NAME = 60
 _MAX_VALUE = 40
 _PLAIN = re.compile(r"[\w.$/+-]+")
+_SAFE_VALUE = re.compile(r"true|false|-?[0-9]{1,20}(\.[0-9]{1,20})?|its default")
 _MORE_SIZE = len('"and 999999 more"')
 
 
@@ -23,7 +24,7 @@ def named(name: object) -> str:
 
 
 def valued(value: object) -> str:
-    """Return the value of a variable or a setting as it may be shown."""
+    """Return the value of a setting as it may be shown."""
     match value:
         case None:
             return "not set"
@@ -31,6 +32,12 @@ def valued(value: object) -> str:
             return "on" if value else "off"
         case _:
             return _shown(value, _MAX_VALUE)
+
+
+def value_change(old: object, new: object) -> str:
+    """Return in words how the value of a variable changes. Only numbers and booleans are shown: a text may be anything."""
+    values = [str(one) if isinstance(one, str) and _SAFE_VALUE.fullmatch(one) else "a text" for one in (old, new)]
+    return "changed" if values[0] == values[1] else f"{values[0]} → {values[1]}"
 
 
 def percent(buckets: float) -> str:
