@@ -1,14 +1,10 @@
 """`python -m datafile_client explain`: the decision of the app, with its reasons, without any network."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-from optimizely.helpers.sdk_settings import OptimizelySdkSettings
-from optimizely.optimizely import Optimizely
 
 from datafile_client._explain_command import main
 from datafile_client.testing import make_datafile
@@ -40,24 +36,6 @@ def explained(capsys: pytest.CaptureFixture[str], volume: Path, *words: str, sta
     return said.out + said.err
 
 
-@pytest.mark.parametrize("user", ["user-1", "user-5", "qa-user-1"])
-def test_as_the_app_decides(capsys: pytest.CaptureFixture[str], volume: Path, user: str) -> None:
-    """Variation, rule and variables are those that the app's SDK decides, and each of its reasons is there."""
-    attributes: Any = {"attribute_0": "gold", "attribute_2": 18.5, "attribute_4": "2.1.0", "attribute_3": None}
-    words = [f"--attribute={key}={json.dumps(value)}" for key, value in attributes.items()]
-    text = explained(capsys, volume, "feature_1", user, *words)
-    sdk = Optimizely(realistic(20, 43).decode(), settings=OptimizelySdkSettings(odp_disabled=True))
-    context = sdk.create_user_context(user, attributes)
-    assert context is not None
-    decision = context.decide("feature_1", ["DISABLE_DECISION_EVENT", "INCLUDE_REASONS"])
-    assert f"feature_1 is {'on' if decision.enabled else 'off'} for {user}" in text
-    assert f"variation {decision.variation_key!r}, by rule {decision.rule_key!r}" in text
-    assert f"{KEY}.json, revision 43:" in text
-    assert all(f"  {name} = " in text for name in decision.variables)
-    assert [reason for reason in decision.reasons if reason[:400] not in text] == []
-    sdk.close()
-
-
 def test_no_socket(volume: Path) -> None:
     """Once the SDK is imported, no socket is opened: what would ask a server is named."""
     command = [sys.executable, "-c", _NO_SOCKET, "explain", "feature_0", "user-1", "--datafile", f"{volume}/{KEY}.json"]
@@ -69,29 +47,19 @@ def test_no_socket(volume: Path) -> None:
     assert "Not asked: ODP, for the user's segments: name them with --segment." in done.stdout
 
 
-def test_bandit(capsys: pytest.CaptureFixture[str], volume: Path) -> None:
-    """Where a contextual bandit would choose the variation, that is said."""
-    data = json.loads(realistic(20, 43))
-    data["holdouts"] = data["localHoldouts"] = []
-    data["experiments"][0] |= {"audienceIds": [], "audienceConditions": []}
-    data["experiments"][0]["cmab"]["trafficAllocation"] = 10000
-    (volume / f"{KEY}.json").write_text(json.dumps(data))
-    text = explained(capsys, volume, "feature_0", "user-1")
-    assert "Not asked: the contextual bandit of the experiment" in text
-    assert "no variation" in text
-
-
-def test_segments(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    """A segment that is named counts, and then ODP is not missed."""
-    data = json.loads(make_datafile({"checkout": True}, sdk_key=KEY))
-    condition = {"type": "third_party_dimension", "name": "odp.audiences", "match": "qualified", "value": "vip"}
-    data["typedAudiences"] = [{"id": "a1", "name": "VIP", "conditions": ["or", condition]}]
-    data["rollouts"][0]["experiments"][0]["audienceIds"] = ["a1"]
-    (tmp_path / f"{KEY}.json").write_text(json.dumps(data))
-    text = explained(capsys, tmp_path, "checkout", "user-1", "--segment", "vip")
-    assert "checkout is on for user-1" in text
+def test_decision(capsys: pytest.CaptureFixture[str], volume: Path) -> None:
+    """What is printed says which datafile decides, the decision, the rule, the variables, and the reasons."""
+    text = explained(capsys, volume, "feature_1", "user-5", "--attribute=attribute_2=18.5", "--segment=seg-1")
+    assert f"{KEY}.json, revision 43:\nfeature_1 is " in text
+    for words in (
+        " for user-5: variation ",
+        ", by rule ",
+        "  variable_1 = 10\n",
+        "\nbecause:\n  ",
+        "Not asked: what only the app",
+    ):
+        assert words in text
     assert "ODP" not in text
-    assert "checkout is off for user-1" in explained(capsys, tmp_path, "checkout", "user-1", "--segment", "other")
 
 
 def test_against(capsys: pytest.CaptureFixture[str], volume: Path) -> None:
