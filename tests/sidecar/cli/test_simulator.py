@@ -208,4 +208,4 @@ class TestAnnouncing:
     def test_body_is_what_the_sidecar_reads(self) -> None:
         """What the simulator says is what the sidecar understands."""
         event = webhook.parse(webhook_body(43, project_id=5, cdn_url="http://127.0.0.1/datafiles/KEY1.json"))
-        assert event == webhook.DatafileUpdated("5", 43, "Production", ("http://127.0.0.1/datafiles/KEY1.json",))
+        assert event == webhook.DatafileUpdated("5", 43, "Production", ("http://127.0.0.1/datafiles/KEY1.json",), 0.0)

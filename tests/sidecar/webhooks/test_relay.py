@@ -17,7 +17,7 @@ async def test_a_withdrawn_revision_supersedes_nothing() -> None:
 
 
 def begin(memory: RelayMemory, revision: int, *, is_withdrawal: bool = False) -> Relay:
-    event = DatafileUpdated("1234", revision, "Production", (), is_withdrawal)
+    event = DatafileUpdated("1234", revision, "Production", (), is_withdrawal=is_withdrawal)
     relay = memory.begin(f"{revision} {is_withdrawal}".encode(), b"sha1=", event, 0.0)
     assert relay
     return relay

@@ -48,8 +48,8 @@ class DatafileUpdated:
     revision: int | None
     environment: str | None
     urls: tuple[str, ...]
-    is_withdrawal: bool = False
     timestamp: float | None = None
+    is_withdrawal: bool = False
 
     def delay_s(self, now: float) -> float | None:
         """Return how many seconds after the change was saved it is now (Unix seconds), None where that can't be believed.
