@@ -379,6 +379,11 @@ PREPARED: dict[str, tuple[Callable[[Json], object], Callable[[Json], object], li
         lambda data: data["holdouts"].append(_holdout("price_test", status="Draft", id="h9")),
         [_REVERSED, "holdout price_test: added (off, 5 %, for everyone, not running)"],
     ),
+    "delivery rule with the key of an experiment": (
+        lambda _: None,
+        _set("rollouts", 0, "experiments", 0, "key", "price_test"),
+        [_REVERSED, "checkout: rule price_test: renamed from beta"],
+    ),
     "first variation for the rest of a feature rollout": (
         _feature_rollout,
         lambda data: data["rollouts"][0]["experiments"][1]["variations"].reverse(),
