@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 
 from benchmarks.plot import growth
+from datafile_sidecar.bus import names
 from tests.broker import Broker
 from tests.datafiles import realistic
 from tests.fleet import KEY, Fleet
@@ -82,7 +83,7 @@ async def measured(pods: int, size_kib: int) -> tuple[Cost, float]:
             last.append(1000 * max(await fleet.until_published(revision, within_s=60)))
         await asyncio.sleep(0.2)
         after, took_s = await counters(broker), asyncio.get_running_loop().time() - begun
-        record_kib = len(await broker.value(f"datafile-sidecar:1:{KEY}:datafile")) / 1024
+        record_kib = len(await broker.value(names.value_key(KEY))) / 1024
         per_flip = {name: (after[name] - before[name]) / FLIPS for name in after}
         pings = pods * 2 * took_s / 2 / FLIPS
         cost = Cost(

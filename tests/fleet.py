@@ -28,6 +28,8 @@ class Fleet:
         self._settings = [settings | own for own in pods]
         self._stack = AsyncExitStack()
         self.pods: list[RunningSidecar] = []
+        self.python_path: Path | None = None
+        """Where sidecars of another version are imported from."""
 
     async def __aenter__(self) -> Self:
         async with AsyncExitStack() as stack:
@@ -50,7 +52,10 @@ class Fleet:
             "url_template": self.optimizely.template,
             "poll_interval_s": 3600,
         }
-        return RunningSidecar(self._directory / f"pod-{number}", **(common | settings))  # type: ignore[arg-type]
+        pod = RunningSidecar(self._directory / f"pod-{number}", **(common | settings))  # type: ignore[arg-type]
+        if self.python_path is not None:
+            pod.environment["PYTHONPATH"] = str(self.python_path)
+        return pod
 
     async def replace(self, number: int) -> None:
         """Kill a pod, and start it again on the same volume; it is ready when this returns."""

@@ -12,9 +12,11 @@ from statistics import median
 import pytest
 from redis.exceptions import ResponseError
 
+from datafile_sidecar.bus import names
 from datafile_sidecar.cli.simulator import Simulator
-from datafile_sidecar.core import bus_record, datafile
+from datafile_sidecar.core import datafile
 from datafile_sidecar.core.bus_record import BadRecordError, Head
+from tests import bus_values
 from tests.broker import Broker, Line, needs_redis
 from tests.datafiles import minimal
 from tests.fleet import KEY, Fleet, revision_of
@@ -26,6 +28,7 @@ pytestmark = needs_redis
 GRACE_S = 0.5
 """How long a pod that a webhook was relayed to waits for the bus, before it fetches for itself."""
 NAME = f"datafile-sidecar:1:{KEY}"
+VALUE, CHANGES = names.value_key(KEY), names.changes_channel(KEY)
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 
 
@@ -227,7 +230,7 @@ async def test_a_user_with_few_rights_is_enough(broker: Broker, tmp_path: Path) 
 async def is_healed(broker: Broker) -> bool:
     """Return whether a good record of revision 1 is on the bus."""
     try:
-        return bus_record.decode(await broker.value(f"{NAME}:datafile"), KEY).head.revision == 1
+        return bus_values.read(await broker.value(VALUE)).head.revision == 1
     except (BadRecordError, AssertionError, ResponseError):
         return False
 
@@ -239,19 +242,19 @@ async def test_garbage_is_counted_and_healed(broker: Broker, tmp_path: Path) -> 
         fleet.optimizely.requests.clear()
         admin = broker.client()
         for text in (b"", b"{", b"x" * 5_000_000, b'{"revision":"9e9"}', b'{"cdn_url":"http://127.0.0.1:9/evil"}'):
-            await admin.publish(f"{NAME}:news", text)
-        await admin.publish("datafile-sidecar:1:KEY2:news", b"{}")
-        head = Head(generation=0, revision=99, sha256="a" * 64, fetched=time.time()).encode()
+            await admin.publish(CHANGES, text)
+        await admin.publish(names.changes_channel("KEY2"), b"{}")
+        head = Head(generation=0, revision=99, sha256="a" * 64, fetched=time.time())
         for write in (
-            admin.set(f"{NAME}:datafile", b"\xff" * 100),
-            admin.set(f"{NAME}:datafile", head + b"\n" + bytes(9_000_000)),
-            admin.lpush(f"{NAME}:datafile", b"a list"),
+            admin.set(VALUE, b"\xff" * 100),
+            admin.set(VALUE, head.encode() + b"\n" + bytes(9_000_000)),
+            admin.lpush(VALUE, b"a list"),
         ):
-            await admin.delete(f"{NAME}:datafile", f"{NAME}:checked", f"{NAME}:poll")
+            await admin.delete(VALUE, f"{NAME}:checked", f"{NAME}:poll")
             await write
             await admin.lpush(f"{NAME}:checked", b"x")
             await admin.lpush(f"{NAME}:poll", b"x")
-            await admin.publish(f"{NAME}:news", head)
+            await admin.publish(CHANGES, bus_values.message(head, b""))
             stopwatch = fleet.stopwatch()
             while not await is_healed(broker):
                 assert stopwatch.seconds() < 5
@@ -272,7 +275,7 @@ async def test_a_message_without_end_costs_no_memory(broker: Broker, tmp_path: P
         before, since = peak_mib(pod), (await pod.status())["bus"]["since"]
         for number in range(1, 4):
             # One after the other: Redis itself disconnects a subscriber to which it owes more than 32 MiB.
-            await broker.client().publish(f"{NAME}:news", b"x" * (30 << 20))
+            await broker.client().publish(CHANGES, b"x" * (30 << 20))
             async with asyncio.timeout(30):
                 while (await pod.metrics())['datafile_sidecar_bus_records_total{outcome="bad"}'] < number:
                     await asyncio.sleep(0.02)
@@ -301,12 +304,12 @@ async def test_a_value_that_is_gone_is_asked_of_upstream(
         fleet.optimizely.requests.clear()
         fleet.optimizely.put(KEY, minimal(2))
         admin = broker.client()
-        await admin.delete(f"{NAME}:datafile")
+        await admin.delete(VALUE)
         head = Head(generation=0, revision=2, sha256=datafile.parse(minimal(2), KEY).sha256, fetched=time.time())
-        await admin.publish(f"{NAME}:news", head.encode())
+        await admin.publish(CHANGES, bus_values.message(head, minimal(2)))
         await fleet.until_published(2, within_s=5)
         assert len(fleet.optimizely.requests) <= 2
-        assert bus_record.decode(await broker.value(f"{NAME}:datafile"), KEY).head.revision in {1, 2}
+        assert bus_values.read(await broker.value(VALUE)).head.revision in {1, 2}
         for pod in fleet.pods:
             assert not [line for line in pod.logs if line["event"] == "bus_record.rejected"]
         assert any(line["event"] == "bus_record.missing" for pod in fleet.pods for line in pod.logs)
@@ -358,8 +361,8 @@ async def test_a_poisoned_bus_is_overruled_by_upstream(broker: Broker, tmp_path:
         sha256 = datafile.parse(body, KEY).sha256
         head = Head(generation=0, revision=999, sha256=sha256, fetched=time.time())
         admin = broker.client()
-        await admin.set(f"{NAME}:datafile", bus_record.encode(head, body))
-        await admin.publish(f"{NAME}:news", head.encode())
+        await admin.set(VALUE, bus_values.value(head, body))
+        await admin.publish(CHANGES, bus_values.message(head, body))
         await fleet.until_published(999)
         await fleet.until_published(1)
         for _ in range(2):
@@ -367,7 +370,7 @@ async def test_a_poisoned_bus_is_overruled_by_upstream(broker: Broker, tmp_path:
         for pod in fleet.pods:
             published = [line["revision"] for line in pod.logs if line["event"] == "datafile.published"]
             assert published == [1, 999, 1]
-        assert bus_record.decode(await broker.value(f"{NAME}:datafile"), KEY).head.generation == 1
+        assert bus_values.read(await broker.value(VALUE)).head.generation == 1
 
 
 async def test_a_new_pod_starts_from_the_bus_while_upstream_is_down(broker: Broker, tmp_path: Path) -> None:

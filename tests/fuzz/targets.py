@@ -15,18 +15,20 @@ from pathlib import Path
 from datafile_client._datafile_reader import DatafileReader
 from datafile_client._instance_builder import InstanceBuilder
 from datafile_client.errors import InvalidDatafileError as UnusableError
+from datafile_sidecar.bus.forms import CURRENT, EARLIER, applied
 from datafile_sidecar.config import settings
 from datafile_sidecar.config.credentials import CredentialsError, Secrets, trimmed
 from datafile_sidecar.config.settings import SettingsError
-from datafile_sidecar.core import bus_record, datafile, fleet_status, http_headers, url_policy, webhook
+from datafile_sidecar.core import bus_message, bus_record, datafile, fleet_status, http_headers, url_policy, webhook
 from datafile_sidecar.core import worker_message as worker
-from datafile_sidecar.core.bus_record import BadRecordError, Head
+from datafile_sidecar.core.bus_record import BadRecordError, Head, Record
 from datafile_sidecar.core.conditional import Validators
 from datafile_sidecar.core.datafile import InvalidDatafileError
 from datafile_sidecar.core.webhook import DatafileUpdated, Environment, MalformedWebhookError
 from datafile_sidecar.core.worker_message import MalformedLineError
 from datafile_sidecar.upstream.body import BodyError, BodyReader
 from datafile_sidecar.volume.status_file import Status
+from tests import bus_values
 from tests.datafiles import minimal, realistic
 from tests.fuzz.endpoint import talk
 
@@ -105,16 +107,26 @@ def check_client(data: bytes) -> None:
 
 def check_bus(data: bytes) -> None:
     """What stands on the bus is the very datafile that it says it is, or it is refused."""
+    for form in (CURRENT, EARLIER):
+        with expected(BadRecordError):
+            _check_record(bus_record.decode(data, KEY, form.decompress))
     with expected(BadRecordError):
-        record = bus_record.decode(data, KEY)
-        assert (record.head.sha256, record.head.revision) == (record.datafile.sha256, record.datafile.revision)
-        assert datafile.parse(record.datafile.body, KEY) == record.datafile
+        message = bus_message.decode(data)
+        assert 0 <= message.spread_s <= 30
+        assert data.startswith(message.line)
+        body = applied(message.frame, minimal(42))
+        _check_record(bus_record.record(message.head, message.line, body, KEY))
     with expected(BadRecordError):
         head = bus_record.decode_head(data)
         assert not bus_record.is_newer(head, head, NOW)
         assert bus_record.decode_head(head.encode()) == head
     if check := bus_record.decode_check(data):
         assert bus_record.decode_check(check.encode()) == check
+
+
+def _check_record(record: Record) -> None:
+    assert (record.head.sha256, record.head.revision) == (record.datafile.sha256, record.datafile.revision)
+    assert datafile.parse(record.datafile.body, KEY) == record.datafile
 
 
 def check_worker(data: bytes) -> None:
@@ -204,11 +216,13 @@ def expected(error: type[Exception]) -> Iterator[list[str]]:
     assert all(messages)
 
 
-def _bus_value(body: bytes, described: bytes) -> bytes:
+def _bus_values(body: bytes, described: bytes) -> tuple[bytes, ...]:
+    """The datafile in each form, and its change from another."""
     found = datafile.parse(described, KEY)
     validators = Validators(url="https://cdn.optimizely.com/datafiles/KEY1.json", etag='"a"')
     head = Head(generation=0, revision=43, sha256=found.sha256, fetched=NOW, validators=validators)
-    return bus_record.encode(head, body)
+    values = (bus_values.value(head, body, form) for form in (CURRENT, EARLIER))
+    return (*values, bus_values.message(head, body, minimal(42)))
 
 
 def _request(body: bytes, *lines: bytes) -> bytes:
@@ -239,7 +253,7 @@ _SETTINGS = tuple(f"\n{one.name}=".encode() for one in settings.VARIABLES)
 _SETTINGS_PIECES = (*_SETTINGS, *b"nan -1 1e999 [ :// @ , {sdk_key}".split())
 _BODIES = (b"gzip\n", b"Wed, 21 Oct 2099 07:28:00 GMT\n", b"deflate, gzip\n" + bytes(100))
 
-_VALUES = (_bus_value(minimal(43), minimal(43)), _bus_value(realistic(1, 43), minimal(43)))
+_VALUES = (*_bus_values(minimal(43), minimal(43)), *_bus_values(realistic(1, 43), minimal(43)))
 _SIGNATURE = webhook.signature(EVENT, SECRET).encode()
 _SIGNATURES = (_SIGNATURE, b" " + _SIGNATURE.upper(), webhook.signature(EVENT, b"").encode())
 

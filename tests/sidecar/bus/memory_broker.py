@@ -10,12 +10,15 @@ from datafile_sidecar.bus.errors import BrokerError, CommandRefusedError
 
 
 class MemoryServer:
-    """What all connections share. Set `refuses_writes` or `is_silent` to have it misbehave."""
+    """What all connections share. Set `refuses_writes`, `refuses_counting` or `is_silent` to have it misbehave."""
 
     def __init__(self) -> None:
         self._values: dict[str, tuple[bytes, float]] = {}
         self.connections: list[MemoryBroker] = []
+        self.reads: list[tuple[str, int]] = []
+        """Each value that was read: its key, and how many bytes of it."""
         self.refuses_writes = False
+        self.refuses_counting = False
         self.is_silent = False
 
     @asynccontextmanager
@@ -45,6 +48,12 @@ class MemoryServer:
             raise CommandRefusedError("out of memory")
         self._values[key] = value, asyncio.get_running_loop().time() + expire_s
 
+    def publish(self, channel: str, message: bytes) -> None:
+        """Send a message to all that have subscribed."""
+        for connection in self.connections:
+            if channel in connection._channels:
+                connection.inbox.put_nowait((channel, message))
+
     def delete(self, key: str) -> None:
         """Delete a value, if there is one."""
         self._values.pop(key, None)
@@ -63,7 +72,9 @@ class MemoryBroker:
         self.inbox: asyncio.Queue[tuple[str, bytes] | BrokerError] = asyncio.Queue()
 
     async def get(self, key: str, max_bytes: int) -> bytes:
-        return self._server.read(key)[:max_bytes]
+        value = self._server.read(key)[:max_bytes]
+        self._server.reads.append((key, len(value)))
+        return value
 
     async def compare_and_set(
         self, key: str, expected: bytes, value: bytes, *, max_bytes: int, publish: tuple[str, bytes]
@@ -72,9 +83,7 @@ class MemoryBroker:
         if self._server.read(key)[:max_bytes] != expected:
             return False
         self._server.write(key, value, RETENTION_S)
-        for connection in self._server.connections:
-            if publish[0] in connection._channels:
-                connection.inbox.put_nowait(publish)
+        self._server.publish(*publish)
         return True
 
     async def set_and_delete(self, key: str, value: bytes, delete: str) -> None:
@@ -103,6 +112,14 @@ class MemoryBroker:
         if isinstance(message, BrokerError):
             raise message
         return message
+
+    async def count_subscribers(self, channels: tuple[str, str]) -> tuple[int, int]:
+        if self._server.refuses_counting:
+            raise CommandRefusedError("no permission")
+        first, second = (
+            sum(name in connection._channels for connection in self._server.connections) for name in channels
+        )
+        return first, second
 
     async def ping(self) -> None:
         if self._server.is_silent:

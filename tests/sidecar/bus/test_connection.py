@@ -7,95 +7,34 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import pytest
 
-from datafile_sidecar.bus import ANSWER_WITHIN_S, Bus, BusError, Lease, records, shown, traffic
-from datafile_sidecar.bus.broker import Connect
+from datafile_sidecar.bus import ANSWER_WITHIN_S, Bus, BusError, Lease, names, shown, traffic, transfer
 from datafile_sidecar.bus.connection import PING_S
 from datafile_sidecar.config import settings
-from datafile_sidecar.core import bus_record, datafile
-from datafile_sidecar.core.bus_record import Check, Head, Record
+from datafile_sidecar.core import bus_record
+from datafile_sidecar.core.bus_record import Check, Head
 from datafile_sidecar.network.turns import Turns, Urgency
 from datafile_sidecar.observe import logs
 from datafile_sidecar.observe.telemetry import Telemetry
+from tests import bus_values
 from tests.broker import Broker, Line, free_port, needs_redis
 from tests.datafiles import minimal, realistic
 from tests.sidecar.bus.memory_broker import MemoryServer
+from tests.sidecar.bus.pods import KEY, Holder, running, until
 from tests.sidecar.sync.virtual_time import VirtualTimeLoop
 
-KEY = "KEY1"
 NAME = f"datafile-sidecar:1:{KEY}"
-
-
-class Holder:
-    """The simplest member: it holds a datafile and receives newer ones."""
-
-    def __init__(self, revision: int | None = None, body: bytes | None = None) -> None:
-        self.content = body or (None if revision is None else minimal(revision))
-        self.fetched = time.time()
-        self.seen: list[int | None] = []
-        self.missed = 0
-
-    def held(self) -> Head | None:
-        if self.content is None:
-            return None
-        parsed = datafile.parse(self.content, KEY)
-        return Head(generation=0, revision=parsed.revision, sha256=parsed.sha256, fetched=self.fetched)
-
-    async def body(self, head: Head) -> bytes | None:
-        return self.content
-
-    def wants(self, head: Head) -> bool:
-        mine = self.held()
-        return mine is None or bus_record.is_newer(head, mine, time.time())
-
-    def receive(self, record: Record | None) -> None:
-        self.seen.append(record.datafile.revision if record else None)
-        if record is not None:
-            self.content, self.fetched = record.datafile.body, record.head.fetched
-
-    def fetch_soon(self) -> None:
-        self.missed += 1
+VALUE, CHANGES = names.value_key(KEY), names.changes_channel(KEY)
 
 
 @pytest.fixture
 async def broker() -> AsyncIterator[Broker]:
     async with Broker() as broker:
         yield broker
-
-
-@asynccontextmanager
-async def running(
-    url: str,
-    holder: Holder,
-    *,
-    connected: bool = True,
-    connect: Connect | None = None,
-    validations: Turns | None = None,
-) -> AsyncIterator[Bus]:
-    """A bus with this one member, connected."""
-    with open("/dev/null", "w") as log:
-        telemetry = Telemetry(logs.configure("info", "json", log), time.monotonic)
-        bus = Bus(url, telemetry, connect=connect, validations=validations)
-        bus.join(KEY, holder)
-        task = asyncio.create_task(bus.run())
-        try:
-            if connected:
-                await until(lambda: bus.is_connected)
-            yield bus
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-
-async def until(condition: Callable[[], object], within_s: float = 30) -> None:
-    """Wait until the condition holds."""
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.005)
 
 
 @needs_redis
@@ -151,7 +90,7 @@ async def test_many_writers_at_once_leave_the_newest(broker: Broker) -> None:
             tasks.create_task(live(holder))
         await until(lambda: all(holder.content == minimal(12) for holder in holders))
         done.set()
-    assert bus_record.decode(await broker.value(f"{NAME}:datafile"), KEY).head.revision == 12
+    assert bus_values.read(await broker.value(VALUE)).head.revision == 12
 
 
 @needs_redis
@@ -160,14 +99,14 @@ async def test_only_the_bad_value_that_was_seen_is_overwritten(broker: Broker) -
     async with running(broker.url, Holder(1)) as bus:
         bad = bus_record.encode(Head(generation=0, revision=50, sha256="a" * 64, fetched=1.0, id="1" * 16), b"x")
         good = bus_record.encode(Head(generation=0, revision=50, sha256="a" * 64, fetched=1.0, id="2" * 16), b"x")
-        await broker.client().set(f"{NAME}:datafile", good)
+        await broker.client().set(VALUE, good)
         bus.overwrite(KEY, bad.partition(b"\n")[0])
         await bus.settle()
-        assert await broker.value(f"{NAME}:datafile") == good
-        await broker.client().set(f"{NAME}:datafile", bad)
+        assert await broker.value(VALUE) == good
+        await broker.client().set(VALUE, bad)
         bus.overwrite(KEY, bad.partition(b"\n")[0])
         await bus.settle()
-        assert bus_record.decode(await broker.value(f"{NAME}:datafile"), KEY).head.revision == 1
+        assert bus_values.read(await broker.value(VALUE)).head.revision == 1
 
 
 @needs_redis
@@ -249,7 +188,7 @@ async def test_a_broker_without_memory_is_not_called_connected(broker: Broker) -
         assert bus.view()["last_error"] is None
         assert [one["id"] for one in await client.client_list()] == [one["id"] for one in connections]
         await bus.settle()
-        assert bus_record.decode(await broker.value(f"{NAME}:datafile"), KEY).head.revision == 2
+        assert bus_values.read(await broker.value(VALUE)).head.revision == 2
 
 
 @needs_redis
@@ -274,8 +213,8 @@ async def test_a_value_that_was_evicted_is_not_called_bad(broker: Broker, monkey
         monkeypatch.setattr(Telemetry, name, lambda *_, name=name: events.append(name))
     client = broker.client()
     async with running(broker.url, holder := Holder(1)):
-        await client.delete(f"{NAME}:datafile")
-        await client.publish(f"{NAME}:news", Head(generation=0, revision=2, sha256="a" * 64, fetched=1.0).encode())
+        await client.delete(VALUE)
+        await client.publish(CHANGES, bus_values.message(bus_values.head(minimal(2)), minimal(2)))
         await until(lambda: holder.missed)
         assert (events, holder.missed) == (["bus_record_missing"], 1)
         await until_value(broker, 1)
@@ -286,7 +225,7 @@ async def until_value(broker: Broker, revision: int) -> None:
     async with asyncio.timeout(10):
         while True:
             with suppress(AssertionError):
-                if bus_record.decode(await broker.value(f"{NAME}:datafile"), KEY).head.revision == revision:
+                if bus_values.read(await broker.value(VALUE)).head.revision == revision:
                     return
             await asyncio.sleep(0.005)
 
@@ -297,11 +236,11 @@ async def test_the_same_datafile_is_not_written_again(broker: Broker) -> None:
     body = minimal(2)
     async with running(broker.url, Holder(body=body)), running(broker.url, holder := Holder(body=body)) as bus:
         await until_value(broker, 2)
-        before = await broker.value(f"{NAME}:datafile")
+        before = await broker.value(VALUE)
         holder.fetched = time.time()
         bus.share(KEY)
         await bus.settle()
-        assert await broker.value(f"{NAME}:datafile") == before
+        assert await broker.value(VALUE) == before
 
 
 @needs_redis
@@ -330,7 +269,7 @@ async def test_a_slow_broker_is_not_a_lost_one(broker: Broker, direction: str, m
 @needs_redis
 async def test_a_datafile_that_takes_too_long_is_given_up(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Upstream is asked for it instead, and the connection for messages stays."""
-    monkeypatch.setattr(records, "_TRANSFER_WITHIN_S", 0.3)
+    monkeypatch.setattr(transfer, "_TRANSFER_WITHIN_S", 0.3)
     async with Line(broker.port) as line, running(line.url, holder := Holder(1)) as bus:
         line.narrow(100_000)
         since = bus.view()["since"]
@@ -524,8 +463,8 @@ async def test_a_restarted_broker_is_seeded_again() -> None:
             assert "connection lost" in bus.view()["last_error"]
             await until(lambda: bus.is_connected and len(server.connections) == 2)
             assert first.seen[:3] == [None, 2, None]
-            await until(lambda: server.read(f"{NAME}:datafile"))
-            assert bus_record.decode(server.read(f"{NAME}:datafile"), KEY).datafile.body == minimal(2)
+            await until(lambda: server.read(VALUE))
+            assert bus_values.read(server.read(VALUE)).datafile.body == minimal(2)
 
 
 async def test_a_refusal_of_any_broker_ends_no_connection() -> None:
@@ -544,7 +483,7 @@ async def test_a_refusal_of_any_broker_ends_no_connection() -> None:
         await until(lambda: bus.is_connected)
         assert server.connections == [connection]
         await bus.settle()
-        assert bus_record.decode(server.read(f"{NAME}:datafile"), KEY).datafile.body == minimal(2)
+        assert bus_values.read(server.read(VALUE)).datafile.body == minimal(2)
 
 
 def test_a_silent_broker_is_lost_after_one_unanswered_ping() -> None:

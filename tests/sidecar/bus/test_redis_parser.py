@@ -11,7 +11,8 @@ from redis.exceptions import InvalidResponse, ResponseError
 
 from datafile_sidecar.bus.redis_parser import BoundedParser
 from datafile_sidecar.bus.traffic import Traffic
-from datafile_sidecar.core.bus_record import MAX_HEAD_BYTES, MAX_VALUE_BYTES
+from datafile_sidecar.core.bus_message import MAX_MESSAGE_BYTES
+from datafile_sidecar.core.bus_record import MAX_VALUE_BYTES
 
 
 def parser_of(*chunks: bytes, ended: bool = True) -> tuple[BoundedParser, asyncio.StreamReader]:
@@ -65,7 +66,7 @@ async def test_errors_are_returned_in_their_place() -> None:
 
 
 @pytest.mark.parametrize(
-    ("before", "after", "kept"), [(b"*1\r\n", b"", MAX_HEAD_BYTES + 1), (b"", b"", MAX_VALUE_BYTES + 1)]
+    ("before", "after", "kept"), [(b"*1\r\n", b"", MAX_MESSAGE_BYTES + 1), (b"", b"", MAX_VALUE_BYTES + 1)]
 )
 async def test_long_strings_are_skipped(before: bytes, after: bytes, kept: int) -> None:
     """64 MiB in a message or in a value: at most what a valid one can have is held, and the next reply is read."""

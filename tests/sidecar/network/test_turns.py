@@ -179,7 +179,7 @@ def test_a_key_that_waits_takes_what_the_bus_brings(house: House) -> None:
     head = Head(generation=0, revision=11, sha256=parsed.sha256, fetched=house.unix_now())
 
     async def receive() -> None:
-        house.syncer.receive(Record(head, parsed))
+        house.syncer.receive(Record(head, parsed, head.encode()))
 
     house.loop.run_until_complete(receive())
     house.wait(0.1)

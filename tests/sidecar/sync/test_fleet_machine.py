@@ -30,6 +30,7 @@ from datafile_sidecar.sync.store import KeyStore
 from datafile_sidecar.sync.syncer import KeySyncer
 from datafile_sidecar.upstream import Fetched, FetchError, NotModified
 from datafile_sidecar.volume.status_file import Status
+from tests import bus_values
 from tests.datafiles import minimal
 from tests.sidecar.sync.model import KEY, MEMORY, ORIGIN, POLL_S, ROLLBACK_S, FakeOptimizely, WatchedVolume
 from tests.sidecar.sync.virtual_time import VirtualTimeLoop
@@ -182,10 +183,10 @@ class ModelBus:
             return
         # On the virtual clock, work for threads is done at once, so this coroutine never waits.
         try:
-            self._member.body(mine).send(None)
+            self._member.body(mine.sha256).send(None)
         except StopIteration as done:
             if (body := done.value) is not None:
-                self._broker.value = bus_record.decode(bus_record.encode(mine, body), KEY)
+                self._broker.value = bus_values.read(bus_values.value(mine, body))
                 for line in self._broker.lines:
                     line._later(line._read)
 

@@ -56,6 +56,9 @@ class Broker(Protocol):
     async def next_message(self) -> tuple[str, bytes]:
         """Wait for the next message on a subscribed channel and return the channel and the message."""
 
+    async def count_subscribers(self, channels: tuple[str, str]) -> tuple[int, int]:
+        """Return how many connections have subscribed to each channel. It needs a right of its own."""
+
     async def ping(self) -> None:
         """Return when the broker has answered on every connection in use. `next_message` must be waiting meanwhile."""
 

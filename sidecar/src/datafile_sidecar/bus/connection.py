@@ -6,18 +6,21 @@ error ends the connection, and the next one begins the same way.
 
 import asyncio
 import functools
-import importlib.util
 import random
 import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from datafile_sidecar.bus import extra
 from datafile_sidecar.bus.broker import Broker, Connect
-from datafile_sidecar.bus.errors import BusError, CommandRefusedError, explained, shown
-from datafile_sidecar.bus.names import channel, probe_channel, probe_keys
+from datafile_sidecar.bus.errors import CommandRefusedError, explained, shown
+from datafile_sidecar.bus.inbox import Inbox
+from datafile_sidecar.bus.member import Member
+from datafile_sidecar.bus.names import probe_channel, probe_keys
 from datafile_sidecar.bus.pending_commands import Command, PendingCommands
 from datafile_sidecar.bus.poll_lease import Lease, PollLeases
-from datafile_sidecar.bus.records import Member, Records, transfer_deadline
+from datafile_sidecar.bus.records import Records
+from datafile_sidecar.bus.transfer import transfer_deadline
 from datafile_sidecar.core import backoff
 from datafile_sidecar.core.bus_record import Check
 from datafile_sidecar.core.times import rfc3339
@@ -43,20 +46,19 @@ class Bus:
             connect: Opens connections; None means Redis; `run` then loads its client.
 
         Raises:
-            BusError: The client for Redis is not installed.
+            BusError: What the extra `redis` brings is not installed.
         """
-        if connect is None and importlib.util.find_spec("redis") is None:
-            raise BusError(
-                "DATAFILE_BUS_URL is set, but the client for Redis is not installed: pip install 'datafile-sidecar[redis]'"
-            )
+        if connect is None:
+            extra.check_installed()
         self._url = url
         self._telemetry = telemetry
         self._connect = connect
         self._members: dict[str, Member] = {}
         self._leases = PollLeases()
-        self._records = Records(self._members, telemetry, validations or Capacity().validations)
+        validations = validations or Capacity().validations
+        self._records = Records(self._members, telemetry, validations)
+        self._inbox = Inbox(self._members, self._records, telemetry, validations)
         self._commands = PendingCommands()
-        self._reads = PendingCommands()  # apart from the others, since a datafile may take long
         self._broker: Broker | None = None
         self._since: float | None = None
         self._last_error: str | None = None
@@ -130,7 +132,7 @@ class Bus:
 
     async def run(self) -> NoReturn:
         """Stay connected, for ever."""
-        connect = await asyncio.to_thread(_load_redis) if self._connect is None else self._connect
+        connect = await asyncio.to_thread(extra.load) if self._connect is None else self._connect
         failures = 0
         while True:
             started = _clock()
@@ -156,7 +158,7 @@ class Bus:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._listen(broker))
                     tasks.create_task(self._ping(broker))
-                    for queue in (self._commands, self._reads):
+                    for queue in (self._commands, self._inbox):
                         tasks.create_task(queue.run(functools.partial(self._execute, broker)))
             except Exception as error:
                 self._last_error = explained(self._url, error)  # now, because closing may take a moment
@@ -164,11 +166,11 @@ class Bus:
             finally:
                 self._broker = self._since = None
                 self._commands.clear()
-                self._reads.clear()
+                self._inbox.clear()
 
     async def _synchronize(self, broker: Broker) -> None:
         async with broker.time_limit():
-            await broker.subscribe(channel(sdk_key) for sdk_key in self._members)
+            await broker.subscribe(self._inbox.channels())
         self._broker = broker  # from now on, commands are queued; they run after the reads below
         deadline = transfer_deadline()
         for sdk_key, member in self._members.items():
@@ -192,13 +194,10 @@ class Bus:
         return True
 
     async def _listen(self, broker: Broker) -> NoReturn:
-        sdk_keys = {channel(sdk_key): sdk_key for sdk_key in self._members}
+        channels = self._inbox.channels()
         while True:
-            source, message = await broker.next_message()
-            sdk_key = sdk_keys[source]
-            if self._records.is_wanted(sdk_key, message):
-                read = functools.partial(self._records.read, sdk_key=sdk_key, deadline=transfer_deadline())
-                self._reads.add("read", sdk_key, read)
+            channel, message = await broker.next_message()
+            self._inbox.hear(*channels[channel], message)
 
     async def _ping(self, broker: Broker) -> NoReturn:
         refusals, probe_at = 0, _clock()
@@ -230,13 +229,6 @@ class Bus:
     def _add(self, kind: str, sdk_key: str, command: Command) -> None:
         if self._broker is not None:  # else the next connection begins by reading and writing everything
             self._commands.add(kind, sdk_key, command)
-
-
-def _load_redis() -> Connect:
-    """Import the client for Redis, which takes long enough to hold up the event loop."""
-    from datafile_sidecar.bus.redis_broker import RedisConnector
-
-    return RedisConnector().connect
 
 
 def _clock() -> float:

@@ -1,13 +1,36 @@
-"""The names of keys and channels on the broker. Sidecars of all versions share them."""
+"""The names of keys and channels on the broker. Sidecars of all versions share them, each in the forms that it knows.
+
+In later names the SDK key is a hash tag, so that they have one slot of a Redis Cluster.
+"""
 
 from typing import Final
 
 _PREFIX: Final = "datafile-sidecar:1"
 
 
-def datafile_key(sdk_key: str) -> str:
+def value_key(sdk_key: str) -> str:
     """Return the key of the newest datafile, a value of `core/bus_record.py`."""
+    return f"{_PREFIX}:{{{sdk_key}}}:value"
+
+
+def changes_channel(sdk_key: str) -> str:
+    """Return the channel on which new datafiles are announced, with the change that leads to them."""
+    return f"{_PREFIX}:{{{sdk_key}}}:changes"
+
+
+def earlier_value_key(sdk_key: str) -> str:
+    """Return the key of the newest datafile, as sidecars of the first version write and read it."""
     return f"{_PREFIX}:{sdk_key}:datafile"
+
+
+def earlier_channel(sdk_key: str) -> str:
+    """Return the channel on which sidecars of the first version announce new datafiles."""
+    return f"{_PREFIX}:{sdk_key}:news"
+
+
+def forwarding_key(sdk_key: str, record_id: str) -> str:
+    """Return the key of the lease to forward one datafile of an earlier version."""
+    return f"{_PREFIX}:{{{sdk_key}}}:forwarding:{record_id}"
 
 
 def check_key(sdk_key: str) -> str:
@@ -18,11 +41,6 @@ def check_key(sdk_key: str) -> str:
 def lease_key(sdk_key: str) -> str:
     """Return the key of the poll lease."""
     return f"{_PREFIX}:{sdk_key}:poll"
-
-
-def channel(sdk_key: str) -> str:
-    """Return the channel on which new datafiles are announced."""
-    return f"{_PREFIX}:{sdk_key}:news"
 
 
 def probe_keys() -> tuple[str, str]:

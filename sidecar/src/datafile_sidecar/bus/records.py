@@ -2,49 +2,39 @@
 
 import asyncio
 import functools
-import random
 import secrets
 import time
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from typing import Protocol
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 
 import msgspec
 
 from datafile_sidecar.bus.broker import Broker
 from datafile_sidecar.bus.errors import CommandRefusedError
-from datafile_sidecar.bus.names import channel, datafile_key
+from datafile_sidecar.bus.forms import CURRENT, EARLIER, Form, change_between
+from datafile_sidecar.bus.member import Member
+from datafile_sidecar.bus.transfer import TooLongError, transfer, transfer_deadline
 from datafile_sidecar.core import bus_record
+from datafile_sidecar.core.bus_message import Change
 from datafile_sidecar.core.bus_record import MAX_HEAD_BYTES, MAX_VALUE_BYTES, BadRecordError, Head, Record
 from datafile_sidecar.network.turns import Turns, Urgency
 from datafile_sidecar.observe.telemetry import Telemetry
 
 _MAX_ATTEMPTS = 5
-_TRANSFER_WITHIN_S = 20.0
-"""How long a datafile may take at least, on a line that is narrow for so many pods; at most twice as long."""
+_USUAL_HEAD_BYTES = 1024
 
 
-class Member(Protocol):
-    """What the bus needs to know of one SDK key. No method may wait for anything but its own disk."""
+@dataclass(frozen=True, slots=True)
+class _Offer:
+    """A datafile to write."""
 
-    def held(self) -> Head | None:
-        """Return the head of the datafile on the volume, None where there is none that upstream served."""
-
-    async def body(self, head: Head) -> bytes | None:
-        """Return the bytes of that datafile, None where they are not on the volume any more."""
-
-    def wants(self, head: Head) -> bool:
-        """Return whether to hand over the datafile with this head."""
-
-    def receive(self, record: Record | None) -> None:
-        """Receive a datafile that is wanted. None means that the bus has said all that it has."""
-
-    def fetch_soon(self) -> None:
-        """Ask upstream for what the bus announced and could not bring."""
+    head: Head
+    body: Callable[[], Awaitable[bytes | None]]
+    change: Change | None
 
 
 class Records:
-    """One datafile for each member, and the messages that announce it."""
+    """One datafile for each member, in each form."""
 
     def __init__(self, members: Mapping[str, Member], telemetry: Telemetry, validations: Turns) -> None:
         """Take the members by SDK key, and the turns in which datafiles are validated, or compressed."""
@@ -52,52 +42,71 @@ class Records:
         self._telemetry = telemetry
         self._validations = validations
 
-    def is_wanted(self, sdk_key: str, message: bytes) -> bool:
-        """Return whether a message announces a datafile that the member wants."""
-        try:
-            head = bus_record.decode_head(message)
-        except BadRecordError as error:
-            self._telemetry.bus_record_rejected(sdk_key, "message", str(error))
-            return False
-        return self._members[sdk_key].wants(head)
-
     async def synchronize(self, broker: Broker, sdk_key: str, deadline: float) -> None:
-        """Read the datafile on the broker if its head says that it is wanted, then write ours if that is newer."""
-        line = bus_record.head_line(await _head(broker, sdk_key))
-        try:
-            if line != b"" and self._members[sdk_key].wants(bus_record.decode_head(line or b"")):
-                await self.read(broker, sdk_key, deadline)
-        except BadRecordError as error:
-            await self._reject(broker, sdk_key, line, error)
+        """Read the newest datafile on the broker if its head says that it is wanted, then write ours if that is newer."""
+        newest: tuple[Head, Form] | None = None
+        for form in (CURRENT, EARLIER):
+            head = await self._head(broker, sdk_key, form, await _beginning(broker, form.key(sdk_key)))
+            if head and (newest is None or bus_record.is_newer(head, newest[0], time.time())):
+                newest = head, form
+        if newest and self._members[sdk_key].wants(newest[0]):
+            await self.read(broker, sdk_key, newest[1], deadline)
         await self.write(broker, sdk_key)
 
-    async def read(self, broker: Broker, sdk_key: str, deadline: float) -> None:
+    async def read_announced(self, broker: Broker, sdk_key: str, form: Form) -> bool:
+        """Do as `read`, if the head of the value is wanted. Where there is no value, put back ours and let upstream be asked."""
+        if not (begin := await _beginning(broker, form.key(sdk_key))):
+            await self._miss_evicted(broker, sdk_key)
+            return False
+        head = await self._head(broker, sdk_key, form, begin)
+        if head is None or not self._members[sdk_key].wants(head):
+            return False
+        return await self.read(broker, sdk_key, form, transfer_deadline())
+
+    async def _head(self, broker: Broker, sdk_key: str, form: Form, begin: bytes) -> Head | None:
+        """Return the head of a value that begins so; None where there is none, or a bad one, which is replaced."""
+        try:
+            return bus_record.decode_head(begin) if begin else None
+        except BadRecordError as error:
+            await self._reject(broker, sdk_key, form, bus_record.head_line(begin), error)
+            return None
+
+    async def read(self, broker: Broker, sdk_key: str, form: Form, deadline: float) -> bool:
         """Hand the datafile on the broker to the member: the one that a message announced, or a newer one.
 
         Args:
             broker: The connection.
             sdk_key: The key of the member.
+            form: The form to read.
             deadline: When to give up and ask upstream instead, in the event loop's time.
+
+        Returns:
+            Whether the member got one.
         """
         member = self._members[sdk_key]
         try:
-            async with _transfer(broker, deadline):
-                value = await broker.get(datafile_key(sdk_key), MAX_VALUE_BYTES + 1)
-        except _TooLongError:
+            async with transfer(broker, deadline):
+                value = await broker.get(form.key(sdk_key), MAX_VALUE_BYTES + 1)
+        except TooLongError:
             self._miss(sdk_key, "it takes too long to arrive")
-            return
+            return False
         if not value:
-            self._miss(sdk_key, "it is not there any more: the broker has evicted it, or it was deleted")
-            await self.write(broker, sdk_key)
-            return
+            await self._miss_evicted(broker, sdk_key)
+            return False
         try:
-            decode = functools.partial(asyncio.to_thread, bus_record.decode, value, sdk_key)
+            decode = functools.partial(asyncio.to_thread, bus_record.decode, value, sdk_key, form.decompress)
             record = await self._validations.run(Urgency.HINTED, decode)
         except BadRecordError as error:
-            await self._reject(broker, sdk_key, bus_record.head_line(value), error)
-            return
-        if member.wants(record.head):
-            member.receive(record)
+            await self._reject(broker, sdk_key, form, bus_record.head_line(value), error)
+            return False
+        if not member.wants(record.head):
+            return False
+        self._telemetry.bus_record_received(sdk_key, record.head.revision, is_change=False)
+        change = await self._change_to(record, member) if form is EARLIER else None
+        member.receive(record)
+        if form is EARLIER:
+            await self._forward(broker, sdk_key, record, change)
+        return True
 
     async def write(self, broker: Broker, sdk_key: str, bad: bytes | None = None) -> None:
         """Write the member's datafile unless the broker has a newer one, whatever other pods write meanwhile.
@@ -107,62 +116,117 @@ class Records:
             sdk_key: The key of the member.
             bad: The head line of a value that must be replaced even if it seems newer.
         """
-        member, key = self._members[sdk_key], datafile_key(sdk_key)
+        if self._members[sdk_key].held() is None:
+            return
+        listeners, earlier = await _listeners(broker, sdk_key)
+        await self._write(broker, sdk_key, CURRENT, bad, listeners)
+        if earlier or bad is not None:
+            await self._write(broker, sdk_key, EARLIER, bad)
+
+    async def _write(
+        self, broker: Broker, sdk_key: str, form: Form, bad: bytes | None = None, listeners: int | None = None
+    ) -> None:
+        def offer() -> _Offer | None:
+            member = self._members[sdk_key]
+            head = member.held()
+            if head is None:
+                return None
+            return _Offer(head, functools.partial(member.body, head.sha256), member.change(head))
+
+        await self._put(broker, sdk_key, form, offer, bad, listeners)
+
+    async def _change_to(self, record: Record, member: Member) -> Change | None:
+        """Return the change from what the member has to another datafile, before the member publishes that."""
+        if (held := member.held()) is None or (base := await member.body(held.sha256)) is None:
+            return None
+        datafile = record.datafile
+        return await asyncio.to_thread(change_between, base, held.sha256, datafile.body, datafile.sha256)
+
+    async def _forward(self, broker: Broker, sdk_key: str, record: Record, change: Change | None) -> None:
+        """Write a datafile of a sidecar of the first version for those of today."""
+        offer = _Offer(record.head, functools.partial(_same, record.datafile.body), change)
+        listeners, _ = await _listeners(broker, sdk_key)
+        await self._put(broker, sdk_key, CURRENT, lambda: offer, None, listeners)
+
+    async def _put(
+        self,
+        broker: Broker,
+        sdk_key: str,
+        form: Form,
+        offered: Callable[[], _Offer | None],
+        bad: bytes | None,
+        listeners: int | None,
+    ) -> None:
+        key = form.key(sdk_key)
         for _ in range(_MAX_ATTEMPTS):
-            if (head := member.held()) is None:
+            if (offer := offered()) is None:
                 return
-            current = await _head(broker, sdk_key)
-            if not _is_due(head, current, bad):
+            current = await _beginning(broker, key)
+            if not _is_due(offer.head, current, bad):
                 return
-            head = msgspec.structs.replace(head, id=secrets.token_hex(8))
-            value = await self._validations.run(Urgency.HINTED, functools.partial(_encoded, member, head))
+            head = msgspec.structs.replace(offer.head, id=secrets.token_hex(8))
+            value = await self._validations.run(Urgency.HINTED, functools.partial(_encoded, form, head, offer.body))
             if value is None:
                 return
-            message = channel(sdk_key), head.encode()
+            message = form.channel(sdk_key), form.message(head, len(value), listeners, offer.change)
             try:
-                async with _transfer(broker, transfer_deadline()):
+                async with transfer(broker, transfer_deadline()):
                     is_written = await broker.compare_and_set(
-                        key, current, value, max_bytes=MAX_HEAD_BYTES + 1, publish=message
+                        key, current, value, max_bytes=max(1, len(current)), publish=message
                     )
-            except _TooLongError as error:
+            except TooLongError as error:
                 raise CommandRefusedError("the datafile could not be sent: that takes too long") from error
             if is_written:
                 self._telemetry.bus_record_shared(sdk_key, head.revision)
                 return
 
+    async def _miss_evicted(self, broker: Broker, sdk_key: str) -> None:
+        self._miss(sdk_key, "it is not there any more: the broker has evicted it, or it was deleted")
+        await self.write(broker, sdk_key)
+
     def _miss(self, sdk_key: str, reason: str) -> None:
         self._telemetry.bus_record_missing(sdk_key, reason)
         self._members[sdk_key].fetch_soon()
 
-    async def _reject(self, broker: Broker, sdk_key: str, line: bytes | None, error: BadRecordError) -> None:
+    async def _reject(
+        self, broker: Broker, sdk_key: str, form: Form, line: bytes | None, error: BadRecordError
+    ) -> None:
         self._telemetry.bus_record_rejected(sdk_key, "value", str(error))
-        await self.write(broker, sdk_key, line)
+        await self._write(broker, sdk_key, form, line)
 
 
-async def _head(broker: Broker, sdk_key: str) -> bytes:
-    """Return the value's first bytes. The broker's time limit is for the broker alone, here as below: other keys may hold us up."""
+async def _beginning(broker: Broker, key: str) -> bytes:
+    """Return a value up to the end of its head line, which identifies it; its first bytes where it has none.
+
+    The broker's time limit is for the broker alone, here as below: other keys may hold us up.
+    """
     async with broker.time_limit():
-        return await broker.get(datafile_key(sdk_key), MAX_HEAD_BYTES + 1)
+        begin = await broker.get(key, _USUAL_HEAD_BYTES)
+        if len(begin) == _USUAL_HEAD_BYTES and b"\n" not in begin:
+            begin = await broker.get(key, MAX_HEAD_BYTES + 1)
+    line, end, _ = begin.partition(b"\n")
+    return line + end
 
 
-class _TooLongError(Exception):
-    """A datafile moves, but would take too long."""
+async def _listeners(broker: Broker, sdk_key: str) -> tuple[int | None, bool]:
+    """Return how many sidecars listen, and whether one of the first version may be among them. Those of today listen to both."""
+    channels = CURRENT.channel(sdk_key), EARLIER.channel(sdk_key)
+    try:
+        async with broker.time_limit():
+            current, earlier = await broker.count_subscribers(channels)
+    except CommandRefusedError:  # the right is newer than the first version: serve it without
+        return None, True
+    return current, earlier > current
 
 
-@asynccontextmanager
-async def _transfer(broker: Broker, deadline: float) -> AsyncIterator[None]:
-    """Bound what takes long. Raises TimeoutError for a broker that is silent, _TooLongError at the deadline."""
-    async with broker.time_limit():
-        try:
-            async with asyncio.timeout_at(deadline):
-                yield
-        except TimeoutError as error:
-            raise _TooLongError from error
+async def _encoded(form: Form, head: Head, body: Callable[[], Awaitable[bytes | None]]) -> bytes | None:
+    if (content := await body()) is None:
+        return None
+    return bus_record.encode(head, await asyncio.to_thread(form.compress, content))
 
 
-async def _encoded(member: Member, head: Head) -> bytes | None:
-    body = await member.body(head)
-    return None if body is None else await asyncio.to_thread(bus_record.encode, head, body)
+async def _same(body: bytes) -> bytes:
+    return body
 
 
 def _is_due(head: Head, current: bytes, bad: bytes | None) -> bool:
@@ -172,8 +236,3 @@ def _is_due(head: Head, current: bytes, bad: bytes | None) -> bool:
         return True
     is_newer = bus_record.is_newer(head, theirs, time.time()) and not bus_record.is_same(head, theirs)
     return is_newer or bus_record.head_line(current) == bad
-
-
-def transfer_deadline() -> float:
-    """Return when to give up a transfer that begins now, in the event loop's time. Pods of a fleet don't give up together."""
-    return asyncio.get_running_loop().time() + _TRANSFER_WITHIN_S * (1 + random.random())

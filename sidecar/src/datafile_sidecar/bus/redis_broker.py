@@ -173,6 +173,12 @@ class RedisBroker:
                 if message and message["type"] in _MESSAGE:
                     return self._channels[message["channel"]], message["data"]
 
+    async def count_subscribers(self, channels: tuple[str, str]) -> tuple[int, int]:
+        """Implement `Broker.count_subscribers`."""
+        with _translated_errors():
+            (_, first), (_, second) = await self._client.pubsub_numsub(*channels)
+            return int(first), int(second)
+
     async def ping(self) -> None:
         """Implement `Broker.ping`. A half-open connection gives no error by itself, so both must answer."""
         with _translated_errors():

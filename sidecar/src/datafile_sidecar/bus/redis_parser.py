@@ -11,7 +11,8 @@ from redis.exceptions import ConnectionError as LostConnectionError
 from redis.exceptions import InvalidResponse
 
 from datafile_sidecar.bus.traffic import Traffic
-from datafile_sidecar.core.bus_record import MAX_HEAD_BYTES, MAX_VALUE_BYTES
+from datafile_sidecar.core.bus_message import MAX_MESSAGE_BYTES
+from datafile_sidecar.core.bus_record import MAX_VALUE_BYTES
 
 _MAX_ITEMS: Final = 64
 _LONG_BYTES: Final = 1024
@@ -71,14 +72,14 @@ class BoundedParser(BaseParser):
                 return error
             case b"$":
                 return None if line == b"$-1" else await self._bytes(stream, _number(line), max_bytes)
-            case b"*" if max_bytes > MAX_HEAD_BYTES + 1:
+            case b"*" if max_bytes > MAX_MESSAGE_BYTES + 1:
                 return None if line == b"*-1" else await self._items(stream, _number(line))
         raise _foreign(line)
 
     async def _items(self, stream: StreamReader, count: int) -> list[Any]:
         if count > _MAX_ITEMS:
             raise InvalidResponse(f"a reply has {count} items")
-        return [await self._reply(stream, MAX_HEAD_BYTES + 1) for _ in range(count)]
+        return [await self._reply(stream, MAX_MESSAGE_BYTES + 1) for _ in range(count)]
 
     async def _bytes(self, stream: StreamReader, length: int, max_bytes: int) -> bytes:
         held, left, room = list[bytes](), length, min(length, max_bytes)

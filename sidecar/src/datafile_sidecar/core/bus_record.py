@@ -3,11 +3,14 @@
 Others can write to the broker, so nothing in it is trusted: each decoder returns something that passed every check, or
 rejects it.
 
-A value is the head as one line of JSON, then the datafile, compressed. The head alone is the message that announces it.
+A value is the head as one line of JSON, then the datafile, compressed: `deflated` by sidecars of the first version, whose messages
+are the head alone. `bus_message.py` has the messages of today.
 The names in the JSON are shared by sidecars of all versions. Times are Unix seconds.
 """
 
+import hashlib
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -21,7 +24,7 @@ MAX_HEAD_BYTES = 8192
 MAX_VALUE_BYTES = MAX_HEAD_BYTES + MAX_BYTES + 65536
 MAX_GENERATION = 1_000_000_000
 
-_Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
+Digest = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 _UnixSeconds = Annotated[float, msgspec.Meta(ge=0, le=1e11)]
 
 
@@ -29,7 +32,9 @@ class BadRecordError(ValueError):
     """A value or message on the bus can't be used; the text says why and quotes nothing of it."""
 
 
-class _Message(msgspec.Struct, frozen=True, kw_only=True):
+class Message(msgspec.Struct, frozen=True, kw_only=True):
+    """A line of JSON on the bus, of this version of the format."""
+
     v: Literal[1] = 1
 
     def encode(self) -> bytes:
@@ -37,7 +42,7 @@ class _Message(msgspec.Struct, frozen=True, kw_only=True):
         return msgspec.json.encode(self)
 
 
-class Head(_Message, frozen=True, kw_only=True):
+class Head(Message, frozen=True, kw_only=True):
     """The description of a datafile.
 
     `id` is new each time that a value is written, so that it identifies this value. `rolled_back_from` are the digests of
@@ -47,19 +52,17 @@ class Head(_Message, frozen=True, kw_only=True):
     id: Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{16}$")] = "0" * 16
     generation: Annotated[int, msgspec.Meta(ge=0, le=MAX_GENERATION)]
     revision: Annotated[int, msgspec.Meta(ge=0, lt=10**15)]
-    sha256: _Digest
+    sha256: Digest
     fetched: _UnixSeconds
-    rolled_back_from: Annotated[tuple[_Digest, ...], msgspec.Meta(max_length=4)] = msgspec.field(
-        name="left", default=()
-    )
+    rolled_back_from: Annotated[tuple[Digest, ...], msgspec.Meta(max_length=4)] = msgspec.field(name="left", default=())
     validators: Validators | None = msgspec.field(name="condition", default=None)
 
 
-class Check(_Message, frozen=True, kw_only=True):
+class Check(Message, frozen=True, kw_only=True):
     """A check of upstream: at this time it served the datafile with this digest."""
 
     at: _UnixSeconds
-    sha256: _Digest
+    sha256: Digest
     by: Annotated[str, msgspec.Meta(max_length=16)] = ""
     validators: Validators | None = msgspec.field(name="condition", default=None)
 
@@ -70,17 +73,17 @@ class Record:
 
     head: Head
     datafile: Datafile
-    line: bytes = b""
-    """The head as it was on the broker: it identifies this value."""
+    line: bytes
+    """The head as it is on the broker: it identifies this value."""
 
 
 _HEAD = msgspec.json.Decoder(Head)
 _CHECK = msgspec.json.Decoder(Check)
 
 
-def encode(head: Head, body: bytes) -> bytes:
-    """Return the value for these bytes of a datafile."""
-    return head.encode() + b"\n" + zlib.compress(body, level=1)
+def encode(head: Head, compressed: bytes) -> bytes:
+    """Return the value for a datafile that is compressed already."""
+    return head.encode() + b"\n" + compressed
 
 
 def decode_head(text: bytes) -> Head:
@@ -100,21 +103,34 @@ def head_line(value: bytes) -> bytes | None:
     return line if len(line) <= MAX_HEAD_BYTES else None
 
 
-def decode(value: bytes, sdk_key: str) -> Record:
+def decode(value: bytes, sdk_key: str, decompress: Callable[[bytes], bytes]) -> Record:
     """Return the datafile in a value. Raises BadRecordError."""
     if len(value) > MAX_VALUE_BYTES:
         raise BadRecordError(f"larger than {MAX_VALUE_BYTES} bytes")
     head = decode_head(value)
+    return record(head, head_line(value) or b"", decompress(value.partition(b"\n")[2]), sdk_key)
+
+
+def record(head: Head, line: bytes, body: bytes, sdk_key: str) -> Record:
+    """Return the datafile with these bytes and this head. Raises BadRecordError."""
+    if len(body) <= MAX_BYTES and hashlib.sha256(body).hexdigest() != head.sha256:
+        raise BadRecordError("its head describes another datafile")
     try:
-        parsed = datafile.parse(_decompressed(value.partition(b"\n")[2]), sdk_key)
+        parsed = datafile.parse(body, sdk_key)
     except InvalidDatafileError as error:
         raise BadRecordError(f"its datafile is not valid: {error}") from error
-    if (parsed.sha256, parsed.revision) != (head.sha256, head.revision):
+    if parsed.revision != head.revision:
         raise BadRecordError("its head describes another datafile")
-    return Record(head, parsed, head_line(value) or b"")
+    return Record(head, parsed, line)
 
 
-def _decompressed(compressed: bytes) -> bytes:
+def deflated(body: bytes) -> bytes:
+    """Return a datafile as sidecars of the first version compress it."""
+    return zlib.compress(body, level=1)
+
+
+def inflated(compressed: bytes) -> bytes:
+    """Return the datafile that sidecars of the first version have compressed, at most one byte too long. Raises BadRecordError."""
     decompressor = zlib.decompressobj()
     try:
         body = decompressor.decompress(compressed, MAX_BYTES + 1)

@@ -26,7 +26,7 @@ OUTCOMES: Final = {
     ),
     "fetches": ("ok", "not_modified", "invalid", *fetch_error.OUTCOMES),
     "relays": ("delivered", "rejected", "timeout", "unreachable", "unresolved", "dropped"),
-    "bus_records": ("shared", "missing", "questioned", "bad", "refused"),
+    "bus_records": ("shared", "changed", "read", "missing", "questioned", "bad", "refused"),
 }
 # The values of every other label, except for `sdk_key` and `version`.
 LABELS: Final[dict[str, tuple[str, ...]]] = {
@@ -66,7 +66,7 @@ METRICS: Final[dict[str, tuple[Callable[..., Counter | Gauge | Histogram], str, 
     "bus_connected": (Gauge, "Whether the bus can be read and takes writes: 1 or 0; NaN without a bus", []),
     "bus_records": (
         Counter,
-        "Datafiles shared on the bus, and bus records that were missing, questioned or rejected",
+        "Datafiles shared, received by a change or read whole, and bus records that were missing, questioned or rejected",
         _OUTCOME,
     ),
     "spared_polls": (Counter, "Polls skipped because another pod had just polled", _KEY),

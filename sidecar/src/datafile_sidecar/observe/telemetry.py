@@ -278,6 +278,12 @@ class Telemetry:
         self._metrics.count("bus_records", "shared")
         self._log.info("bus_record.shared", sdk_key=sdk_key, revision=revision)
 
+    def bus_record_received(self, sdk_key: str, revision: int, *, is_change: bool) -> None:
+        """The bus has brought a datafile, which this pod will publish: as a change in a message, or by reading the whole value.
+        → Nothing. Many whole values mean that messages are lost, or that the datafile is rewritten rather than changed."""
+        self._metrics.count("bus_records", "changed" if is_change else "read")
+        self._log.debug("bus_record.received", sdk_key=sdk_key, revision=revision, is_change=is_change)
+
     def bus_record_missing(self, sdk_key: str, reason: str) -> None:
         """A datafile that was announced on the bus could not be read; upstream is asked for it instead.
         → If it repeats, check the broker's memory, its eviction policy, and its network.

@@ -4,13 +4,17 @@ With no bus, or one that is down, a key behaves as if it were alone.
 """
 
 import asyncio
+import functools
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from datafile_sidecar.bus import Bus, Lease
+from datafile_sidecar.bus import Bus, Lease, change_between
 from datafile_sidecar.core import gate, schedule
+from datafile_sidecar.core.bus_message import Change
 from datafile_sidecar.core.bus_record import Check, Head, Record
 from datafile_sidecar.core.conditional import MAX_TEXT, Validators
+from datafile_sidecar.core.datafile import Datafile
 from datafile_sidecar.core.schedule import Pace
 from datafile_sidecar.core.state import Candidate, Source, State, Version
 
@@ -25,7 +29,10 @@ class Replica:
     bus: Bus | None
     pod: str = field(default_factory=lambda: secrets.token_hex(4))
     """Names this pod in its checks."""
+    candidate: Record | None = field(default=None, init=False)
+    """What the bus has brought, and the loop has not looked at yet."""
     _held: bytes = field(default=b"", init=False)
+    _change: Change | None = field(default=None, init=False)
     _question: asyncio.Timeout | None = field(default=None, init=False)
 
     @property
@@ -65,15 +72,48 @@ class Replica:
     def share(self, head: Head | None, checked: float | None) -> None:
         """Tell that upstream served the datafile with this head, at that time (Unix seconds)."""
         if self.bus is not None and head is not None and checked is not None:
-            self.bus.report_check(
-                self.sdk_key, Check(at=checked, by=self.pod, sha256=head.sha256, validators=head.validators)
-            )
-            self.bus.share(self.sdk_key)
+            self.bus.share(self.sdk_key)  # first: other pods wait for it
+            check = Check(at=checked, by=self.pod, sha256=head.sha256, validators=head.validators)
+            self.bus.report_check(self.sdk_key, check)
 
     def fetch_failed(self) -> None:
         """Let another pod poll: upstream gave this one no good answer."""
         if self.bus is not None:
             self.bus.release_lease(self.sdk_key)
+
+    def take(self) -> Record | None:
+        """Return the candidate, and forget it."""
+        taken, self.candidate = self.candidate, None
+        return taken
+
+    def candidate_body(self, sha256: str) -> bytes | None:
+        """Return the bytes of the candidate, None where it has another digest."""
+        return self.candidate.datafile.body if self.candidate and self.candidate.datafile.sha256 == sha256 else None
+
+    async def base(
+        self, state: State, candidate: Candidate, body: Callable[[str], Awaitable[bytes | None]]
+    ) -> bytes | None:
+        """Return the datafile that a candidate replaces, where other pods will want the change; None where they won't.
+
+        Args:
+            state: What is known of the key.
+            candidate: What will be published.
+            body: Returns the bytes with a digest, None where they are not on the volume.
+        """
+        if not self.is_connected or state.on_volume is None or candidate.source is not Source.UPSTREAM:
+            return None
+        return await body(state.on_volume.sha256)
+
+    async def note_change(self, before: State, base: bytes | None, datafile: Datafile) -> None:
+        """Remember the change that led from this base, which was published before, to what is published now."""
+        self._change = None
+        if before.on_volume is not None and base is not None:
+            change = functools.partial(change_between, base, before.on_volume.sha256, datafile.body, datafile.sha256)
+            self._change = await asyncio.to_thread(change)
+
+    def change(self, head: Head) -> Change | None:
+        """Return the change that led to the datafile with this head, None where another one was the last, or it is too large."""
+        return self._change if self._change and self._change.sha256 == head.sha256 else None
 
     def hold(self, record: Record) -> None:
         """Remember a datafile on the bus that upstream has to confirm."""

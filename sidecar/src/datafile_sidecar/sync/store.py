@@ -202,6 +202,11 @@ class KeyStore:
         digest = await asyncio.to_thread(hashlib.sha256, body)
         return body if digest.hexdigest() == sha256 else None
 
+    async def settled_body(self, sha256: str) -> bytes | None:
+        """Do as `body`, after what is being decided and published now."""
+        async with self.write_lock:
+            return await self.body(sha256)
+
     def note_webhook(self) -> None:
         """Note that a webhook came for this key."""
         self._webhook = self.now()

@@ -14,6 +14,7 @@ from typing import Any
 
 from datafile_sidecar.bus import Bus, Lease
 from datafile_sidecar.core import backoff, gate, reconcile, schedule
+from datafile_sidecar.core.bus_message import Change
 from datafile_sidecar.core.bus_record import Head, Record
 from datafile_sidecar.core.datafile import Datafile
 from datafile_sidecar.core.gate import AdmissionPolicy, Verdict
@@ -50,7 +51,6 @@ class KeySyncer:
     compare: Callable[[Replacement], None] = lambda _: None  # called after a publication
     sdk_key: str = field(init=False)
     _replica: Replica = field(init=False)
-    _candidate: Record | None = field(default=None, init=False)
     state: State = field(default_factory=State, init=False)
     _alarm: Alarm = field(default_factory=Alarm, init=False)
 
@@ -129,7 +129,7 @@ class KeySyncer:
         """Wait until something is due, and until it is this key's turn."""
         while True:
             await self._look_around()
-            has_candidate = self._candidate is not None
+            has_candidate = self._replica.candidate is not None
             at, action = schedule.next_action(self.state, self.fetcher.available_at(), has_candidate=has_candidate)
             if (wait_s := self.fetcher.until_turn(at, action, self.state, self._alarm.wake)) <= 0:
                 self._alarm.work()
@@ -137,8 +137,7 @@ class KeySyncer:
             await self._alarm.wait(wait_s, busy=at <= _now())
 
     async def _act(self, action: Action) -> None:
-        if action is Action.ADMIT and (record := self._candidate):
-            self._candidate = None
+        if action is Action.ADMIT and (record := self._replica.take()):
             await self._take_from_bus(record)
         elif action is Action.FETCH or not await self._is_spared():
             await self._fetch()
@@ -193,7 +192,7 @@ class KeySyncer:
 
     async def _publish(self, candidate: Candidate, verdict: Verdict, trigger: Trigger, datafile: Datafile) -> None:
         after = reconcile.published(self.state, candidate, _now())
-        left = after.rolled_back_from
+        left, base = after.rolled_back_from, await self._replica.base(self.state, candidate, self.store.body)
         replaced = await self.store.publish(datafile, trigger, after.generation, left, fetched=candidate.fetched)
         before = self.state  # with what came while the file was written
         self.state = reconcile.admitted(before, candidate, verdict, _now(), self.policy)
@@ -203,6 +202,7 @@ class KeySyncer:
         _report(self, before, Publication(datafile, verdict, trigger, candidate.fetched, took_s))
         if replaced is not None and before.published is not None:
             self.compare(Replacement(self.sdk_key, before.published, version_of(datafile), replaced, describe))
+        await self._replica.note_change(before, base, datafile)
 
     async def _begin_with(self, bootstrap: Datafile) -> bool:
         """Publish the bootstrap file, unless something better is there; False where the volume failed."""
@@ -271,9 +271,13 @@ class KeySyncer:
         """Describe what is published, None where upstream never served it."""
         return head_of(self.state, self.fetcher.validators)
 
-    async def body(self, head: Head) -> bytes | None:
-        """Return the bytes of that datafile, None where they are not on the volume any more."""
-        return await self.store.body(head.sha256)
+    async def body(self, sha256: str) -> bytes | None:
+        """Return the bytes with this digest, None where they are neither on the volume nor about to be."""
+        return self._replica.candidate_body(sha256) or await self.store.settled_body(sha256)
+
+    def change(self, head: Head) -> Change | None:
+        """Return the change that led to the datafile with this head, None where it is not known."""
+        return self._replica.change(head)
 
     def wants(self, head: Head) -> bool:
         """Tell whether the datafile under this head is worth reading. While it is read, a new pod publishes nothing older."""
@@ -285,7 +289,7 @@ class KeySyncer:
         """Wake the loop for a datafile that came, or, with None, because other pods have said all that they have."""
         if record is None:
             self.state = schedule.bus_answered(self.state)
-        self._candidate = record or self._candidate
+        self._replica.candidate = record or self._replica.candidate
         self._alarm.wake()
 
     def fetch_soon(self) -> None:

@@ -8,6 +8,7 @@ import structlog
 
 from datafile_sidecar.bus import ANSWER_WITHIN_S, Bus, BusError, shown
 from datafile_sidecar.cli.checks.finding import Finding, failed, ok, refused
+from datafile_sidecar.core.bus_message import Change
 from datafile_sidecar.core.bus_record import Head, Record
 from datafile_sidecar.observe.telemetry import Telemetry
 
@@ -96,7 +97,10 @@ class _EmptyMember:
     def held(self) -> Head | None:
         return None
 
-    async def body(self, head: Head) -> bytes | None:
+    async def body(self, sha256: str) -> bytes | None:
+        return None
+
+    def change(self, head: Head) -> Change | None:
         return None
 
     def wants(self, head: Head) -> bool:
