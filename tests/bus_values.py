@@ -39,3 +39,10 @@ def message(described: Head, body: bytes, base: bytes | None = None, *, size: in
     digests = (hashlib.sha256(text).hexdigest() for text in (base or b"", body))
     change = None if base is None else change_between(base, next(digests), body, list(digests)[-1])
     return bus_message.encode(described, size, listeners, change)
+
+
+def change_frame(base: bytes, body: bytes) -> bytes:
+    """The change from one to the other, without anything around it."""
+    change = change_between(base, "", body, "")
+    assert change
+    return change.frame

@@ -416,7 +416,10 @@ def test_a_bad_url_is_refused_without_being_quoted(url: str) -> None:
 
 def test_without_a_bus_the_client_for_redis_is_not_even_imported() -> None:
     """A sidecar without a bus neither needs the package nor pays for it."""
-    code = "import sys, datafile_sidecar.cli.daemon, datafile_sidecar.cli.main; sys.exit('redis' in sys.modules)"
+    ours = {"redis", "datafile_sidecar.bus.compression"}
+    code = (
+        f"import sys, datafile_sidecar.cli.daemon, datafile_sidecar.cli.main; sys.exit(bool({ours} & {{*sys.modules}}))"
+    )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -427,6 +430,23 @@ def test_without_the_client_for_redis_only_redis_is_missing(monkeypatch: pytest.
     with pytest.raises(BusError, match="pip install"):
         Bus("redis://127.0.0.1", telemetry)
     assert not Bus("memory:", telemetry, connect=MemoryServer().connect).is_connected
+
+
+@pytest.mark.parametrize("error", [None, ModuleNotFoundError("No module named 'backports'")])
+def test_without_zstandard_the_error_says_what_to_install(
+    error: Exception | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis' client alone, as an earlier version needed it, is not enough: the sidecar says so when it starts."""
+
+    def find_spec(name: str) -> object:
+        if "zstd" in name and error:
+            raise error
+        return None if "zstd" in name else object()
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    telemetry = Telemetry(logs.configure("info", "json", sys.stderr), time.monotonic)
+    with pytest.raises(BusError, match=r"Zstandard .*pip install"):
+        Bus("redis://127.0.0.1", telemetry)
 
 
 async def test_another_broker_carries_datafiles_checks_and_leases() -> None:

@@ -10,16 +10,16 @@ from typing import Any
 
 import pytest
 
-from datafile_sidecar.bus import change_between, inbox, names
+from datafile_sidecar.bus import inbox, names
 from datafile_sidecar.bus.forms import CURRENT, EARLIER
 from datafile_sidecar.core import bus_message
 from datafile_sidecar.core.bus_message import Change
 from datafile_sidecar.observe.telemetry import Telemetry
 from tests import bus_values
 from tests.datafiles import minimal, realistic
+from tests.hostile_frames import HOSTILE, bomb, unchecked_change
 from tests.sidecar.bus.memory_broker import MemoryServer
 from tests.sidecar.bus.pods import KEY, Holder, running, until
-from tests.sidecar.bus.test_compression import HOSTILE, bomb
 from tests.sidecar.sync.virtual_time import VirtualTimeLoop
 
 VALUE, CHANGES = names.value_key(KEY), names.changes_channel(KEY)
@@ -117,27 +117,20 @@ def changed(frame: bytes, body: bytes = NEW, **fields: Any) -> bytes:
     return bus_message.encode(head, 5000, 1, change)
 
 
-def frame(base: bytes, body: bytes) -> bytes:
-    """A change from one to the other."""
-    change = change_between(base, "", body, "")
-    assert change
-    return change.frame
-
-
 def elsewhere(body: bytes) -> bytes:
     """The same datafile, but for one byte, as a pod may have it that was given other bytes."""
     return body[:900] + bytes([body[900] ^ 1]) + body[901:]
 
 
 BAD_CHANGES = {f"a frame: {kind}": changed(text) for kind, text in HOSTILE.items() if len(text) < 16000} | {
-    "a base that differs by one byte": changed(frame(elsewhere(OLD), elsewhere(NEW)), elsewhere(NEW)),
+    "a base that differs by one byte": changed(unchecked_change(elsewhere(OLD), elsewhere(NEW)), elsewhere(NEW)),
     "a bomb of 8 MiB in 266 bytes": changed(bomb(8 << 20)),
-    "to another datafile": changed(frame(OLD, NEXT)),
-    "to another revision": changed(frame(OLD, NEW), revision=4242),
+    "to another datafile": changed(bus_values.change_frame(OLD, NEXT)),
+    "to another revision": changed(bus_values.change_frame(OLD, NEW), revision=4242),
     "to a datafile of another key": changed(
-        frame(OLD, minimal(42, "KEY2")), minimal(42, "KEY2").replace(b"KEY2", b"KEY1")
+        bus_values.change_frame(OLD, minimal(42, "KEY2")), minimal(42, "KEY2").replace(b"KEY2", b"KEY1")
     ),
-    "to no datafile": changed(frame(OLD, b"<html>"), sha256=hashlib.sha256(b"<html>").hexdigest()),
+    "to no datafile": changed(bus_values.change_frame(OLD, b"<html>"), sha256=hashlib.sha256(b"<html>").hexdigest()),
 }
 
 
@@ -161,7 +154,7 @@ async def test_a_bad_change_beside_a_good_value_is_made_up_for(events: list[tupl
     async with pods(server, sender, other) as buses:
         sender.fetch(body := elsewhere(NEW))
         assert sender.last_change
-        wrong = frame(elsewhere(OLD), body)
+        wrong = unchecked_change(elsewhere(OLD), body)
         sender.last_change = Change(sender.last_change.base, sender.last_change.sha256, wrong)
         buses[0].share(KEY)
         await until(lambda: other.content == body)
@@ -188,6 +181,22 @@ def test_whole_values_are_read_over_a_time_that_their_size_asks_for() -> None:
                 assert 2 <= sum(5 * quarter < moment <= 5 * quarter + 5 for moment in at) <= 20
 
     on_virtual_time(spread())
+
+
+def test_what_came_meanwhile_is_not_read() -> None:
+    """A pod that waits for its moment to read a value, and gets the datafile by a change, leaves the broker alone."""
+
+    async def meanwhile() -> None:
+        server, other = MemoryServer(), Holder(body=OLD)
+        async with pods(server, other):
+            head = bus_values.head(NEW)
+            server.write(VALUE, bus_values.value(head, NEW), 1000)
+            server.publish(CHANGES, bus_values.message(head, NEW, size=8_000_000, listeners=10_000))
+            server.publish(CHANGES, bus_values.message(head, NEW, OLD))
+            await asyncio.sleep(31)
+            assert (other.content, server.reads) == (NEW, [])
+
+    on_virtual_time(meanwhile())
 
 
 def test_a_stranger_cannot_delay_a_read() -> None:
@@ -312,6 +321,20 @@ async def test_what_the_first_version_shares_is_read_once_and_forwarded(events: 
         assert (whole_reads(server, EARLIER_VALUE), whole_reads(server)) == (1, 0)
         assert sorted(event[3] for event in events) == [False] + [True] * 9
         assert bus_values.read(server.read(EARLIER_VALUE), EARLIER).head == head
+
+
+async def test_what_was_announced_as_a_change_is_not_read_in_the_form_of_the_first_version() -> None:
+    """A sidecar of today tells both versions at once: those of its own do not begin to forward what they are about to have."""
+    server, other = MemoryServer(), Holder(body=OLD)
+    async with pods(server, other):
+        head = bus_values.head(NEW, id="1" * 16)
+        server.write(EARLIER_VALUE, bus_values.value(head, NEW, EARLIER), 1000)
+        server.publish(CHANGES, bus_values.message(head, NEW, OLD))
+        server.publish(NEWS, head.encode())
+        await until(lambda: other.content == NEW)
+        server.publish(NEWS, bus_values.head(NEXT, id="2" * 16).encode())
+        await until(lambda: server.read(names.forwarding_key(KEY, "2" * 16)))
+        assert server.read(names.forwarding_key(KEY, "1" * 16)) == b""
 
 
 def test_a_forwarder_that_fails_is_not_waited_for_long() -> None:
