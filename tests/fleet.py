@@ -131,9 +131,14 @@ class Fleet:
         *,
         relayed_to: Iterable[RunningSidecar] = (),
         content: bytes | None = None,
+        is_served: bool = True,
     ) -> None:
-        """Publish a revision and post its webhook to one pod, and perhaps to others as that pod would relay it."""
-        self.optimizely.put(KEY, content or minimal(revision))
+        """Publish a revision and post its webhook to one pod, and perhaps to others as that pod would relay it.
+
+        With `is_served` False, the test lets the CDN serve it later.
+        """
+        if is_served:
+            self.optimizely.put(KEY, content or minimal(revision))
         body = webhook_body(
             revision,
             origin_url=f"{self.optimizely.url}/origin/datafiles/{KEY}.json",

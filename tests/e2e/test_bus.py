@@ -89,6 +89,20 @@ async def test_relayed_webhooks_leave_the_fetch_to_one_pod(broker: Broker, tmp_p
         assert max(await fleet.until_published(12)) < 2
 
 
+async def test_a_late_cdn_is_chased_by_two_pods(broker: Broker, tmp_path: Path) -> None:
+    """Six pods were told of a revision that the CDN does not serve yet: two of them ask for it, and all have it a moment after."""
+    async with fleet_of(6, tmp_path, broker.url) as fleet:
+        await fleet.until_quiet()
+        fleet.optimizely.requests.clear()
+        await fleet.flip(2, fleet.pods[0], relayed_to=fleet.pods[1:], is_served=False)
+        await asyncio.sleep(4)
+        asked = len(fleet.optimizely.requests)
+        fleet.optimizely.put(KEY, minimal(2))
+        await fleet.until_published(2, within_s=3)
+        # One pod asks up to 34 times in four seconds.
+        assert 10 < asked <= 2 * 34
+
+
 @pytest.mark.system
 async def test_one_poll_serves_all_and_another_pod_takes_over(broker: Broker, tmp_path: Path) -> None:
     """The CDN sees one poll per interval from four pods; when pods die, the polls go on, and every check stays fresh."""

@@ -129,6 +129,32 @@ async def test_one_of_many_polls(broker: Broker) -> None:
 
 
 @needs_redis
+async def test_one_of_many_chases(broker: Broker) -> None:
+    """The lease to chase is one pod's until it expires, has nothing to do with that to poll, and is every pod's without a bus."""
+    async with running(broker.url, Holder(1)) as bus, running(broker.url, Holder(1)) as other:
+        assert await bus.poll_lease(KEY, lambda _: True, 60) is Lease.OURS
+        assert await bus.chase_lease(KEY, 0.2)
+        assert not await other.chase_lease(KEY, 0.2)
+        await asyncio.sleep(0.25)
+        assert await other.chase_lease(KEY, 60)
+        await broker.kill()
+        await until(lambda: not bus.is_connected)
+        assert await bus.chase_lease(KEY, 60)
+
+
+@needs_redis
+async def test_a_throttled_pod_keeps_the_lease_until_it_expires(broker: Broker) -> None:
+    """No other pod runs into the same answer at once; then the next one may try."""
+    async with running(broker.url, Holder(1)) as bus, running(broker.url, Holder(1)) as other:
+        assert await bus.poll_lease(KEY, lambda _: True, 0.3) is Lease.OURS
+        bus.release_lease(KEY, at_once=False)
+        await bus.settle()
+        assert await other.poll_lease(KEY, lambda _: True, 0.3) is Lease.OTHERS
+        await asyncio.sleep(0.35)
+        assert await other.poll_lease(KEY, lambda _: True, 0.3) is Lease.OURS
+
+
+@needs_redis
 async def test_a_late_release_ends_no_lease_of_another_pod(broker: Broker) -> None:
     """A poll that fails after its lease has expired does not let a third pod poll beside the second."""
     async with running(broker.url, Holder(1)) as late, running(broker.url, Holder(1)) as other:

@@ -5,9 +5,20 @@ from dataclasses import replace
 
 import pytest
 
-from datafile_sidecar.core import schedule
+from datafile_sidecar.core import backoff, schedule
 from datafile_sidecar.core.schedule import Action, Pace
-from datafile_sidecar.core.state import RollbackEvidence, State, Timers, Version
+from datafile_sidecar.core.state import (
+    Announcement,
+    Candidate,
+    Hint,
+    PendingRollback,
+    RollbackEvidence,
+    Source,
+    State,
+    Timers,
+    Trigger,
+    Version,
+)
 
 NOW = 1000.0
 KEPT = State(
@@ -54,3 +65,62 @@ def test_a_pod_that_is_cut_off_lives_by_the_others(state: State, asks: bool) -> 
     """However long its own upstream has failed. One that is served something older hears for itself how long that lasts."""
     assert schedule.asks_pods(state, PACE, NOW) is asks
     assert not schedule.asks_pods(state, Pace(0, 0.5), NOW)
+
+
+PEER = Announcement(44, NOW, Trigger.PEER)
+DIRECT = Announcement(45, NOW, Trigger.WEBHOOK)
+PENDING = PendingRollback(Candidate(Version(42, "b" * 64), Source.BUS, generation=1), NOW)
+
+
+@pytest.mark.parametrize(
+    ("changes", "shares"),
+    [
+        ({"announced": (PEER,)}, True),
+        ({"hint": Hint(NOW, Trigger.PEER)}, True),
+        ({"announced": (PEER,), "hint": Hint(NOW, Trigger.PEER)}, True),
+        ({}, False),
+        ({"announced": (DIRECT, PEER)}, False),
+        ({"announced": (PEER,), "hint": Hint(NOW, Trigger.WEBHOOK)}, False),
+        ({"announced": (PEER,), "is_missing": True}, False),
+        ({"announced": (PEER,), "published": None}, False),
+        ({"announced": (PEER,), "write_failures": 1}, False),
+        ({"announced": (PEER,), "pending_rollback": PENDING}, False),
+    ],
+    ids=str,
+)
+def test_only_what_every_pod_was_told_of_is_chased_by_one(changes: dict[str, object], shares: bool) -> None:
+    """A pod with a webhook of its own, without a datafile, with a full volume, or with a rollback to confirm asks for itself."""
+    assert schedule.shares_chase(replace(KEPT, **changes)) is shares  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("elapsed_s", "lease_s"), [(0.0, 2.0), (6.0, 2.0), (60.0, 8.6), (600.0, 60.0)])
+def test_the_pod_that_chases_does_so_for_some_fetches(elapsed_s: float, lease_s: float) -> None:
+    """For two seconds, and later for two pauses; the others ask again after half of that to one and a half times that."""
+    state = replace(KEPT, announced=(Announcement(43, NOW - 500, Trigger.PEER), PEER))
+    now = NOW + elapsed_s
+    assert schedule.chase_lease_s(state, now) == pytest.approx(lease_s)
+    for jitter, factor in ((0.0, 0.5), (0.99, 1.49)):
+        later = schedule.planned(schedule.chase_later(state, now, jitter), PACE, now, lambda: 0.5)
+        pause_s = max(factor * lease_s, backoff.chase_pause(elapsed_s, 0.5))
+        assert later.timers.chase_at - now == pytest.approx(pause_s)
+
+
+def test_a_pod_with_a_webhook_of_its_own_waits_for_no_other() -> None:
+    """What it had put off when it was only told of a revision does not hold up the one that it now chases."""
+    state = schedule.chase_later(replace(KEPT, announced=(PEER,)), NOW, 0.9)
+    later = schedule.planned(replace(state, announced=(DIRECT, PEER)), PACE, NOW, lambda: 0.5)
+    assert later.timers.chase_at - NOW < 0.2
+
+
+@pytest.mark.parametrize(
+    ("changes", "lease_s"),
+    [
+        ({"timers": Timers()}, 10.0),
+        ({"timers": Timers(retry_at=NOW)}, None),
+        ({"timers": Timers(retry_at=NOW), "is_throttled": True}, 10.0),
+    ],
+)
+def test_after_a_429_the_fleet_asks_one_after_the_other(changes: dict[str, object], lease_s: float | None) -> None:
+    """A pod that failed asks again without a lease, to hold up no other; one that was asked to slow down takes its turn."""
+    assert schedule.lease_s(replace(KEPT, **changes), PACE, NOW) == lease_s  # type: ignore[arg-type]
+    assert schedule.lease_s(replace(KEPT, **changes), Pace(5, 0.5), NOW) == (lease_s and 5)  # type: ignore[arg-type]

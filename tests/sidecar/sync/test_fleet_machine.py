@@ -28,7 +28,7 @@ from datafile_sidecar.sync.bootstrap import Bootstrap
 from datafile_sidecar.sync.fetcher import Fetcher
 from datafile_sidecar.sync.store import KeyStore
 from datafile_sidecar.sync.syncer import KeySyncer
-from datafile_sidecar.upstream import Fetched, FetchError, NotModified
+from datafile_sidecar.upstream import Fetched, NotModified
 from datafile_sidecar.volume.status_file import Status
 from tests import bus_values
 from tests.datafiles import minimal
@@ -59,7 +59,7 @@ class Optimizely(FakeOptimizely):
         self.fetches.append((self._loop.time(), url))
         await asyncio.sleep(self.latency_s)
         if self._loop.time() < self.fails_until[url]:
-            raise FetchError("server_error", "it is down")
+            raise self.failure
         body = self.bodies[self.serves(url)]
         etag = hashlib.sha256(body).hexdigest()
         if validators and validators.etag == etag:
@@ -73,6 +73,7 @@ class View:
     def __init__(self, optimizely: Optimizely) -> None:
         self._optimizely = optimizely
         self.stale_until = 0.0
+        self.fetches: list[float] = []
 
     def url(self, sdk_key: str) -> str:
         return self._optimizely.url(sdk_key)
@@ -85,6 +86,7 @@ class View:
     ) -> Fetched | NotModified:
         """Ask the stale edge, or the true one."""
         optimizely = self._optimizely
+        self.fetches.append(optimizely._loop.time())
         if optimizely._loop.time() >= self.stale_until:
             return await optimizely.fetch(url, sdk_key=sdk_key, validators=validators, token=token)
         optimizely.fetches.append((optimizely._loop.time(), url))
@@ -100,6 +102,8 @@ class ModelBroker:
         self.value: Record | None = None
         self.check: Check | None = None
         self.claimed_until = 0.0
+        self.chased_until = 0.0
+        self.chase_questions = 0
         self.claimed_by: ModelBus | None = None
         self.lines: list[ModelBus] = []
 
@@ -127,8 +131,19 @@ class ModelBus:
     def report_check(self, _: str, check: Check) -> None:
         self._later(lambda: self._told(check))
 
-    def release_lease(self, _: str) -> None:
-        self._later(lambda: self._end_claim() if self._broker.claimed_by is self else None)
+    def release_lease(self, _: str, *, at_once: bool = True) -> None:
+        self._later(lambda: self._end_claim() if at_once and self._broker.claimed_by is self else None)
+
+    async def chase_lease(self, _: str, lease_s: float) -> bool:
+        await asyncio.sleep(HOP_S)
+        broker, now = self._broker, self._loop.time()
+        if not self.is_connected:
+            return True
+        broker.chase_questions += 1
+        if now < broker.chased_until:
+            return False
+        broker.chased_until = now + lease_s
+        return True
 
     async def poll_lease(self, _: str, suits: Callable[[Check], bool], lease_s: float | None) -> Check | Lease:
         await asyncio.sleep(HOP_S)
@@ -201,9 +216,10 @@ class ModelBus:
 class Pod:
     """One sidecar's loop, on a volume of its own."""
 
-    def __init__(self, number: int, fleet: "Fleet") -> None:
+    def __init__(self, number: int, fleet: "Fleet", offset: float) -> None:
         self._fleet = fleet
         self._number = number
+        self._offset = offset
         self.directory = fleet.directory / str(number)
         self.publications: list[Status] = []
         self.view = View(fleet.optimizely)
@@ -228,7 +244,7 @@ class Pod:
             fetcher=fetcher,
             bus=self.bus,  # type: ignore[arg-type]
             bootstrap=Bootstrap(None, 5.0, telemetry),
-            pace=Pace(POLL_S, self._number / PODS),
+            pace=Pace(POLL_S, self._offset),
             policy=AdmissionPolicy(RollbackPolicy.of(ROLLBACK_S, POLL_S)),
             random=random,
             telemetry=telemetry,
@@ -253,13 +269,13 @@ class Pod:
 class Fleet:
     """Pods, broker and upstream on one clock."""
 
-    def __init__(self) -> None:
+    def __init__(self, pods: int = PODS) -> None:
         self.loop = VirtualTimeLoop()
         self.optimizely = Optimizely(self.loop)
         self.broker = ModelBroker()
         self.directory = Path(tempfile.mkdtemp(dir=MEMORY))
         self.log = open(self.directory / "log", "w")  # noqa: SIM115 - closed in `close`
-        self.pods = [Pod(number, self) for number in range(PODS)]
+        self.pods = [Pod(number, self, number / pods) for number in range(pods)]
 
     def wait(self, seconds: float) -> None:
         self.loop.run_until_complete(asyncio.sleep(seconds))

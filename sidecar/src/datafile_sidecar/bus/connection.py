@@ -7,6 +7,7 @@ error ends the connection, and the next one begins the same way.
 import asyncio
 import functools
 import random
+import secrets
 import time
 from collections.abc import Callable
 from typing import Any, NoReturn
@@ -16,7 +17,7 @@ from datafile_sidecar.bus.broker import Broker, Connect
 from datafile_sidecar.bus.errors import CommandRefusedError, explained, shown
 from datafile_sidecar.bus.inbox import Inbox
 from datafile_sidecar.bus.member import Member
-from datafile_sidecar.bus.names import probe_channel, probe_keys
+from datafile_sidecar.bus.names import chase_key, probe_channel, probe_keys
 from datafile_sidecar.bus.pending_commands import Command, PendingCommands
 from datafile_sidecar.bus.poll_lease import Lease, PollLeases
 from datafile_sidecar.bus.records import Records
@@ -100,9 +101,9 @@ class Bus:
         self._leases.forget(sdk_key)
         self._add("report_check", sdk_key, lambda broker: self._leases.report_check(broker, sdk_key, check))
 
-    def release_lease(self, sdk_key: str) -> None:
-        """Let another pod poll, after a poll that failed. Does nothing without a lease."""
-        if (token := self._leases.forget(sdk_key)) is not None:
+    def release_lease(self, sdk_key: str, *, at_once: bool = True) -> None:
+        """Let another pod poll, after a poll that failed: at once, or when the lease expires. Does nothing without a lease."""
+        if (token := self._leases.forget(sdk_key)) is not None and at_once:
             self._add("release_lease", sdk_key, lambda broker: self._leases.release(broker, sdk_key, token))
 
     async def poll_lease(self, sdk_key: str, suits: Callable[[Check], bool], lease_s: float | None) -> Check | Lease:
@@ -127,6 +128,21 @@ class Bus:
         if isinstance(answer, Check):
             self.release_lease(sdk_key)
         return answer
+
+    async def chase_lease(self, sdk_key: str, lease_s: float) -> bool:
+        """Acquire the lease to chase an announced revision; tell whether it is ours. It takes as long as the broker takes.
+
+        Without a connection, or after an error, it is ours.
+        """
+        broker = self._broker
+        if broker is None or not self.is_connected:
+            return True
+        try:
+            async with broker.time_limit():
+                return await broker.acquire_lease(chase_key(sdk_key), secrets.token_hex(8).encode(), lease_s)
+        except Exception as error:  # no error of the broker may prevent a fetch
+            self._telemetry.bus_refused(explained(self._url, error), is_connected=self.is_connected)
+            return True
 
     # The connection
 

@@ -18,6 +18,11 @@ def changes_channel(sdk_key: str) -> str:
     return f"{_PREFIX}:{{{sdk_key}}}:changes"
 
 
+def chase_key(sdk_key: str) -> str:
+    """Return the key of the lease to fetch again and again what is announced and not served yet."""
+    return f"{_PREFIX}:{{{sdk_key}}}:chase"
+
+
 def earlier_value_key(sdk_key: str) -> str:
     """Return the key of the newest datafile, as sidecars of the first version write and read it."""
     return f"{_PREFIX}:{sdk_key}:datafile"

@@ -104,12 +104,15 @@ def admitted(state: State, candidate: Candidate, verdict: Verdict, now: float, p
 
 def begin_fetch(state: State) -> State:
     """Note that a fetch begins: what comes from now on asks for another one."""
-    return replace(state, fetch_now=False, spared_by=("", 0), timers=replace(state.timers, retry_at=math.inf))
+    return replace(
+        state, fetch_now=False, spared_by=("", 0), is_throttled=False, timers=replace(state.timers, retry_at=math.inf)
+    )
 
 
-def fetch_failed(state: State, reason: str, now: float) -> State:
+def fetch_failed(state: State, reason: str, now: float, *, is_throttled: bool = False) -> State:
     """Note that upstream could not be asked, or served nothing valid: ask again as soon as a source is available."""
-    return replace(state, last_error=reason, timers=replace(state.timers, retry_at=now))
+    timers = replace(state.timers, retry_at=now)
+    return replace(state, last_error=reason, is_throttled=is_throttled, timers=timers)
 
 
 def confirmed(state: State, now: float) -> State:

@@ -17,6 +17,8 @@ BUS_GRACE_S: Final = 0.5
 PEERS_GRACE_S: Final = 1.0
 """For how long a new pod waits for its peers to tell what they have, before it asks upstream."""
 LEASE_S: Final = 10.0
+CHASE_LEASE_S: Final = 2.0
+"""For how long, at least, one pod chases for all that were only told of a revision by another pod."""
 _SPREAD_S = 0.25
 _SPREAD_WITHOUT_BUS_S = 0.1
 _LOOK_AGAIN_S = 1.0
@@ -100,8 +102,28 @@ def asks_pods(state: State, pace: Pace, now: float) -> bool:
 
 
 def lease_s(state: State, pace: Pace, now: float) -> float | None:
-    """Return how long the lease of a poll lasts, in seconds; None after a failure, when upstream is asked without one."""
-    return min(LEASE_S, pace.poll_interval_s) if state.timers.retry_at > now else None
+    """Return how long the lease of a poll lasts, in seconds; None after a failure, when upstream is asked without one.
+
+    Not where upstream asked for fewer requests: then the fleet asks one after the other.
+    """
+    return min(LEASE_S, pace.poll_interval_s) if state.timers.retry_at > now or state.is_throttled else None
+
+
+def shares_chase(state: State) -> bool:
+    """Tell whether other pods chase the same: every webhook was relayed, and nothing else makes this pod ask for itself."""
+    is_own = state.on_volume is None or state.write_failures or state.pending_rollback
+    triggers = {announced.trigger for announced in state.announced} | ({state.hint.trigger} if state.hint else set())
+    return triggers == {Trigger.PEER} and not is_own
+
+
+def chase_lease_s(state: State, now: float) -> float:
+    """Return how long a pod chases for others, in seconds: twice the pause between two fetches, and some of them at least."""
+    return max(CHASE_LEASE_S, 2 * backoff.chase_pause(_chased_s(state, now), 0.0))
+
+
+def chase_later(state: State, now: float, jitter: float) -> State:
+    """Ask in a while whether another pod still chases."""
+    return _timed(state, chase_not_before=now + chase_lease_s(state, now) * (0.5 + jitter))
 
 
 def look_again(state: State, pace: Pace, now: float, jitter: float) -> State:
@@ -133,7 +155,13 @@ def _chase_at(state: State, now: float, jitter: float) -> float:
         pauses.append(backoff.chase_pause(now - max(a.at for a in state.announced), jitter))
     if state.hint:
         pauses.append(backoff.hint_pause(now - state.hint.at, jitter))
-    return now + min(pauses)
+    return max(now + min(pauses), state.timers.chase_not_before if shares_chase(state) else 0.0)
+
+
+def _chased_s(state: State, now: float) -> float:
+    """Return the seconds since the last webhook that asks for fetches."""
+    heard = [*(announced.at for announced in state.announced), *([state.hint.at] if state.hint else [])]
+    return now - max(heard, default=now)
 
 
 def _timed(state: State, **times: float) -> State:

@@ -131,13 +131,14 @@ class ExpectedRevision:
 class Timers:
     """When each thing is due; `inf` means never.
 
-    `not_before` holds an urgent fetch back while the bus may be faster.
+    `not_before` holds an urgent fetch back while the bus may be faster, `chase_not_before` further ones while another pod chases.
     """
 
     poll_at: float = math.inf
     chase_at: float = math.inf
     retry_at: float = math.inf
     not_before: float = 0.0
+    chase_not_before: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,7 +149,8 @@ class State:
     nothing older takes its place. Upstream served it at `fetched` (Unix seconds; None for a bootstrap file). `announced` are the
     revisions that are wanted, the highest first. `fetch_now` means: fetch, whatever the pauses say. `checked` is True once
     upstream has confirmed or replaced what is published; `confirmed_at` is when it did so last, or the bus did. `spared_by` is the
-    pod whose checks stood for ours lately, and how many did. `overdue` is the highest revision that was announced and given up.
+    pod whose checks stood for ours lately, and how many did. `is_throttled` tells that upstream asked for fewer
+    requests when it was asked last. `overdue` is the highest revision that was announced and given up.
     `rolled_back_from` are the digests that rollbacks went away from. `last_error` says why the newest datafile is not there.
     """
 
@@ -168,6 +170,7 @@ class State:
     confirmed_at: float = -math.inf
     webhook_seen: bool = False
     overdue: int = 0
+    is_throttled: bool = False
     write_failures: int = 0
     last_error: str | None = None
     timers: Timers = Timers()

@@ -33,6 +33,7 @@ class Replica:
     """What the bus has brought, and the loop has not looked at yet."""
     _held: bytes = field(default=b"", init=False)
     _change: Change | None = field(default=None, init=False)
+    _chases_until: float = field(default=0.0, init=False)
     _question: asyncio.Timeout | None = field(default=None, init=False)
 
     @property
@@ -76,10 +77,29 @@ class Replica:
             check = Check(at=checked, by=self.pod, sha256=head.sha256, validators=head.validators)
             self.bus.report_check(self.sdk_key, check)
 
-    def fetch_failed(self) -> None:
-        """Let another pod poll: upstream gave this one no good answer."""
+    async def may_chase(self, state: State) -> bool:
+        """Tell whether this pod may fetch what is announced: at once where a webhook came directly, or without a bus.
+
+        Where all that it knows was relayed, the pod that got the webhook chases it, and of all others one at a time.
+        """
+        now = asyncio.get_running_loop().time()
+        if self.bus is None or not schedule.shares_chase(state) or now < self._chases_until:
+            return True
+        lease_s = schedule.chase_lease_s(state, now)
+        try:
+            async with asyncio.timeout(_ANSWER_WITHIN_S) as self._question:
+                is_ours = await self.bus.chase_lease(self.sdk_key, lease_s)
+        except TimeoutError:
+            return True
+        finally:
+            self._question = None
+        self._chases_until = now + lease_s if is_ours else 0.0
+        return is_ours
+
+    def fetch_failed(self, *, is_throttled: bool = False) -> None:
+        """Let another pod poll: upstream gave this one no good answer. If it was throttled, others wait until its lease ends."""
         if self.bus is not None:
-            self.bus.release_lease(self.sdk_key)
+            self.bus.release_lease(self.sdk_key, at_once=not is_throttled)
 
     def take(self) -> Record | None:
         """Return the candidate, and forget it."""

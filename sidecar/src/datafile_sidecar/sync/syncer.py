@@ -19,7 +19,7 @@ from datafile_sidecar.core.bus_record import Head, Record
 from datafile_sidecar.core.datafile import Datafile
 from datafile_sidecar.core.gate import AdmissionPolicy, Verdict
 from datafile_sidecar.core.schedule import Action, Pace
-from datafile_sidecar.core.state import Candidate, Source, State, Trigger, Version
+from datafile_sidecar.core.state import Announcement, Candidate, Source, State, Trigger, Version
 from datafile_sidecar.network.turns import Urgency
 from datafile_sidecar.observe.telemetry import Telemetry
 from datafile_sidecar.sync.alarm import Alarm
@@ -27,7 +27,7 @@ from datafile_sidecar.sync.bootstrap import Bootstrap
 from datafile_sidecar.sync.comparisons import Replacement
 from datafile_sidecar.sync.fetcher import Fetcher
 from datafile_sidecar.sync.replica import Replica, candidate_of, head_of
-from datafile_sidecar.sync.store import KeyStore
+from datafile_sidecar.sync.store import Kept, KeyStore
 from datafile_sidecar.upstream import FetchError
 from datafile_sidecar.volume.directory import VolumeError
 
@@ -139,6 +139,8 @@ class KeySyncer:
     async def _act(self, action: Action) -> None:
         if action is Action.ADMIT and (record := self._replica.take()):
             await self._take_from_bus(record)
+        elif action is Action.FETCH and not await self._replica.may_chase(self.state):
+            self.state = schedule.chase_later(reconcile.begin_fetch(self.state), _now(), self.random.random())
         elif action is Action.FETCH or not await self._is_spared():
             await self._fetch()
         if not self.state.announced:
@@ -147,9 +149,7 @@ class KeySyncer:
     async def _look_around(self) -> None:
         """Note what time has brought about: overdue announcements, a file that was removed, a clock that was set back."""
         self.state, overdue = reconcile.expire(self.state, _now())
-        for one in overdue:
-            self.telemetry.webhook_overdue(self.sdk_key, one.revision, self.state.revision, _now() - one.at)
-            self.telemetry.target_changed(self.sdk_key, self.state.target or 0)
+        _report_overdue(self, overdue)
         if self.state.on_volume is not None and not await self.store.is_intact():
             self.state = reconcile.missing(self.state, "the published file was removed or replaced")
             self.fetcher.forget_validators()
@@ -165,9 +165,7 @@ class KeySyncer:
             self.state = reconcile.loaded(self.state, version, record.generation, left, record.fetched)
         if kept.problem is not None:
             self.state = reconcile.unusable(self.state, kept.problem)
-            self.telemetry.datafile_unusable(self.sdk_key, "volume", kept.problem)
-        elif record is not None:
-            self.telemetry.datafile_loaded(self.sdk_key, record.revision, self.store.checked)
+        _report_kept(self, kept)
 
     async def _admit(self, candidate: Candidate, trigger: Trigger, datafile: Datafile | None = None) -> Verdict | None:
         """Let the gate decide about a candidate, and do what it says; None where the volume could not be written to."""
@@ -221,8 +219,9 @@ class KeySyncer:
         try:
             result = await self.fetcher.fetch(is_announced=bool(self.state.announced), meanwhile=self._alarm.work)
         except FetchError as error:
-            self.state = reconcile.fetch_failed(self.state, error.reason, _now())
-            self._replica.fetch_failed()
+            is_throttled = error.outcome == "throttled"
+            self.state = reconcile.fetch_failed(self.state, error.reason, _now(), is_throttled=is_throttled)
+            self._replica.fetch_failed(is_throttled=is_throttled)
             return
         version = version_of(result.datafile) if result and result.datafile else self.state.on_volume
         if result is None or version is None:
@@ -322,6 +321,21 @@ def _report(syncer: KeySyncer, before: State, published: Publication) -> None:
         telemetry.datafile_rolled_back(key, revision, before.revision)
     if reconcile.is_missed(before, revision, trigger):
         telemetry.webhook_missed(key, revision)
+
+
+def _report_kept(syncer: KeySyncer, kept: Kept) -> None:
+    """Log what an earlier sidecar left."""
+    if kept.problem is not None:
+        syncer.telemetry.datafile_unusable(syncer.sdk_key, "volume", kept.problem)
+    elif kept.record is not None:
+        syncer.telemetry.datafile_loaded(syncer.sdk_key, kept.record.revision, syncer.store.checked)
+
+
+def _report_overdue(syncer: KeySyncer, overdue: tuple[Announcement, ...]) -> None:
+    """Log the announcements that nothing is fetched for any more."""
+    for one in overdue:
+        syncer.telemetry.webhook_overdue(syncer.sdk_key, one.revision, syncer.state.revision, _now() - one.at)
+        syncer.telemetry.target_changed(syncer.sdk_key, syncer.state.target or 0)
 
 
 def _report_refusal(syncer: KeySyncer, source: str, version: Version) -> None:
