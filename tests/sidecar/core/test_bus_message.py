@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from datafile_sidecar.core import bus_message
 from datafile_sidecar.core.bus_message import MAX_MESSAGE_BYTES, Change
-from datafile_sidecar.core.bus_record import BadRecordError
+from datafile_sidecar.core.bus_record import MAX_VALUE_BYTES, BadRecordError
 from tests import bus_values
 from tests.datafiles import minimal
 
@@ -74,7 +74,7 @@ def test_a_message_has_at_most_16384_bytes() -> None:
         HEAD.encode() + b"\n\xff\n",
         notice(v=2),
         notice(size=-1),
-        notice(size=9_000_000),
+        notice(size=MAX_VALUE_BYTES + 1),
         notice(size="9"),
         notice(listeners=-1),
         notice(listeners=1_000_001),
@@ -100,6 +100,13 @@ def test_no_noise_breaks_the_reader(noise: bytes, at: int) -> None:
     except BadRecordError:
         return
     assert 0 <= message.spread_s <= 30
+
+
+@pytest.mark.parametrize("fields", [{"size": 0}, {"size": MAX_VALUE_BYTES}, {"listeners": 0}, {"listeners": 1_000_000}])
+def test_a_message_may_go_to_its_limits(fields: dict[str, int]) -> None:
+    """No fleet and no datafile is too large to be announced."""
+    [(name, number)] = fields.items()
+    assert getattr(bus_message.decode(notice(**fields)).notice, name) == number
 
 
 def test_fields_of_a_later_version_are_ignored() -> None:
