@@ -10,8 +10,9 @@ from datafile_sidecar.bus.compression import applied
 from datafile_sidecar.core.bus_record import Record
 from datafile_sidecar.core.source_rotation import CDN
 from datafile_sidecar.core.state import Trigger
+from datafile_sidecar.network.turns import Turn, Urgency
 from tests import bus_values
-from tests.datafiles import minimal
+from tests.datafiles import minimal, realistic
 from tests.sidecar.sync.model import ORIGIN, House
 from tests.sidecar.sync.test_fleet_machine import Fleet
 
@@ -104,3 +105,31 @@ def test_without_a_bus_no_change_is_made(fleet: Fleet) -> None:
     assert head
     assert fleet.pods[0].body == fleet.optimizely.bodies[11]
     assert syncer.change(head) is None
+
+
+@pytest.mark.parametrize(
+    ("size_kib", "is_busy", "has_change"), [(1100, True, False), (1100, False, True), (10, True, True)]
+)
+def test_a_large_change_is_made_where_no_other_datafile_is_validated(
+    fleet: Fleet, size_kib: int, is_busy: bool, has_change: bool
+) -> None:
+    """It would double the most memory that many keys take; without it, the other pods read the whole. All turns are given back."""
+    syncer = fleet.pods[0].syncer
+    validations, turns = syncer.fetcher.capacity.validations, (Turn(), Turn())
+
+    def flip(revision: int) -> None:
+        fleet.optimizely.bodies[revision] = realistic(size_kib, revision)
+        fleet.optimizely.history[ORIGIN].append((0, revision))
+        fleet.announce(fleet.pods[0], revision, Trigger.WEBHOOK)
+        fleet.wait(0.1)
+
+    flip(11)
+    if is_busy:
+        assert validations.ask(turns[0], Urgency.ROUTINE, lambda: None)
+    flip(12)
+    assert [pod.body for pod in fleet.pods] == [fleet.optimizely.bodies[12]] * len(fleet.pods)
+    head = syncer.held()
+    assert head
+    assert (syncer.change(head) is not None) is has_change
+    validations.end(turns[0])
+    assert all(validations.ask(turn, Urgency.ANNOUNCED, lambda: None) for turn in turns)

@@ -6,7 +6,8 @@ With no bus, or one that is down, a key behaves as if it were alone.
 import asyncio
 import functools
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from datafile_sidecar.bus import Bus, Lease, change_between
@@ -17,6 +18,8 @@ from datafile_sidecar.core.conditional import MAX_TEXT, Validators
 from datafile_sidecar.core.datafile import Datafile
 from datafile_sidecar.core.schedule import Pace
 from datafile_sidecar.core.state import Candidate, Source, State, Version
+from datafile_sidecar.network.turns import Turn, Turns, Urgency
+from datafile_sidecar.upstream import LARGE_BYTES
 
 _ANSWER_WITHIN_S = 0.5
 
@@ -27,6 +30,7 @@ class Replica:
 
     sdk_key: str
     bus: Bus | None
+    validations: Turns
     pod: str = field(default_factory=lambda: secrets.token_hex(4))
     """Names this pod in its checks."""
     candidate: Record | None = field(default=None, init=False)
@@ -110,26 +114,40 @@ class Replica:
         """Return the bytes of the candidate, None where it has another digest."""
         return self.candidate.datafile.body if self.candidate and self.candidate.datafile.sha256 == sha256 else None
 
-    async def base(
-        self, state: State, candidate: Candidate, body: Callable[[str], Awaitable[bytes | None]]
-    ) -> bytes | None:
-        """Return the datafile that a candidate replaces, where other pods will want the change; None where they won't.
+    @asynccontextmanager
+    async def noted_change(
+        self, state: State, candidate: Candidate, datafile: Datafile, body: Callable[[str], Awaitable[bytes | None]]
+    ) -> AsyncIterator[None]:
+        """Publish a datafile in this block, and remember the change that it is, for pods that have what it replaces.
+
+        A large one takes the memory of two validations, so it counts as two; while other keys are validated, it is left out.
 
         Args:
-            state: What is known of the key.
+            state: What is known of the key before.
             candidate: What will be published.
+            datafile: Its content.
             body: Returns the bytes with a digest, None where they are not on the volume.
         """
-        if not self.is_connected or state.on_volume is None or candidate.source is not Source.UPSTREAM:
-            return None
-        return await body(state.on_volume.sha256)
+        before, base, turns = state.on_volume, None, (Turn(), Turn())
+        is_wanted = self.is_connected and candidate.source is Source.UPSTREAM
+        try:
+            if before and is_wanted and (datafile.size <= LARGE_BYTES or self._have_come(turns)):
+                base = await body(before.sha256)
+            yield
+            self._change = None
+            if before and base:
+                make = functools.partial(change_between, base, before.sha256, datafile.body, datafile.sha256)
+                self._change = await asyncio.to_thread(make)
+        finally:
+            for turn in turns:
+                self.validations.end(turn)
 
-    async def note_change(self, before: State, base: bytes | None, datafile: Datafile) -> None:
-        """Remember the change that led from this base, which was published before, to what is published now."""
-        self._change = None
-        if before.on_volume is not None and base is not None:
-            change = functools.partial(change_between, base, before.on_volume.sha256, datafile.body, datafile.sha256)
-            self._change = await asyncio.to_thread(change)
+    def _have_come(self, turns: Iterable[Turn]) -> bool:
+        """Take all turns if they are free now."""
+        if not (have_come := all(self.validations.ask(turn, Urgency.ANNOUNCED, lambda: None) for turn in turns)):
+            for turn in turns:
+                self.validations.end(turn)
+        return have_come
 
     def change(self, head: Head) -> Change | None:
         """Return the change that led to the datafile with this head, None where another one was the last, or it is too large."""

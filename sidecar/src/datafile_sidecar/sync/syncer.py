@@ -56,7 +56,7 @@ class KeySyncer:
 
     def __post_init__(self) -> None:
         self.sdk_key = self.store.sdk_key
-        self._replica = Replica(self.sdk_key, self.bus)
+        self._replica = Replica(self.sdk_key, self.bus, self.fetcher.capacity.validations)
         if self.bus is not None:
             self.bus.join(self.sdk_key, self)
 
@@ -190,17 +190,17 @@ class KeySyncer:
 
     async def _publish(self, candidate: Candidate, verdict: Verdict, trigger: Trigger, datafile: Datafile) -> None:
         after = reconcile.published(self.state, candidate, _now())
-        left, base = after.rolled_back_from, await self._replica.base(self.state, candidate, self.store.body)
-        replaced = await self.store.publish(datafile, trigger, after.generation, left, fetched=candidate.fetched)
-        before = self.state  # with what came while the file was written
-        self.state = reconcile.admitted(before, candidate, verdict, _now(), self.policy)
-        announced = reconcile.fulfilled(before, datafile.revision)
-        took_s = _now() - announced.at if announced and trigger is not Trigger.BOOTSTRAP else None
-        describe = self.store.note_change(took_s)
-        _report(self, before, Publication(datafile, verdict, trigger, candidate.fetched, took_s))
-        if replaced is not None and before.published is not None:
-            self.compare(Replacement(self.sdk_key, before.published, version_of(datafile), replaced, describe))
-        await self._replica.note_change(before, base, datafile)
+        left = after.rolled_back_from
+        async with self._replica.noted_change(self.state, candidate, datafile, self.store.body):
+            replaced = await self.store.publish(datafile, trigger, after.generation, left, fetched=candidate.fetched)
+            before = self.state  # with what came while the file was written
+            self.state = reconcile.admitted(before, candidate, verdict, _now(), self.policy)
+            announced = reconcile.fulfilled(before, datafile.revision)
+            took_s = _now() - announced.at if announced and trigger is not Trigger.BOOTSTRAP else None
+            describe = self.store.note_change(took_s)
+            _report(self, before, Publication(datafile, verdict, trigger, candidate.fetched, took_s))
+            if replaced is not None and before.published is not None:
+                self.compare(Replacement(self.sdk_key, before.published, version_of(datafile), replaced, describe))
 
     async def _begin_with(self, bootstrap: Datafile) -> bool:
         """Publish the bootstrap file, unless something better is there; False where the volume failed."""
