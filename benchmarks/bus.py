@@ -7,6 +7,7 @@ With --beside, another version of the sidecar takes turns with this one: `--besi
 import argparse
 import asyncio
 import json
+import sys
 import tempfile
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
@@ -14,6 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
+from datafile_sidecar.bus import compression
+from datafile_sidecar.bus.forms import CURRENT, EARLIER
 from tests.broker import Broker
 from tests.datafiles import realistic
 from tests.fleet import KEY, Fleet
@@ -69,6 +72,17 @@ def flipped(revision: int, size_kib: int) -> bytes:
     return json.dumps(parsed, separators=(",", ":"), ensure_ascii=False).encode()
 
 
+def sizes() -> None:
+    """Print how large changes and values are."""
+    print(
+        "| datafile, KiB | the change of one flag, bytes | as one value | deflated, as in the first version |\n|---|---|---|---|"
+    )
+    for size_kib in (12, 736, 1500, 8000):
+        base, body = flipped(2, size_kib), flipped(3, size_kib)
+        change = len(compression.change(base, body))
+        print(f"| {size_kib:,} | {change:,} | {len(CURRENT.compress(body)):,} | {len(EARLIER.compress(body)):,} |")
+
+
 async def main(pods: int, size_kib: int, flips: int, beside: Sequence[Path]) -> None:
     """Let the versions take turns, and print the table."""
     async with AsyncExitStack() as stack:
@@ -99,5 +113,9 @@ if __name__ == "__main__":
     parser.add_argument("--size-kib", type=int, default=SIZE_KIB)
     parser.add_argument("--flips", type=int, default=FLIPS)
     parser.add_argument("--beside", type=Path, nargs="*", default=[], help="the sources of another version")
+    parser.add_argument("--sizes", action="store_true", help="only print how large changes and values are")
     options = parser.parse_args()
+    if options.sizes:
+        sizes()
+        sys.exit()
     asyncio.run(main(options.pods, options.size_kib, options.flips, options.beside))
