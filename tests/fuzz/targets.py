@@ -18,7 +18,7 @@ from datafile_client.errors import InvalidDatafileError as UnusableError
 from datafile_sidecar.config import settings
 from datafile_sidecar.config.credentials import CredentialsError, Secrets, trimmed
 from datafile_sidecar.config.settings import SettingsError
-from datafile_sidecar.core import bus_record, datafile, fleet_status, http_headers, url_policy, webhook
+from datafile_sidecar.core import bus_record, datafile, fleet_status, fleet_table, http_headers, url_policy, webhook
 from datafile_sidecar.core import worker_message as worker
 from datafile_sidecar.core.bus_record import BadRecordError, Head
 from datafile_sidecar.core.conditional import Validators
@@ -129,10 +129,7 @@ def check_report(data: bytes) -> None:
     """What another sidecar says of itself can be shown in a table, and moves no cursor there."""
     with expected(fleet_status.InvalidStatusError):
         answers = [fleet_status.StatusResponse("10.0.0.1:8088", fleet_status.parse(data))]
-        shown = [
-            *fleet_status.table(answers, None, NOW),
-            *fleet_status.lagging(answers, KEY, 43, workers_required=True),
-        ]
+        shown = [*fleet_table.table(answers, None, NOW), *fleet_status.lagging(answers, KEY, 43, workers_required=True)]
         assert all(line.isprintable() for line in shown)
 
 

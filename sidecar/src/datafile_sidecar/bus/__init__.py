@@ -7,7 +7,18 @@ members, one for each SDK key, and what members have for other pods is sent a mo
 from datafile_sidecar.bus.broker import ANSWER_WITHIN_S
 from datafile_sidecar.bus.connection import Bus
 from datafile_sidecar.bus.errors import BusError, shown
+from datafile_sidecar.bus.fleet_membership import FleetMembership, PodReport, Predecessors
 from datafile_sidecar.bus.poll_lease import Lease
 from datafile_sidecar.bus.records import Member
 
-__all__ = ["ANSWER_WITHIN_S", "Bus", "BusError", "Lease", "Member", "shown"]
+__all__ = [
+    "ANSWER_WITHIN_S",
+    "Bus",
+    "BusError",
+    "FleetMembership",
+    "Lease",
+    "Member",
+    "PodReport",
+    "Predecessors",
+    "shown",
+]

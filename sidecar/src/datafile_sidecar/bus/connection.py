@@ -6,18 +6,19 @@ error ends the connection, and the next one begins the same way.
 
 import asyncio
 import functools
-import importlib.util
 import random
 import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
 from datafile_sidecar.bus.broker import Broker, Connect
-from datafile_sidecar.bus.errors import BusError, CommandRefusedError, explained, shown
+from datafile_sidecar.bus.errors import CommandRefusedError, explained, shown
+from datafile_sidecar.bus.fleet_membership import FleetMembership
 from datafile_sidecar.bus.names import channel, probe_channel, probe_keys
 from datafile_sidecar.bus.pending_commands import Command, PendingCommands
 from datafile_sidecar.bus.poll_lease import Lease, PollLeases
 from datafile_sidecar.bus.records import Member, Records, transfer_deadline
+from datafile_sidecar.bus.redis_extra import load_redis, require_redis
 from datafile_sidecar.core import backoff
 from datafile_sidecar.core.bus_record import Check
 from datafile_sidecar.core.times import rfc3339
@@ -45,10 +46,8 @@ class Bus:
         Raises:
             BusError: The client for Redis is not installed.
         """
-        if connect is None and importlib.util.find_spec("redis") is None:
-            raise BusError(
-                "DATAFILE_BUS_URL is set, but the client for Redis is not installed: pip install 'datafile-sidecar[redis]'"
-            )
+        if connect is None:
+            require_redis()
         self._url = url
         self._telemetry = telemetry
         self._connect = connect
@@ -56,6 +55,7 @@ class Bus:
         self._leases = PollLeases()
         self._records = Records(self._members, telemetry, validations or Capacity().validations)
         self._commands = PendingCommands()
+        self.fleet: FleetMembership | None = None
         self._reads = PendingCommands()  # apart from the others, since a datafile may take long
         self._broker: Broker | None = None
         self._since: float | None = None
@@ -77,6 +77,7 @@ class Bus:
             "address": shown(self._url),
             "since": rfc3339(self._since),
             "last_error": self._last_error,
+            "fleet": self.fleet.view() if self.fleet else None,
         }
 
     async def settle(self) -> None:
@@ -130,7 +131,7 @@ class Bus:
 
     async def run(self) -> NoReturn:
         """Stay connected, for ever."""
-        connect = await asyncio.to_thread(_load_redis) if self._connect is None else self._connect
+        connect = await asyncio.to_thread(load_redis) if self._connect is None else self._connect
         failures = 0
         while True:
             started = _clock()
@@ -156,6 +157,8 @@ class Bus:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._listen(broker))
                     tasks.create_task(self._ping(broker))
+                    if self.fleet is not None:
+                        tasks.create_task(self.fleet.run(broker))
                     for queue in (self._commands, self._reads):
                         tasks.create_task(queue.run(functools.partial(self._execute, broker)))
             except Exception as error:
@@ -230,13 +233,6 @@ class Bus:
     def _add(self, kind: str, sdk_key: str, command: Command) -> None:
         if self._broker is not None:  # else the next connection begins by reading and writing everything
             self._commands.add(kind, sdk_key, command)
-
-
-def _load_redis() -> Connect:
-    """Import the client for Redis, which takes long enough to hold up the event loop."""
-    from datafile_sidecar.bus.redis_broker import RedisConnector
-
-    return RedisConnector().connect
 
 
 def _clock() -> float:

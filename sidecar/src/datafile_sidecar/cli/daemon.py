@@ -13,7 +13,8 @@ from importlib.metadata import version
 from typing import Any
 
 from datafile_sidecar.admin.server import Admin
-from datafile_sidecar.bus import Bus
+from datafile_sidecar.bus import Bus, FleetMembership
+from datafile_sidecar.cli.fleet_report import fleet_report
 from datafile_sidecar.cli.key_syncer import key_syncer
 from datafile_sidecar.cli.shutdown import Shutdown
 from datafile_sidecar.config.credential_reloader import CredentialReloader
@@ -21,7 +22,9 @@ from datafile_sidecar.config.credentials import Secrets, Tokens
 from datafile_sidecar.config.settings import Settings
 from datafile_sidecar.core import backoff, url_policy
 from datafile_sidecar.core.schedule import Pace
+from datafile_sidecar.core.state import Trigger
 from datafile_sidecar.core.times import rfc3339
+from datafile_sidecar.core.webhook import DatafileUpdated
 from datafile_sidecar.network.descriptors import descriptor_limits
 from datafile_sidecar.network.server import bind, serving
 from datafile_sidecar.network.turns import Capacity
@@ -83,6 +86,9 @@ class Daemon:
         listens_on = self._webhook_socket.getsockname()[:2]
         self._peers = Peers(settings.peers, listens_on, telemetry, max_posts=self._limits.posts)
         self._shutdown = Shutdown(self._syncers, self._peers, self._bus)
+        if self._bus is not None:
+            name = f"{self._pod}/{self._instance}"
+            self._bus.fleet = FleetMembership(fleet_report(name, settings.dir, self._syncers, self._workers), telemetry)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then end in phases: unready, accepted work, servers, connections."""
@@ -121,7 +127,7 @@ class Daemon:
         receiver = Receiver(
             secrets=lambda: self._secrets.active,
             reload_secrets=self._credentials.reload_secrets,
-            notify=functools.partial(dispatch.notify, self._syncers),
+            notify=self._notify,
             relay=self._peers.relay,
             stats=self._stats,
             telemetry=self._telemetry,
@@ -151,6 +157,11 @@ class Daemon:
             self._telemetry.cleaning_failed(str(problem))
 
     # What the parts are given
+
+    def _notify(self, event: DatafileUpdated, trigger: Trigger) -> tuple[str, ...]:
+        sdk_keys = dispatch.notify(self._syncers, event, trigger)
+        self._workers.changes.notify()
+        return sdk_keys
 
     def _dropped(self, port: str) -> Callable[[], None]:
         return functools.partial(self._telemetry.connection_dropped, port)
