@@ -174,6 +174,26 @@ def test_a_broker_that_comes_back_empty_knows_the_silent_pods_again() -> None:
     run(test())
 
 
+def test_a_predecessor_that_others_name_is_gone_within_seconds() -> None:
+    """After a broker came back empty, a sidecar that was replaced keeps nobody from the yes until the next heartbeat."""
+
+    async def test() -> None:
+        server = MemoryServer()
+        other, successor = Pod(server, "a/1"), Pod(server, "c/2", Predecessors(("c/1",), (KEY,)))
+        async with Pod(server, "c/1").connected(), other.connected():
+            await asyncio.sleep(20)
+        async with other.connected(), successor.connected():
+            await asyncio.sleep(1)
+            server.pods.clear()
+            successor.set(FleetRecord(revision=43))
+            await asyncio.sleep(0.1)
+            other.set(FleetRecord(revision=43))
+            await asyncio.sleep(2)
+            assert successor.pods().keys() == {b"a/1", b"c/2"}
+
+    run(test())
+
+
 def test_an_orderly_end_removes_the_pod() -> None:
     """A pod that ends is not waited for, and a late write does not bring it back."""
 

@@ -87,6 +87,22 @@ def test_workers_that_are_alike_are_counted_together() -> None:
     assert behind(status, 42) == []
 
 
+def test_who_has_no_place_is_a_no() -> None:
+    """Of more kinds of workers than fit into a record, one that refuses what is published is not lost."""
+    kinds = [WorkerStatus(f"{number:08x}", number, "app", 42, f"{number:016x}") for number in range(40)]
+    refusing = WorkerStatus("0a1b2c3d", 17, "app", 43, "a" * 16, RefusalStatus("too new", 43))
+    read = read_back(KeyStatus(revision=43, sha256="a" * 64, workers=(*kinds, refusing)), SETTLED)
+    assert read.keys[KEY].worker_count == 41
+    (sentence,) = behind(read, 42)
+    assert "more of its workers are not as the volume, and not listed" in sentence
+
+
+def test_workers_that_differ_are_not_counted_together() -> None:
+    """Clients that report no digest are told apart by their revision."""
+    first, second = (WorkerStatus(f"{number:08x}", number, "app", number) for number in (42, 43))
+    assert len(behind(read_back(KeyStatus(revision=43, workers=(first, second)), SETTLED), 43)) == 1
+
+
 def test_the_reasons_are_those_of_the_pod() -> None:
     """Unheard workers, an unknown presence and refusals are said as the pod itself says them."""
     refusing = WorkerStatus("0a1b2c3d", 17, "app", 42, None, RefusalStatus("too new", 43))

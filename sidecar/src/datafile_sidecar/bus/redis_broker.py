@@ -67,7 +67,8 @@ class RedisBroker:
         self._pubsub = pubsub
         self._traffic = traffic
         self._pong = asyncio.Event()
-        self.fleet = RedisFleet(client)
+        self._brief = asyncio.Lock()
+        self.fleet = RedisFleet(client, self._brief)
 
     async def get(self, key: str, max_bytes: int) -> bytes:
         """Implement `Broker.get`."""
@@ -154,7 +155,8 @@ class RedisBroker:
         with translated_errors():
             self._pong.clear()
             await self._pubsub.ping()
-            await self._client.ping()
+            async with self._brief:
+                await self._client.ping()
             await self._pong.wait()
 
     def time_limit(self) -> AbstractAsyncContextManager[None]:

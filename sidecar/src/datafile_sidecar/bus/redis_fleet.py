@@ -1,5 +1,6 @@
 """The fleets on a Redis or Valkey. Implements `FleetStore`."""
 
+import asyncio
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final, cast
 
@@ -18,9 +19,10 @@ _MOST_DIGITS: Final = 20
 class RedisFleet:
     """Pipelines without a transaction: the order of the commands is enough, and a hash is written by all pods at once."""
 
-    def __init__(self, client: Redis) -> None:
-        """Send commands by this client."""
+    def __init__(self, client: Redis, brief: asyncio.Lock) -> None:
+        """Send commands by this client. What a pod does again and again takes turns by this lock, and so needs one connection."""
         self._client = client
+        self._brief = brief
 
     async def time(self) -> float:
         """Implement `FleetStore.time`."""
@@ -30,7 +32,7 @@ class RedisFleet:
     async def register(self, entries: Sequence[Entry]) -> tuple[float, list[Registered]]:
         """Implement `FleetStore.register`."""
         with translated_errors():
-            async with self._client.pipeline(transaction=False) as pipe:
+            async with self._brief, self._client.pipeline(transaction=False) as pipe:
                 ends = []
                 for entry in entries:
                     pods = entry.names.pods

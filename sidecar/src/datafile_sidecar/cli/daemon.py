@@ -21,6 +21,7 @@ from datafile_sidecar.config.credential_reloader import CredentialReloader
 from datafile_sidecar.config.credentials import Secrets, Tokens
 from datafile_sidecar.config.settings import Settings
 from datafile_sidecar.core import backoff, url_policy
+from datafile_sidecar.core.display_text import printable, shorten
 from datafile_sidecar.core.schedule import Pace
 from datafile_sidecar.core.state import Trigger
 from datafile_sidecar.core.times import rfc3339
@@ -43,6 +44,7 @@ from datafile_sidecar.webhooks.stats import WebhookStats
 
 SUMMARY_INTERVAL_S = 10.0
 Work = Callable[[], Awaitable[None]]
+_MAX_POD = 70  # Kubernetes' names have 63 at most
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -87,7 +89,7 @@ class Daemon:
         self._peers = Peers(settings.peers, listens_on, telemetry, max_posts=self._limits.posts)
         self._shutdown = Shutdown(self._syncers, self._peers, self._bus)
         if self._bus is not None:
-            name = f"{self._pod}/{self._instance}"
+            name = f"{shorten(printable(self._pod), _MAX_POD)}/{self._instance}"
             self._bus.fleet = FleetMembership(fleet_report(name, settings.dir, self._syncers, self._workers), telemetry)
 
     async def run(self, stop: asyncio.Event) -> None:

@@ -4,11 +4,13 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from datafile_sidecar.bus import PodReport, Predecessors
 from datafile_sidecar.core import fleet_record
+from datafile_sidecar.core.display_text import shorten
 from datafile_sidecar.core.fleet_record import EVERY_S, FleetRecord
 from datafile_sidecar.core.fleet_status import KeyStatus, WorkersStatus
 from datafile_sidecar.network.single_flight import SingleFlight
@@ -16,6 +18,7 @@ from datafile_sidecar.sync.syncer import KeySyncer
 from datafile_sidecar.volume import fleet_note
 from datafile_sidecar.volume.workers import Workers
 
+_MAX_ERROR = 500
 _KEYS_PER_S = 5
 """With many SDK keys a pod repeats each record less often, so that it costs the broker no more than one with few."""
 
@@ -46,17 +49,13 @@ class _Records:
 
     async def read(self) -> dict[str, FleetRecord]:
         """Return what is true now, by SDK key."""
-        status = msgspec.convert(await self.workers.status(), WorkersStatus)
+        presence = msgspec.convert(_bounded(await self.workers.status()), WorkersStatus)
         workers, every_s = self.workers.by_key(), max(EVERY_S, len(self.syncers) / _KEYS_PER_S)
-        return {
-            key: self._dated(
-                key,
-                fleet_record.describe(
-                    msgspec.convert(one.status() | {"workers": workers[key]}, KeyStatus), status, every_s
-                ),
-            )
-            for key, one in self.syncers.items()
-        }
+        records = {}
+        for sdk_key, one in self.syncers.items():
+            key = msgspec.convert(_bounded(one.status()) | {"workers": workers[sdk_key]}, KeyStatus)
+            records[sdk_key] = self._dated(sdk_key, fleet_record.describe(key, presence, every_s))
+        return records
 
     def _dated(self, sdk_key: str, record: FleetRecord) -> FleetRecord:
         """Add when the workers of this pod were first seen to use what its volume has."""
@@ -67,3 +66,7 @@ class _Records:
             at = time.time()
             self._applied[sdk_key] = record.sha256, at
         return msgspec.structs.replace(record, applied=at)
+
+
+def _bounded(status: dict[str, Any]) -> dict[str, Any]:
+    return status | {"last_error": status["last_error"] and shorten(status["last_error"], _MAX_ERROR)}

@@ -124,8 +124,10 @@ def encode(record: FleetRecord) -> bytes:
             record = msgspec.structs.replace(
                 record, unreported=(), unlisted=min(record.unlisted + len(record.unreported), 2**31 - 1)
             )
-        else:
+        elif record.last_error or record.trigger or record.checked:
             record = msgspec.structs.replace(record, last_error=None, trigger=None, checked=None)
+        else:
+            record = FleetRecord(at=record.at, every=record.every, doubt="what it has does not fit into a record")
     return encoded
 
 
