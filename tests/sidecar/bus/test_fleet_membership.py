@@ -174,18 +174,25 @@ def test_a_broker_that_comes_back_empty_knows_the_silent_pods_again() -> None:
     run(test())
 
 
-def test_a_predecessor_that_others_name_is_gone_within_seconds() -> None:
-    """After a broker came back empty, a sidecar that was replaced keeps nobody from the yes until the next heartbeat."""
+@pytest.mark.parametrize("is_new", [False, True])
+def test_a_predecessor_that_others_name_is_gone_within_seconds(is_new: bool) -> None:
+    """After a broker came back empty, a sidecar that was replaced, before or since, is no longer in the way of a yes."""
 
     async def test() -> None:
         server = MemoryServer()
         other, successor = Pod(server, "a/1"), Pod(server, "c/2", Predecessors(("c/1",), (KEY,)))
         async with Pod(server, "c/1").connected(), other.connected():
             await asyncio.sleep(20)
-        async with other.connected(), successor.connected():
-            await asyncio.sleep(1)
+        async with contextlib.AsyncExitStack() as stack:
+            await stack.enter_async_context(other.connected())
+            if not is_new:
+                await stack.enter_async_context(successor.connected())
+                await asyncio.sleep(4)
             server.pods.clear()
-            successor.set(FleetRecord(revision=43))
+            if is_new:
+                await stack.enter_async_context(successor.connected())
+            else:
+                successor.set(FleetRecord(revision=43))
             await asyncio.sleep(0.1)
             other.set(FleetRecord(revision=43))
             await asyncio.sleep(2)

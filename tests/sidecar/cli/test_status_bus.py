@@ -14,6 +14,7 @@ import pytest
 import redis.asyncio
 
 from datafile_sidecar.bus import fleet_reader
+from datafile_sidecar.bus.errors import BrokerError
 from datafile_sidecar.bus.names import fleet_names
 from datafile_sidecar.cli.main import main
 from datafile_sidecar.cli.status_bus import BusStatusClient
@@ -31,6 +32,7 @@ FINE = FleetRecord(
     revision=43, sha256="a" * 64, applied=1_769_860_800.0, workers=(WorkerGroup("0a1b2c3d", 17, "app", 4, 43),)
 )
 OLD = FleetRecord(revision=42, sha256="b" * 64, workers=(WorkerGroup("0a1b2c3d", 17, "app", 4, 42),))
+OPERATIONS = Path(__file__).parents[3] / "docs" / "operations.md"
 WAIT = ("--wait-for-revision", "43", "--sdk-key", KEY, "--timeout", "0")
 
 
@@ -198,6 +200,18 @@ async def test_more_listeners_than_pods_is_no_yes(pods: Pods, capsys: pytest.Cap
         await second.subscribe(NAMES.channel)
         assert await status(pods, *WAIT) == 1
         assert "2 connections listen there, and 1 pods are registered" in capsys.readouterr().out
+
+
+async def test_a_user_that_may_only_read(pods: Pods) -> None:
+    """The rights that the documents give to `status` are enough for it, and not to forge a yes."""
+    [rule] = [line for line in OPERATIONS.read_text().splitlines() if line.startswith("user status on ")]
+    await pods.leave(FINE, "checkout-1/a")
+    await pods.command("ACL", "SETUSER", *rule.replace(">PASSWORD", ">hunter2").split()[1:])
+    pods.url = pods.url.replace("://", "://status:hunter2@") + "/0"
+    assert await status(pods, *WAIT) == 0
+    async with fleet_reader.fleet_reader(pods.url) as reader:
+        with pytest.raises(BrokerError, match="no permissions"):
+            await reader.forget(KEY, [b"checkout-1/a"])
 
 
 async def test_a_broker_that_fails_is_no_yes(pods: Pods, capsys: pytest.CaptureFixture[str]) -> None:

@@ -118,6 +118,7 @@ class FleetMembership:
         """Learn the broker's clock, and remove earlier sidecars of this volume where this one does not serve their keys."""
         if self._predecessors is None:
             self._predecessors = await self._report.predecessors()
+        self._remove_predecessors_again()
         async with broker.time_limit():
             self._set_clock(await broker.fleet.time())
         served = await self._report.records()
@@ -163,8 +164,12 @@ class FleetMembership:
         if lost := self._memory.learn(sdk_key, answer):
             async with broker.time_limit():
                 await broker.fleet.remember(fleet_names(sdk_key), lost, _MISSING)
-            if self._predecessors and self._predecessors.names:  # other pods may restore those, too
-                self._unsettled_until = _now() + SETTLE_S
+            self._remove_predecessors_again()
+
+    def _remove_predecessors_again(self) -> None:
+        """Write again and again for a while: other pods may restore names that this one replaces."""
+        if self._predecessors and self._predecessors.names:
+            self._unsettled_until = _now() + SETTLE_S
 
     def _set_clock(self, broker_now: float) -> None:
         """Take the broker's clock as it was when it answered: a record may look older than it is, and never newer."""

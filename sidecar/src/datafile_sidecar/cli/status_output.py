@@ -88,7 +88,7 @@ def as_text(responses: Sequence[StatusResponse], target: WaitTarget | None, sdk_
     lines += ["", *fleet_table.table(responses, sdk_key, time.time())]
     lines += _listed("errors:", fleet_table.errors(responses, sdk_key))
     if target:
-        wanted, lagging, counts = target.wanted(responses), target.lagging(responses), target.summary(responses)
+        wanted, lagging, counts = target.wanted(responses), target.lagging(responses), summaries[0]
         revision = "any revision" if wanted is None else f"revision {wanted}"
         lines += _listed(f"not confirmed at {revision}:", lagging)
         lines += _listed("excused, and not known:", counts.excused)

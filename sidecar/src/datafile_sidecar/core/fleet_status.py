@@ -212,6 +212,8 @@ def doubt(workers: WorkersStatus) -> str | None:
 def printable(text: str) -> str:
     """Shorten untrusted text, and escape what could move the cursor or break a line."""
     short = text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"
+    if short.isprintable():
+        return short
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
 
 
