@@ -29,6 +29,8 @@ PAGE = Path(__file__).parents[1] / "docs" / "performance.md"
 PLOTS = PAGE.parent / "performance"
 INTERVAL_S = 60
 MESSAGE_KIB = 0.6
+RECORD_COMMANDS, RECORD_KIB = 8, 0.5
+"""Of what each pod tells the fleet after a flip: commands, and what the broker answers. At rest it does so every 5 s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +59,11 @@ class Cost:
 
 
 def on_paper(pods: int, how: str, record_kib: float) -> Cost:
-    """What the design says: with a bus, one pod fetches and writes (10 commands), each other one reads the value."""
+    """What the design says: with a bus, one pod fetches and writes (10 commands), the others read the value, and all tell it."""
     if how == "bus":
         # The message goes to all, the value to all but the one that wrote it.
-        kib = pods * MESSAGE_KIB + (pods - 1) * record_kib
-        return Cost(pods, how, 1, 10 + pods - 1, pods, kib, 0, None, 3600 / INTERVAL_S)
+        kib = pods * (MESSAGE_KIB + RECORD_KIB) + (pods - 1) * record_kib
+        return Cost(pods, how, 1, 10 + pods - 1 + pods * RECORD_COMMANDS, pods, kib, 0, None, 3600 / INTERVAL_S)
     relays = pods - 1 if how == "peers" else 0
     return Cost(pods, how, pods, 0, 0, 0, relays, None, pods * 3600 / INTERVAL_S)
 

@@ -5,6 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator, Coroutine
 from typing import Any
 
+import msgspec
 import pytest
 import structlog
 
@@ -30,6 +31,7 @@ class Pod:
         self.changes = ChangeSignal()
         self.record = FleetRecord(revision=42)
         self.looks = 0
+        self.problem: Exception | None = None
         self._predecessors = predecessors or Predecessors()
         telemetry = Telemetry(structlog.wrap_logger(structlog.ReturnLogger()), lambda: 0.0)
         self.membership = FleetMembership(PodReport(name, self._earlier, self._records, self.changes), telemetry)
@@ -39,6 +41,8 @@ class Pod:
 
     async def _records(self) -> dict[str, FleetRecord]:
         self.looks += 1
+        if self.problem:
+            raise self.problem
         return {KEY: self.record}
 
     @contextlib.asynccontextmanager
@@ -213,6 +217,23 @@ def test_an_orderly_end_removes_the_pod() -> None:
             await asyncio.sleep(20)
             assert pod.pods() == {}
         await pod.membership.leave()
+
+    run(test())
+
+
+def test_what_can_not_be_described_disables_the_proof_alone() -> None:
+    """A state that has no place in a record does not end the connection, and is said."""
+
+    async def test() -> None:
+        pod = Pod(MemoryServer())
+        async with pod.connected():
+            pod.problem = msgspec.ValidationError("too long")
+            pod.changes.notify()
+            await asyncio.sleep(1)
+            assert pod.membership.view() == {"state": "unregistered", "last_error": "too long"}
+            pod.problem = None
+            await asyncio.sleep(35)
+            assert pod.membership.view()["state"] == "registered"
 
     run(test())
 

@@ -98,6 +98,14 @@ def test_who_is_excused_is_silent_and_named() -> None:
     assert TARGET.lagging(read({"ahead-1/a": heard(FINE, -100)}, Excuses(after_s=0)))
 
 
+def test_a_pod_that_others_have_named_is_silent_since_then() -> None:
+    """After a broker lost its memory, `--excuse-after` counts from the moment at which pods registered again."""
+    pods: dict[str, FleetRecord | bytes] = {"checkout-1/a": FINE, "cut-off-1/b": FleetRecord()}
+    assert TARGET.lagging(read(pods, Excuses(after_s=60), since=NOW - 30))
+    assert TARGET.lagging(read(pods, Excuses(after_s=60), since=NOW - 61)) == []
+    assert TARGET.lagging(read(pods, Excuses(("cut-*",)), since=NOW - 30)) == []
+
+
 def test_who_is_forgotten() -> None:
     """`--forget` removes a pod that was silent for ten minutes from the bus, and no other; `--excuse-after` removes none."""
     pods = {

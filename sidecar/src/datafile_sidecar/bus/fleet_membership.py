@@ -95,7 +95,7 @@ class FleetMembership:
                         await self._begin(broker)
                         is_new = False
                     wait_s = await self._write(broker)
-                except CommandRefusedError as error:
+                except (CommandRefusedError, msgspec.MsgspecError) as error:
                     self._is_registered, self._last_error = False, str(error)
                     self._telemetry.fleet_refused(self._last_error)
                 await asyncio.sleep(max(0.0, started + _WRITE_EVERY_S - _now()))

@@ -110,7 +110,8 @@ def _response(roster: Roster, name: bytes, value: bytes, excuses: Excuses) -> St
             silent_s=math.inf,
             is_excused=excuses.covers(pod, 0.0),
         )
-    silent_s = roster.now - record.at
+    # Of a pod that others have named it is not known when it was heard, but not since the broker came back.
+    silent_s = roster.now - (record.at or roster.since or roster.now)
     answer = replace(answer, status=fleet_record.status_of(record, pod, instance, roster.sdk_key), silent_s=silent_s)
     problem = "its name on the bus is not valid" if not (pod and instance) else _silence(record, silent_s)
     if problem is None:
