@@ -14,7 +14,7 @@ from datafile_sidecar.bus.names import fleet_names
 from datafile_sidecar.cli.simulator import Simulator
 from datafile_sidecar.cli.status_bus import BusStatusClient
 from datafile_sidecar.core.fleet_roster import Excuses
-from datafile_sidecar.core.wait_target import WaitTarget
+from datafile_sidecar.core.wait_target import LATEST, WaitTarget
 from tests import fleet_faults
 from tests.broker import Broker, needs_redis
 from tests.datafiles import minimal
@@ -99,6 +99,21 @@ async def test_from_a_shell(tmp_path: Path) -> None:
         out, _ = await process.communicate()
         assert process.returncode == 0
         assert out.decode().startswith("KEY1: 2 pods, 2 workers\n  at revision 1: 2 pods\n")
+
+
+async def test_latest_is_what_any_pod_has_heard_of(tmp_path: Path) -> None:
+    """A webhook that upstream does not follow yet is waited for from the moment that one pod has it."""
+    async with fleet_of(tmp_path, "checkout-1", "checkout-2") as fleet:
+        assert await fleet.lagging(1) == []
+        sidecar = fleet.pods[0].sidecar
+        assert sidecar
+        fleet.optimizely.webhook_urls = [sidecar.webhook_url]
+        wanted = set[int | None]()
+        for revision in (7, 8, 9):  # a heartbeat may come by chance, but not three times
+            await fleet.optimizely.announce(KEY, revision)
+            await asyncio.sleep(1)
+            wanted.add(WaitTarget(KEY, LATEST).wanted(await BusStatusClient(fleet.broker.url, [KEY]).ask(5)))
+        assert wanted == {7, 8, 9}
 
 
 async def test_two_pods_of_one_name(tmp_path: Path) -> None:

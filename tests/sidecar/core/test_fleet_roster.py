@@ -71,7 +71,8 @@ def test_a_record_that_vouches_for_nothing(ago_s: float, every_s: float, words: 
     (sentence,) = TARGET.lagging(answers)
     assert sentence.startswith("checkout-2 (b): ")
     assert words in sentence
-    assert TARGET.summary(answers).silent == 1
+    summary = TARGET.summary(answers)
+    assert (summary.silent, summary.workers, summary.revisions) == (1, 2, ((43, 1),))
 
 
 @pytest.mark.parametrize(("ago_s", "every_s"), [(14.5, 5), (0, 5), (-0.5, 5), (170, 60)])
