@@ -17,7 +17,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ResponseError, WatchError
 
 from datafile_sidecar.bus.broker import ANSWER_WITHIN_S, NOT_A_STRING, RETENTION_S
-from datafile_sidecar.bus.redis_errors import translated_errors
+from datafile_sidecar.bus.redis_errors import translated_errors as _translated_errors
 from datafile_sidecar.bus.redis_fleet import RedisFleet
 from datafile_sidecar.bus.redis_parser import BoundedParser
 from datafile_sidecar.bus.traffic import Traffic
@@ -72,14 +72,14 @@ class RedisBroker:
 
     async def get(self, key: str, max_bytes: int) -> bytes:
         """Implement `Broker.get`."""
-        with translated_errors():
+        with _translated_errors():
             return await _get(self._client, key, max_bytes)
 
     async def compare_and_set(
         self, key: str, expected: bytes, value: bytes, *, max_bytes: int, publish: tuple[str, bytes]
     ) -> bool:
         """Implement `Broker.compare_and_set`."""
-        with translated_errors():
+        with _translated_errors():
             async with self._client.pipeline(transaction=True) as pipe:
                 await pipe.watch(key)
                 if await _get(pipe, key, max_bytes) != expected:
@@ -94,7 +94,7 @@ class RedisBroker:
 
     async def set_and_delete(self, key: str, value: bytes, delete: str) -> None:
         """Implement `Broker.set_and_delete`."""
-        with translated_errors():
+        with _translated_errors():
             async with self._client.pipeline(transaction=True) as pipe:
                 pipe.set(key, value, ex=RETENTION_S)
                 pipe.delete(delete)
@@ -102,12 +102,12 @@ class RedisBroker:
 
     async def acquire_lease(self, key: str, token: bytes, expire_s: float) -> bool:
         """Implement `Broker.acquire_lease`."""
-        with translated_errors():
+        with _translated_errors():
             return bool(await self._client.set(key, token, nx=True, px=max(1, round(expire_s * 1000))))
 
     async def release_lease(self, key: str, token: bytes) -> None:
         """Implement `Broker.release_lease`."""
-        with translated_errors():
+        with _translated_errors():
             async with self._client.pipeline(transaction=True) as pipe:
                 await pipe.watch(key)
                 if await _get(pipe, key, len(token) + 1) == token:
@@ -118,7 +118,7 @@ class RedisBroker:
 
     async def try_writing(self, keys: tuple[str, str], channel: str) -> None:
         """Implement `Broker.try_writing`."""
-        with translated_errors():
+        with _translated_errors():
             async with self._client.pipeline(transaction=True) as pipe:
                 await pipe.watch(keys[0])
                 await _get(pipe, keys[0], 1)
@@ -132,7 +132,7 @@ class RedisBroker:
 
     async def subscribe(self, channels: Iterable[str]) -> None:
         """Implement `Broker.subscribe`."""
-        with translated_errors():
+        with _translated_errors():
             unconfirmed = {channel.encode() for channel in channels}
             await self._pubsub.subscribe(*unconfirmed)
             while unconfirmed:
@@ -142,7 +142,7 @@ class RedisBroker:
 
     async def next_message(self) -> tuple[str, bytes]:
         """Implement `Broker.next_message`."""
-        with translated_errors():
+        with _translated_errors():
             while True:
                 message = await self._pubsub.get_message(timeout=None)
                 if message and message["type"] == "pong":
@@ -152,7 +152,7 @@ class RedisBroker:
 
     async def ping(self) -> None:
         """Implement `Broker.ping`. A half-open connection gives no error by itself, so both must answer."""
-        with translated_errors():
+        with _translated_errors():
             self._pong.clear()
             await self._pubsub.ping()
             async with self._brief:
