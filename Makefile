@@ -111,6 +111,10 @@ trouble: $(READY) ## Signals, forks, restarts and faulty handlers in one process
 presence: $(READY) ## Kill, stop and fork at random, and hold each yes of `status` against the truth (SECONDS=300, SEED=1)
 	$(BIN)/python -m tests.presence --seconds $(or $(SECONDS),300) --seed $(or $(SEED),1)
 
+.PHONY: fleet-faults
+fleet-faults: $(SYSTEM_READY) ## Thirty pods on a bus under random faults, and each yes of `status` held against the truth (SECONDS=600, SEED=1)
+	$(BIN)/python -m tests.fleet_faults --seconds $(or $(SECONDS),600) --seed $(or $(SEED),1) --pods $(or $(PODS),30)
+
 .PHONY: machines
 machines: $(READY) ## Run both state machines for long: random events, every promise checked (STEPS=1000000, SEED=1)
 	$(BIN)/python -m tests.machines --steps $(or $(STEPS),1000000) --seed $(or $(SEED),1)

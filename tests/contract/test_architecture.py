@@ -100,9 +100,9 @@ def _named(body: list[ast.stmt], name: str) -> Function | None:
 WALKS = walks()
 
 
-def test_the_page_tells_four_walks() -> None:
-    """A webhook, a poll, a record of the bus and a change in the client each have their walk."""
-    assert len(WALKS) == 4
+def test_the_page_tells_six_walks() -> None:
+    """A webhook, a poll, a record of the bus, a pod on the bus, a `status` and a change in the client each have their walk."""
+    assert len(WALKS) == 6
 
 
 @pytest.mark.parametrize("heading", WALKS)

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import pytest
 
-from datafile_sidecar.bus.names import datafile_key, in_one_slot
+from datafile_sidecar.bus.names import in_one_slot, value_key
 from tests.broker import needs_redis
 from tests.failover import DETECTION_S, MASTER, Cluster, SentinelGroup, certificate, needs_redis_cluster
 from tests.fleet import KEY, Fleet
 
 TOLD_AGAIN_WITHIN_S = DETECTION_S + 10
 OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
-BUS_KEY = in_one_slot(datafile_key(KEY))
+BUS_KEY = in_one_slot(value_key(KEY))
 
 
 @needs_redis

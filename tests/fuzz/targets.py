@@ -19,7 +19,18 @@ from datafile_sidecar.bus.forms import CURRENT, EARLIER, applied
 from datafile_sidecar.config import settings
 from datafile_sidecar.config.credentials import CredentialsError, Secrets, trimmed
 from datafile_sidecar.config.settings import SettingsError
-from datafile_sidecar.core import bus_message, bus_record, datafile, fleet_status, http_headers, url_policy, webhook
+from datafile_sidecar.core import (
+    bus_message,
+    bus_record,
+    datafile,
+    fleet_record,
+    fleet_roster,
+    fleet_status,
+    fleet_table,
+    http_headers,
+    url_policy,
+    webhook,
+)
 from datafile_sidecar.core import worker_message as worker
 from datafile_sidecar.core.bus_record import BadRecordError, Head, Record
 from datafile_sidecar.core.conditional import Validators
@@ -141,11 +152,21 @@ def check_report(data: bytes) -> None:
     """What another sidecar says of itself can be shown in a table, and moves no cursor there."""
     with expected(fleet_status.InvalidStatusError):
         answers = [fleet_status.StatusResponse("10.0.0.1:8088", fleet_status.parse(data))]
-        shown = [
-            *fleet_status.table(answers, None, NOW),
-            *fleet_status.lagging(answers, KEY, 43, workers_required=True),
-        ]
+        shown = [*fleet_table.table(answers, None, NOW), *fleet_status.lagging(answers, KEY, 43, workers_required=True)]
         assert all(line.isprintable() for line in shown)
+
+
+def check_record(data: bytes) -> None:
+    """What a pod leaves on the bus can be written again and shown; what is no record is a no."""
+    answers = fleet_roster.responses(fleet_roster.Roster(KEY, {data[:20]: data}, NOW, 0.0, 0), fleet_roster.Excuses())
+    lagging = fleet_status.lagging(answers, KEY, 43, workers_required=True)
+    assert all(line.isprintable() for line in [*fleet_table.table(answers, None, NOW), *lagging])
+    try:
+        record = fleet_record.decode(data)
+    except fleet_record.BadRecordError:
+        assert lagging
+    else:
+        assert len(fleet_record.encode(record)) <= fleet_record.MAX_RECORD_BYTES
 
 
 def check_status_file(data: bytes) -> None:
@@ -253,6 +274,10 @@ _SETTINGS = tuple(f"\n{one.name}=".encode() for one in settings.VARIABLES)
 _SETTINGS_PIECES = (*_SETTINGS, *b"nan -1 1e999 [ :// @ , {sdk_key}".split())
 _BODIES = (b"gzip\n", b"Wed, 21 Oct 2099 07:28:00 GMT\n", b"deflate, gzip\n" + bytes(100))
 
+_RECORD = (
+    b'{"at":1700000000.0,"revision":43,"sha256":"9e5f","workers":[{"id":"0a1b2c3d","pid":17,"host":"app","count":2,'
+    b'"revision":43}],"unreported":[{"id":"00000001","pid":7}],"unlisted":1,"doubt":"?","last_error":"No space"}'
+)
 _VALUES = (*_bus_values(minimal(43), minimal(43)), *_bus_values(realistic(1, 43), minimal(43)))
 _SIGNATURE = webhook.signature(EVENT, SECRET).encode()
 _SIGNATURES = (_SIGNATURE, b" " + _SIGNATURE.upper(), webhook.signature(EVENT, b"").encode())
@@ -270,6 +295,7 @@ TARGETS = {
     "bus": Target(check_bus, _VALUES, (*JSON, b"\n", b'"generation":', b'"left":')),
     "worker": Target(check_worker, (_WORKER, _WORKER * 3), (*JSON, b"\n", b'"revision":null')),
     "report": Target(check_report, (_REPORT,), (*JSON, b"\\u001b[2J", b"\\u202e", b'"workers":')),
+    "record": Target(check_record, (_RECORD,), (*JSON, b"\\u001b[2J", b'"at":1e9', b'"workers":', b'"doubt":')),
     "status file": Target(check_status_file, (_STATUS,), (*JSON, b'"2026-02-31T25:00:00Z"', b'"9999-12-31T23:59:59.999Z"')),
     "vouched": Target(check_prevalidated, (_STATUS,), (*JSON, b'"schema":1', b'"checked":')),
     "secret": Target(check_secret, (b"test-secret-1\n",), (b"\n", b" ", b"\x00", b"\xef\xbb\xbf", b"\r")),

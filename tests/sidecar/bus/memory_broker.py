@@ -1,12 +1,16 @@
 """A broker in memory: the second implementation of the Protocol, with the faults that the bus must bear."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from math import inf
 
 from datafile_sidecar.bus.broker import ANSWER_WITHIN_S, NOT_A_STRING, RETENTION_S
 from datafile_sidecar.bus.errors import BrokerError, CommandRefusedError
+from datafile_sidecar.bus.fleet_store import SAMPLE, SINCE_FIELD, Entry, Moment, Registered
+from datafile_sidecar.bus.names import FleetNames
 
 
 class MemoryServer:
@@ -14,6 +18,9 @@ class MemoryServer:
 
     def __init__(self) -> None:
         self._values: dict[str, tuple[bytes, float]] = {}
+        self.pods: dict[str, dict[bytes, bytes]] = {}
+        self.changes = Counter[str]()
+        self.refuses_pods = False
         self.connections: list[MemoryBroker] = []
         self.reads: list[tuple[str, int]] = []
         """Each value that was read: its key, and how many bytes of it."""
@@ -34,6 +41,8 @@ class MemoryServer:
     def disconnect(self) -> None:
         """Lose all connections and all values, like a server that is restarted."""
         self._values.clear()
+        self.pods.clear()
+        self.changes.clear()
         for broker in self.connections:
             broker.inbox.put_nowait(BrokerError("connection lost"))
 
@@ -63,11 +72,62 @@ class MemoryServer:
         self._values[key] = NOT_A_STRING, inf
 
 
+class MemoryFleet:
+    """The fleets of a server. Implements `FleetStore`; a step reads two fields."""
+
+    def __init__(self, server: MemoryServer) -> None:
+        self._server = server
+
+    async def time(self) -> float:
+        if self._server.refuses_pods:
+            raise CommandRefusedError("NOPERM")
+        return asyncio.get_running_loop().time() + 1e9
+
+    async def register(self, entries: Sequence[Entry]) -> tuple[float, list[Registered]]:
+        now, answers = await self.time(), []
+        for entry in entries:
+            pods = self._server.pods.setdefault(entry.names.pods, {})
+            since = pods.setdefault(SINCE_FIELD.encode(), entry.since)
+            pods[entry.name.encode()] = entry.value
+            for name in entry.removed:
+                pods.pop(name.encode(), None)
+            self._server.changes[entry.names.changes] += entry.is_change
+            answers.append(Registered(since, tuple(random.sample(list(pods), min(SAMPLE, len(pods))))))
+        return now, answers
+
+    async def remember(self, names: FleetNames, pods: Collection[bytes], value: bytes) -> None:
+        for pod in pods:
+            self._server.pods.setdefault(names.pods, {}).setdefault(pod, value)
+        self._server.changes[names.changes] += 1
+
+    async def unregister(self, names: FleetNames, pods: Collection[str | bytes]) -> None:
+        for pod in pods:
+            self._server.pods.get(names.pods, {}).pop(pod.encode() if isinstance(pod, str) else pod, None)
+        self._server.changes[names.changes] += 1
+
+    async def clear(self, names: FleetNames) -> None:
+        self._server.pods.pop(names.pods, None)
+        del self._server.changes[names.changes]
+
+    async def moment(self, names: FleetNames) -> Moment:
+        listeners = sum(names.channel in connection._channels for connection in self._server.connections)
+        return Moment(self._server.changes[names.changes], listeners)
+
+    async def count(self, names: FleetNames) -> int:
+        return len(self._server.pods.get(names.pods, {}))
+
+    async def step(self, names: FleetNames, cursor: int) -> tuple[int, Mapping[bytes, bytes]]:
+        fields = list(self._server.pods.get(names.pods, {}).items())
+        end = cursor + 2
+        return (end if end < len(fields) else 0), dict(fields[cursor:end])
+
+
 class MemoryBroker:
     """One connection. Implements `Broker`."""
 
     def __init__(self, server: MemoryServer) -> None:
         self._server = server
+        self.fleet = MemoryFleet(server)
         self._channels: frozenset[str] = frozenset()
         self.inbox: asyncio.Queue[tuple[str, bytes] | BrokerError] = asyncio.Queue()
 

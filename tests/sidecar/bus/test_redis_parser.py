@@ -39,6 +39,8 @@ def parser_of(*chunks: bytes, ended: bool = True) -> tuple[BoundedParser, asynci
         (b"*3\r\n$7\r\nmessage\r\n$4\r\nnews\r\n$2\r\n{}\r\n", [b"message", b"news", b"{}"]),
         (b"*2\r\n+OK\r\n:1\r\n", [b"OK", 1]),
         (b"*0\r\n", []),
+        (b"*2\r\n$1\r\n0\r\n*2\r\n$3\r\npod\r\n$2\r\n{}\r\n", [b"0", [b"pod", b"{}"]]),
+        (b"*2\r\n$1\r\n0\r\n*1\r\n$1030\r\n" + b"x" * 1030 + b"\r\n", [b"0", [b"x" * 1025]]),
     ],
 )
 async def test_replies(answer: bytes, expected: object) -> None:

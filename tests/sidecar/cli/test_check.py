@@ -407,6 +407,16 @@ class TestBus:
             assert "hunter" not in found.message
 
     @needs_redis
+    async def test_permissions_of_an_older_version(self, healthy: dict[str, str]) -> None:
+        """A user who may share datafiles and not register is a warning that names the command: `status` proves nothing."""
+        async with Broker() as broker:
+            await broker.command("ACL", "SETUSER", "old", "on", ">x", "~*", "&*", "+@all", "-hrandfield")
+            found = await one_trouble(healthy | {"DATAFILE_BUS_URL": broker.url.replace("://", "://old:x@")})
+        assert found.verdict == WARNING
+        assert "hrandfield" in found.message
+        assert "docs/operations.md" in str(found.fix)
+
+    @needs_redis
     async def test_no_room(self, healthy: dict[str, str]) -> None:
         """A broker that takes no writes for lack of memory is a problem of its memory, not of its ACL."""
         async with Broker("--maxmemory", "1") as broker:

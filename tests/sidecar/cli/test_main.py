@@ -90,7 +90,7 @@ async def test_progress(tmp_path: Path) -> None:
         output, _ = await piped.communicate()
         assert b"\x1b" not in output
         assert b"\r" not in output
-    assert "waiting: 127.0.0.1:9: unreachable" in shown["status"]
+    assert "0 of 1 pod; waiting: 127.0.0.1:9: unreachable" in shown["status"]
     assert "\x1b[31mfailed" in shown["check"]
 
 

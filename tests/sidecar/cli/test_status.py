@@ -44,20 +44,33 @@ async def test_the_exit_status(capsys: pytest.CaptureFixture[str]) -> None:
         assert await asyncio.to_thread(_quiet, ["--url", "http://127.0.0.1:1"], {}) == 1
 
 
+async def test_the_receipt_of_admin_ports(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Without a bus the receipt says who was asked, and no times, for the sidecars don't tell when all workers applied it."""
+    receipt = tmp_path / "receipt.json"
+    async with listening(Sidecar("127.0.0.1")) as port:
+        arguments = ["--url", f"127.0.0.1:{port}", "--sdk-key", KEY, "--wait-for-revision", "43", "--timeout", "0"]
+        assert await asyncio.to_thread(_quiet, [*arguments, "--receipt", str(receipt)], {}) == 0
+        assert await asyncio.to_thread(_quiet, [*arguments, "--receipt", str(tmp_path)], {}) == 1
+    assert "can't be written" in capsys.readouterr().err
+    proven = json.loads(receipt.read_text())
+    assert (proven["source"], proven["pods"], proven["workers"]) == ("the admin ports of the sidecars", 1, 1)
+    assert (proven["first_applied"], proven["excused"], proven["signed"]) == (None, [], False)
+
+
 async def test_what_is_not_known_is_a_no(capsys: pytest.CaptureFixture[str]) -> None:
-    """Two sidecars at one address, and sidecars that only the bus knows, are not confirmed; `--expect` says how many there are."""
+    """Two sidecars at one address, and a bus that can't be read, are not confirmed; `--expect` says how many there are."""
     async with listening(Sidecar("127.0.0.1"), Sidecar("127.0.0.2")) as port:
         own = {"DATAFILE_SDK_KEYS": KEY, "DATAFILE_ADMIN_LISTEN": f"127.0.0.1:{port}"}
-        bus = {"DATAFILE_BUS_URL": "redis://redis"}
+        bus = {"DATAFILE_BUS_URL": "redis://127.0.0.1:1"}
         wait = ["--wait-for-revision", "43", "--timeout", "0"]
         for environ, expected, exit_status, words in (
             (own | {"DATAFILE_PEERS": "127.0.0.2:1,127.0.0.2:2"}, (), 1, "for the webhook ports 1, 2"),
             (own | {"DATAFILE_PEERS": "127.0.0.1:1"}, (), 1, "for the webhook ports 1, 8089"),
             (own | {"DATAFILE_PEERS": "127.0.0.1:1"}, ("--expect", "2"), 1, "answered: 1, expected: 2"),
             (own | {"DATAFILE_PEERS": "127.0.0.1:8089"}, (), 0, "(sidecars: 1, workers: 1)"),
-            (own | bus, (), 1, "sidecars on the bus are not known"),
-            (own | bus, ("--expect", "1"), 0, "all confirmed"),
-            (own | bus | {"DATAFILE_PEERS": "127.0.0.2:1"}, ("--expect", "2"), 0, "all confirmed"),
+            (own | bus, (), 1, "bus: redis://127.0.0.1:1: "),
+            (own | bus | {"DATAFILE_PEERS": "127.0.0.2:1"}, ("--expect", "2"), 1, "bus: redis://127.0.0.1:1: "),
+            (own | bus, ("--url", f"127.0.0.1:{port}"), 0, "all confirmed"),
             (own | {"DATAFILE_PEERS": "127.0.0.2:1"}, ("--expect", "1"), 1, "answered: 2, expected: 1"),
         ):
             assert await asyncio.to_thread(_quiet, [*wait, *expected], environ) == exit_status

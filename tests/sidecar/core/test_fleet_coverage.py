@@ -15,7 +15,7 @@ def answer(endpoint: str, instance: str | None, *ports: int, is_peer: bool = Tru
 def doubtful(
     *responses: StatusResponse, expected: int | None = None, resolved: dict[str, list[str]] | None = None
 ) -> list[str]:
-    found = doubts(responses, resolved or {}, expected=expected, has_unknown_members=False)
+    found = doubts(responses, resolved or {}, expected=expected)
     return [f"{one.endpoint}: {one.problem}" for one in found]
 
 

@@ -12,12 +12,11 @@ from datafile_sidecar.core.fleet_status import (
     InvalidStatusError,
     StatusResponse,
     deduplicate,
-    errors,
     lagging,
     latest_revision,
     parse,
-    table,
 )
+from datafile_sidecar.core.fleet_table import errors, table
 
 NOW = 1_700_000_000.0
 

@@ -7,8 +7,20 @@ members, one for each SDK key, and what members have for other pods is sent a mo
 from datafile_sidecar.bus.broker import ANSWER_WITHIN_S
 from datafile_sidecar.bus.connection import Bus
 from datafile_sidecar.bus.errors import BusError, shown
+from datafile_sidecar.bus.fleet_membership import FleetMembership, PodReport, Predecessors
 from datafile_sidecar.bus.forms import change_between
 from datafile_sidecar.bus.member import Member
 from datafile_sidecar.bus.poll_lease import Lease
 
-__all__ = ["ANSWER_WITHIN_S", "Bus", "BusError", "change_between", "Lease", "Member", "shown"]
+__all__ = [
+    "ANSWER_WITHIN_S",
+    "Bus",
+    "BusError",
+    "FleetMembership",
+    "Lease",
+    "Member",
+    "PodReport",
+    "Predecessors",
+    "change_between",
+    "shown",
+]

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterable
 from contextlib import AbstractAsyncContextManager
 from typing import Final, Protocol
 
+from datafile_sidecar.bus.fleet_store import FleetStore
+
 ANSWER_WITHIN_S: Final = 5.0
 """A broker from which nothing comes for this long, while an answer is due, counts as lost."""
 RETENTION_S: Final = 7 * 24 * 3600
@@ -18,6 +20,10 @@ class Broker(Protocol):
     All methods raise `CommandRefusedError` where the broker refuses the command and the connection is still good. Any other
     exception means that the connection is lost.
     """
+
+    @property
+    def fleet(self) -> FleetStore:
+        """What the pods leave about themselves."""
 
     async def get(self, key: str, max_bytes: int) -> bytes:
         """Return the first bytes of a value: empty where there is none, NOT_A_STRING where its type is wrong."""

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 from datafile_sidecar.bus import extra
 from datafile_sidecar.bus.broker import Broker, Connect
 from datafile_sidecar.bus.errors import CommandRefusedError, explained, shown
+from datafile_sidecar.bus.fleet_membership import FleetMembership
 from datafile_sidecar.bus.inbox import Inbox
 from datafile_sidecar.bus.member import Member
 from datafile_sidecar.bus.names import chase_key, probe_channel, probe_keys
@@ -60,6 +61,7 @@ class Bus:
         self._records = Records(self._members, telemetry, validations)
         self._inbox = Inbox(self._members, self._records, telemetry, validations)
         self._commands = PendingCommands()
+        self.fleet: FleetMembership | None = None
         self._broker: Broker | None = None
         self._since: float | None = None
         self._last_error: str | None = None
@@ -80,6 +82,7 @@ class Bus:
             "address": shown(self._url),
             "since": rfc3339(self._since),
             "last_error": self._last_error,
+            "fleet": self.fleet.view() if self.fleet else None,
         }
 
     async def settle(self) -> None:
@@ -174,6 +177,8 @@ class Bus:
                 async with asyncio.TaskGroup() as tasks:
                     tasks.create_task(self._listen(broker))
                     tasks.create_task(self._ping(broker))
+                    if self.fleet is not None:
+                        tasks.create_task(self.fleet.run(broker))
                     for queue in (self._commands, self._inbox):
                         tasks.create_task(queue.run(functools.partial(self._execute, broker)))
             except Exception as error:

@@ -3,6 +3,7 @@
 In later names the SDK key is a hash tag, so that they have one slot of a Redis Cluster.
 """
 
+from dataclasses import dataclass
 from typing import Final
 
 _PREFIX: Final = "datafile-sidecar:1"
@@ -61,3 +62,26 @@ def probe_channel() -> str:
 def in_one_slot(name: str) -> str:
     """Return a name as it is in a Redis Cluster: the hash tag lets one node own all keys and channels of the bus."""
     return name.replace(_PREFIX, f"{_PREFIX}:{{bus}}", 1)
+
+
+@dataclass(frozen=True, slots=True)
+class FleetNames:
+    """Where the fleet of one SDK key is: a hash, the number of its changes, and the channel of all pods, whatever their version."""
+
+    pods: str
+    changes: str
+    channel: str
+
+    def in_one_slot(self) -> "FleetNames":
+        """Return them as they are in a Redis Cluster."""
+        return FleetNames(in_one_slot(self.pods), in_one_slot(self.changes), in_one_slot(self.channel))
+
+
+def fleet_names(sdk_key: str) -> FleetNames:
+    """Return where the pods of this SDK key leave what they have. Both keys have one slot in a Redis Cluster."""
+    return FleetNames(f"{_PREFIX}:{{{sdk_key}}}:pods", f"{_PREFIX}:{{{sdk_key}}}:changes", earlier_channel(sdk_key))
+
+
+def fleet_probe_names() -> FleetNames:
+    """Return where `check` tries what sidecars and `status` do. No SDK key has such a name."""
+    return FleetNames(f"{_PREFIX}:probe:{{fleet}}", f"{_PREFIX}:probe:{{fleet}}:changes", probe_channel())

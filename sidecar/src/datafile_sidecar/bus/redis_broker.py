@@ -1,25 +1,25 @@
-"""Redis or Valkey as a broker. With its parser and `redis_discovery.py`, all that knows the package `redis`.
+"""Redis or Valkey as a broker. With the `redis_…` modules beside it, all that knows the package `redis`, which is loaded with it.
 
-Errors of the package become errors of the bus here. Retries, time limits and reconnecting are the caller's.
+Retries, time limits and reconnecting are the caller's.
 """
 
 import asyncio
 import functools
-import re
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager, suppress
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import Final, cast
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.client import Pipeline, PubSub
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError, WatchError
+from redis.exceptions import ResponseError, WatchError
 
 from datafile_sidecar.bus.broker import ANSWER_WITHIN_S, NOT_A_STRING, RETENTION_S
-from datafile_sidecar.bus.errors import BrokerError, CommandRefusedError
 from datafile_sidecar.bus.names import in_one_slot, probe_keys
 from datafile_sidecar.bus.redis_discovery import find_server
+from datafile_sidecar.bus.redis_errors import translated_errors
+from datafile_sidecar.bus.redis_fleet import RedisFleet
 from datafile_sidecar.bus.redis_parser import BoundedParser
 from datafile_sidecar.bus.traffic import Traffic
 from datafile_sidecar.core.broker_url import BrokerKind, BrokerUrl
@@ -30,9 +30,6 @@ _MAX_CONNECTIONS = 9
 """One for messages, and those that commands share, whatever the number of SDK keys."""
 _SUBSCRIBED: Final = ("subscribe", "ssubscribe")
 _MESSAGE: Final = ("message", "smessage")
-_CLUSTER: Final = ("MOVED", "ASK", "CLUSTERDOWN", "CROSSSLOT", "TRYAGAIN")
-_NO_WRITES: Final = ("OOM", "READONLY", "MISCONF", "NOREPLICAS")
-_IN_PIPELINE = re.compile(r"Command # .* of pipeline caused error: \((['\"])(.*)\1,\)", re.DOTALL)
 
 
 class RedisConnector:
@@ -88,10 +85,12 @@ class RedisBroker:
         self._pubsub = pubsub
         self._traffic = traffic
         self._pong = asyncio.Event()
+        self._brief = asyncio.Lock()
+        self.fleet = RedisFleet(client, self._brief, is_cluster=is_cluster)
 
     async def get(self, key: str, max_bytes: int) -> bytes:
         """Implement `Broker.get`."""
-        with _translated_errors():
+        with translated_errors():
             return await _get(self._client, self._name(key), max_bytes)
 
     async def compare_and_set(
@@ -99,7 +98,7 @@ class RedisBroker:
     ) -> bool:
         """Implement `Broker.compare_and_set`."""
         key = self._name(key)
-        with _translated_errors():
+        with translated_errors():
             async with self._client.pipeline(transaction=True) as pipe:
                 await pipe.watch(key)
                 if await _get(pipe, key, max_bytes) != expected:
@@ -114,7 +113,7 @@ class RedisBroker:
 
     async def set_and_delete(self, key: str, value: bytes, delete: str) -> None:
         """Implement `Broker.set_and_delete`."""
-        with _translated_errors():
+        with translated_errors():
             async with self._client.pipeline(transaction=True) as pipe:
                 pipe.set(self._name(key), value, ex=RETENTION_S)
                 pipe.delete(self._name(delete))
@@ -122,13 +121,13 @@ class RedisBroker:
 
     async def acquire_lease(self, key: str, token: bytes, expire_s: float) -> bool:
         """Implement `Broker.acquire_lease`."""
-        with _translated_errors():
+        with translated_errors():
             return bool(await self._client.set(self._name(key), token, nx=True, px=max(1, round(expire_s * 1000))))
 
     async def release_lease(self, key: str, token: bytes) -> None:
         """Implement `Broker.release_lease`."""
         key = self._name(key)
-        with _translated_errors():
+        with translated_errors():
             async with self._client.pipeline(transaction=True) as pipe:
                 await pipe.watch(key)
                 if await _get(pipe, key, len(token) + 1) == token:
@@ -140,7 +139,7 @@ class RedisBroker:
     async def try_writing(self, keys: tuple[str, str], channel: str) -> None:
         """Implement `Broker.try_writing`."""
         names = [self._name(key) for key in keys]
-        with _translated_errors():
+        with translated_errors():
             async with self._client.pipeline(transaction=True) as pipe:
                 await pipe.watch(names[0])
                 await _get(pipe, names[0], 1)
@@ -154,7 +153,7 @@ class RedisBroker:
 
     async def subscribe(self, channels: Iterable[str]) -> None:
         """Implement `Broker.subscribe`."""
-        with _translated_errors():
+        with translated_errors():
             self._channels = {self._name(channel).encode(): channel for channel in channels}
             await (self._pubsub.ssubscribe if self._is_cluster else self._pubsub.subscribe)(*self._channels)
             unconfirmed = set(self._channels)
@@ -165,7 +164,7 @@ class RedisBroker:
 
     async def next_message(self) -> tuple[str, bytes]:
         """Implement `Broker.next_message`."""
-        with _translated_errors():
+        with translated_errors():
             while True:
                 message = await self._pubsub.get_message(timeout=None)
                 if message and message["type"] == "pong":
@@ -175,17 +174,19 @@ class RedisBroker:
 
     async def count_subscribers(self, channels: tuple[str, str]) -> tuple[int, int]:
         """Implement `Broker.count_subscribers`."""
-        with _translated_errors():
-            (_, first), (_, second) = await self._client.pubsub_numsub(*channels)
+        with translated_errors():
+            kind, names = "SHARDNUMSUB" if self._is_cluster else "NUMSUB", map(self._name, channels)
+            _, first, _, second = await self._client.execute_command("PUBSUB", kind, *names)  # type: ignore[no-untyped-call]
             return int(first), int(second)
 
     async def ping(self) -> None:
         """Implement `Broker.ping`. A half-open connection gives no error by itself, so both must answer."""
-        with _translated_errors():
+        with translated_errors():
             self._pong.clear()
             await self._pubsub.ping()
-            # A node that no longer owns the slot refuses to read, and would answer a ping.
-            await (_get(self._client, self._name(probe_keys()[0]), 1) if self._is_cluster else self._client.ping())
+            async with self._brief:
+                # A node that no longer owns the slot refuses to read, and would answer a ping.
+                await (_get(self._client, self._name(probe_keys()[0]), 1) if self._is_cluster else self._client.ping())
             await self._pong.wait()
 
     def time_limit(self) -> AbstractAsyncContextManager[None]:
@@ -206,29 +207,3 @@ async def _get(client: Redis, key: str, max_bytes: int) -> bytes:
         if not str(error).startswith("WRONGTYPE"):
             raise
         return NOT_A_STRING
-
-
-@contextmanager
-def _translated_errors() -> Iterator[None]:
-    try:
-        yield
-    except RedisError as error:
-        text, code = _explained(error)
-        # After a failover, the next connection finds the primary. No command of ours is right on a node of a cluster.
-        is_lost = not isinstance(error, ResponseError) or code in {"READONLY", *_CLUSTER}
-        raise (BrokerError if is_lost else CommandRefusedError)(text) from error
-
-
-def _explained(error: RedisError) -> tuple[str, str]:
-    """Return the broker's own words, with what they mean, and their code: the package takes the code away."""
-    text = str(error) or type(error).__name__
-    if in_pipeline := _IN_PIPELINE.fullmatch(text):
-        text = in_pipeline[2]
-    if error.status_code and not text.startswith(error.status_code):
-        text = f"{error.status_code} {text}"
-    code = text.partition(" ")[0]
-    if code in _CLUSTER:
-        text = f"this is a node of a Redis Cluster: {text}"
-    elif code in _NO_WRITES:
-        text = f"the broker takes no writes: {text}"
-    return text, code

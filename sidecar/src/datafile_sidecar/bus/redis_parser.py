@@ -13,8 +13,11 @@ from redis.exceptions import InvalidResponse
 from datafile_sidecar.bus.traffic import Traffic
 from datafile_sidecar.core.bus_message import MAX_MESSAGE_BYTES
 from datafile_sidecar.core.bus_record import MAX_VALUE_BYTES
+from datafile_sidecar.core.fleet_record import MAX_RECORD_BYTES
 
 _MAX_ITEMS: Final = 64
+_MAX_FIELDS: Final = 4096
+"""Names and values of fields in one step through a hash, which the broker may make longer than it was asked for."""
 _LONG_BYTES: Final = 1024
 _CHUNK_BYTES: Final = 65536
 _KINDS: Final = (b"", b"+", b"-", b":", b"$", b"*")
@@ -24,8 +27,8 @@ _CLOSED: Final = "Connection closed by server."
 class BoundedParser(BaseParser):
     """Reads the replies on one connection. What is longer than any value of the bus is skipped, and not held.
 
-    A reply that is a string can be a whole datafile; one in a list can only be a message. Both are cut one byte after the
-    longest that is valid.
+    A reply that is a string can be a whole datafile; one in a list can only be a message, and one in a list within a list of two
+    a field of a hash. All are cut one byte after the longest that is valid.
     """
 
     def __init__(self, traffic: Traffic, socket_read_size: int) -> None:
@@ -49,7 +52,7 @@ class BoundedParser(BaseParser):
     async def read_response(self, disable_decoding: bool = False) -> Any:
         """Return the next reply. An error that leaves the connection usable is returned, any other one is raised."""
         try:
-            return await self._reply(self._opened(), MAX_VALUE_BYTES + 1)
+            return await self._reply(self._opened(), MAX_VALUE_BYTES + 1, _MAX_ITEMS)
         except IncompleteReadError as error:
             raise LostConnectionError(_CLOSED) from error
 
@@ -58,7 +61,7 @@ class BoundedParser(BaseParser):
             raise LostConnectionError(_CLOSED)
         return self._stream
 
-    async def _reply(self, stream: StreamReader, max_bytes: int) -> Any:
+    async def _reply(self, stream: StreamReader, max_bytes: int, max_items: int) -> Any:
         line = await _read_line(stream)
         match line[:1]:
             case b"+":
@@ -72,14 +75,17 @@ class BoundedParser(BaseParser):
                 return error
             case b"$":
                 return None if line == b"$-1" else await self._bytes(stream, _number(line), max_bytes)
-            case b"*" if max_bytes > MAX_MESSAGE_BYTES + 1:
-                return None if line == b"*-1" else await self._items(stream, _number(line))
+            case b"*" if max_items:
+                return None if line == b"*-1" else await self._items(stream, _number(line), max_items)
         raise _foreign(line)
 
-    async def _items(self, stream: StreamReader, count: int) -> list[Any]:
-        if count > _MAX_ITEMS:
+    async def _items(self, stream: StreamReader, count: int, max_items: int) -> list[Any]:
+        if count > max_items:
             raise InvalidResponse(f"a reply has {count} items")
-        return [await self._reply(stream, MAX_MESSAGE_BYTES + 1) for _ in range(count)]
+        if max_items == _MAX_FIELDS:
+            return [await self._reply(stream, MAX_RECORD_BYTES + 1, 0) for _ in range(count)]
+        nested = _MAX_FIELDS if count == len(("cursor", "fields")) else 0
+        return [await self._reply(stream, MAX_MESSAGE_BYTES + 1, nested) for _ in range(count)]
 
     async def _bytes(self, stream: StreamReader, length: int, max_bytes: int) -> bytes:
         held, left, room = list[bytes](), length, min(length, max_bytes)

@@ -13,15 +13,19 @@ from importlib.metadata import version
 from typing import Any
 
 from datafile_sidecar.admin.server import Admin
-from datafile_sidecar.bus import Bus
+from datafile_sidecar.bus import Bus, FleetMembership
+from datafile_sidecar.cli.fleet_report import fleet_report
 from datafile_sidecar.cli.key_syncer import key_syncer
 from datafile_sidecar.cli.shutdown import Shutdown
 from datafile_sidecar.config.credential_reloader import CredentialReloader
 from datafile_sidecar.config.credentials import Secrets, Tokens
 from datafile_sidecar.config.settings import Settings
 from datafile_sidecar.core import backoff, url_policy
+from datafile_sidecar.core.display_text import printable, shorten
 from datafile_sidecar.core.schedule import Pace
+from datafile_sidecar.core.state import Trigger
 from datafile_sidecar.core.times import rfc3339
+from datafile_sidecar.core.webhook import DatafileUpdated
 from datafile_sidecar.network.descriptors import descriptor_limits
 from datafile_sidecar.network.server import bind, serving
 from datafile_sidecar.network.turns import Capacity
@@ -41,6 +45,7 @@ from datafile_sidecar.webhooks.stats import WebhookStats
 
 SUMMARY_INTERVAL_S = 10.0
 Work = Callable[[], Awaitable[None]]
+_MAX_POD = 70  # Kubernetes' names have 63 at most
 _OUT_OF_RESOURCES = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 
 
@@ -85,6 +90,9 @@ class Daemon:
         listens_on = self._webhook_socket.getsockname()[:2]
         self._peers = Peers(settings.peers, listens_on, telemetry, max_posts=self._limits.posts)
         self._shutdown = Shutdown(self._syncers, self._peers, self._bus)
+        if self._bus is not None:
+            name = f"{shorten(printable(self._pod), _MAX_POD)}/{self._instance}"
+            self._bus.fleet = FleetMembership(fleet_report(name, settings.dir, self._syncers, self._workers), telemetry)
 
     async def run(self, stop: asyncio.Event) -> None:
         """Serve until `stop` is set, then end in phases: unready, accepted work, servers, connections."""
@@ -124,7 +132,7 @@ class Daemon:
         receiver = Receiver(
             secrets=lambda: self._secrets.active,
             reload_secrets=self._credentials.reload_secrets,
-            notify=functools.partial(dispatch.notify, self._syncers),
+            notify=self._notify,
             relay=self._peers.relay,
             stats=self._stats,
             telemetry=self._telemetry,
@@ -154,6 +162,11 @@ class Daemon:
             self._telemetry.cleaning_failed(str(problem))
 
     # What the parts are given
+
+    def _notify(self, event: DatafileUpdated, trigger: Trigger) -> tuple[str, ...] | None:
+        sdk_keys = dispatch.notify(self._syncers, event, trigger)
+        self._workers.changes.notify()
+        return sdk_keys
 
     def _dropped(self, port: str) -> Callable[[], None]:
         return functools.partial(self._telemetry.connection_dropped, port)

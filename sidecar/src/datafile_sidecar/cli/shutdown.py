@@ -43,6 +43,8 @@ class Shutdown:
                     await self._bus.settle()
                 await _until(lambda: not self._waiting)
         self._ends_at = _now()
+        if self._bus is not None and self._bus.fleet is not None:
+            await self._bus.fleet.leave()
 
     async def is_kept(self, body: bytes, sdk_keys: tuple[str, ...]) -> bool:
         """Return whether a webhook outlives the end of this process; while it is not stopping, that is so at once.

@@ -24,6 +24,7 @@ _POLL_S = 0.25
 _TOLD_ROUND_S = 1.0
 
 Peer = tuple[str, int]
+Progress = Callable[[Sequence[StatusResponse], WaitTarget], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,16 +38,12 @@ class Endpoints:
     peers: tuple[Peer, ...] = ()
     admin_port: int = 0
     own_port: int | None = None
-    has_unknown_members: bool = False
 
     @classmethod
-    def of_fleet(
-        cls, host: str, port: int, peers: Iterable[Peer], own_port: int, *, has_bus: bool = False
-    ) -> "Endpoints":
+    def of_fleet(cls, host: str, port: int, peers: Iterable[Peer], own_port: int) -> "Endpoints":
         """The sidecar that listens at `host` and `port` here, with its webhook port, and its peers."""
         local = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
-        peers = tuple(peers)
-        return cls((str(_url(local, port)),), peers, port, own_port, has_bus and not peers)
+        return cls((str(_url(local, port)),), tuple(peers), port, own_port)
 
     def ask_at(self, resolved: Mapping[str, Sequence[str]]) -> dict[str, StatusResponse]:
         """By URL, what is known of each endpoint before it is asked.
@@ -94,9 +91,7 @@ class StatusClient:
         # A name server may give only some of the addresses each time, and pods start meanwhile.
         resolved_again, unresolved_again = await self._resolve_all(resolved, this_round)
         missed = [known for url, known in self._endpoints.ask_at(resolved_again).items() if url not in asked]
-        doubts = fleet_coverage.doubts(
-            responses, resolved, expected=self._expected, has_unknown_members=self._endpoints.has_unknown_members
-        )
+        doubts = fleet_coverage.doubts(responses, resolved, expected=self._expected)
         return [
             *fleet_status.deduplicate(responses),
             *(replace(one, problem="a new address: not asked yet") for one in missed),
@@ -106,7 +101,7 @@ class StatusClient:
         ]
 
     async def wait(
-        self, target: WaitTarget, timeout_s: float, on_progress: Callable[[list[str]], None] = lambda _: None
+        self, target: WaitTarget, timeout_s: float, on_progress: Progress = lambda *_: None
     ) -> tuple[list[StatusResponse], WaitTarget]:
         """Ask until all have confirmed the target or the time is over, at least once.
 
@@ -116,19 +111,18 @@ class StatusClient:
         Args:
             target: What to wait for.
             timeout_s: 0 for a single round, which may take two seconds.
-            on_progress: called with the lagging sidecars and workers after each round.
+            on_progress: called with the responses and the target after each round.
         """
         deadline, previous = _now() + timeout_s, None
         while True:
             responses = await self.ask(deadline - _now() if timeout_s else ONE_ROUND_S)
             target = target.after(responses)
-            lagging = target.lagging(responses)
-            if not lagging:
+            if not target.lagging(responses):
                 return responses, target
             if _now() + _POLL_S > deadline:
                 # A round that was cut off knows less than the one before it.
                 return previous if previous and _now() >= deadline else responses, target
-            on_progress(lagging)
+            on_progress(responses, target)
             previous = responses
             await self._until_worth_asking(responses, target, deadline)
 

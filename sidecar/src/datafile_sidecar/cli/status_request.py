@@ -70,7 +70,7 @@ async def _parse(response: aiohttp.ClientResponse, known: StatusResponse) -> Sta
     body = await read_body(response, _MAX_BYTES)
     if body is None:
         raise InvalidStatusError(f"answers with more than {_MAX_BYTES} bytes")
-    return replace(known, status=fleet_status.parse(body))
+    return replace(known, status=fleet_status.parse(body), problem=None)
 
 
 def reason_of(error: Exception) -> str:

@@ -15,11 +15,7 @@ _FLEET = "fleet"
 
 
 def doubts(
-    responses: Sequence[StatusResponse],
-    resolved: Mapping[str, Sequence[str]],
-    *,
-    expected: int | None,
-    has_unknown_members: bool,
+    responses: Sequence[StatusResponse], resolved: Mapping[str, Sequence[str]], *, expected: int | None
 ) -> Iterator[StatusResponse]:
     """One problem for each reason why a sidecar may be missing.
 
@@ -27,15 +23,10 @@ def doubts(
         responses: of all endpoints, before the answers of one sidecar are merged.
         resolved: the addresses of each name.
         expected: the number of sidecars that there must be. When that many have answered, there is no other doubt.
-        has_unknown_members: whether sidecars may be found by a bus only, which is not asked.
     """
     if expected is not None:
         yield from _miscounted(responses, expected)
         return
-    if has_unknown_members:
-        yield StatusResponse(
-            _FLEET, problem="the sidecars on the bus are not known: set DATAFILE_PEERS, or use --expect"
-        )
     for name, addresses in resolved.items():
         yield from _cut_off(name, addresses)
     yield from _indistinct(responses)

@@ -1,13 +1,11 @@
-"""Reads the `/status` of other sidecars, shows it as a table, and finds those that lag behind.
+"""Reads the `/status` of other sidecars, and finds those that lag behind.
 
 Two rules: only a sidecar or worker that has confirmed a revision counts as up to date, and all text from `/status` is
 untrusted wherever it is shown.
 """
 
-from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Annotated
 
 import msgspec
@@ -30,7 +28,10 @@ class RefusalStatus(msgspec.Struct, frozen=True):
 
 
 class WorkerStatus(msgspec.Struct, frozen=True):
-    """A process of the app, and what it uses: revision and beginning of the digest, None while it has no datafile."""
+    """A process of the app, and what it uses: revision and beginning of the digest, None while it has no datafile.
+
+    On the bus it stands for `count` workers that are alike.
+    """
 
     id: _Text
     pid: _Pid
@@ -38,13 +39,15 @@ class WorkerStatus(msgspec.Struct, frozen=True):
     revision: _Revision | None
     sha256: _Text | None = None
     refused: RefusalStatus | None = None
+    count: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] = 1
 
     def __str__(self) -> str:
         uses = "has no datafile" if self.revision is None else f"uses revision {self.revision}"
         if self.refused:
             which = "what was published" if self.refused.revision is None else f"revision {self.refused.revision}"
             uses = f"can't use {which}: {printable(self.refused.reason)}; it {uses}"
-        return f"worker {printable(self.id)} (pid {self.pid} on {printable(self.host)}) {uses}"
+        others = f", and so do {self.count - 1} more workers" if self.count > 1 else ""
+        return f"worker {printable(self.id)} (pid {self.pid} on {printable(self.host)}) {uses}{others}"
 
     def has_other_bytes(self, key: "KeyStatus") -> bool:
         """Tell whether this is the revision on the volume with other bytes: another datafile."""
@@ -65,7 +68,11 @@ class UnreportedStatus(msgspec.Struct, frozen=True):
 
 
 class KeyStatus(msgspec.Struct, frozen=True):
-    """One SDK key: revision and generation on the volume, the target revision, and the workers. `checked` is RFC 3339."""
+    """One SDK key: revision and generation on the volume, the target revision, and the workers. `checked` is RFC 3339.
+
+    On the bus, `unlisted` workers have no place in the pod's record, and all used what the volume has when it was `applied`, in
+    Unix seconds of the pod's own clock.
+    """
 
     revision: _Revision | None = None
     target_revision: _Revision | None = None
@@ -75,6 +82,13 @@ class KeyStatus(msgspec.Struct, frozen=True):
     last_error: _Text | None = None
     sha256: _Text | None = None
     workers: tuple[WorkerStatus, ...] = ()
+    unlisted: Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)] = 0
+    applied: float | None = None
+
+    @property
+    def worker_count(self) -> int:
+        """How many workers use this key."""
+        return sum(worker.count for worker in self.workers) + self.unlisted
 
 
 class WorkersStatus(msgspec.Struct, frozen=True):
@@ -106,10 +120,10 @@ class SidecarStatus(msgspec.Struct, frozen=True):
 
 @dataclass(frozen=True, slots=True)
 class StatusResponse:
-    """The result of asking one endpoint: a status, or the problem with it.
+    """The result of asking one endpoint: a status, or the problem with it, or both: a status that is too old to count.
 
     `is_peer` means that a sidecar of its own is expected there, and `peer_ports` are the webhook ports that are known of it. It
-    is asked at `url`.
+    is asked at `url`. On the bus, a pod was last heard `silent_s` seconds ago; the user excuses one that is silent.
     """
 
     endpoint: str
@@ -118,6 +132,18 @@ class StatusResponse:
     peer_ports: frozenset[int] = frozenset()
     is_peer: bool = False
     url: str = ""
+    silent_s: float | None = None
+    is_excused: bool = False
+
+    @property
+    def is_pod(self) -> bool:
+        """Whether this is about one pod, and not about the fleet."""
+        return self.status is not None or bool(self.url) or self.silent_s is not None
+
+    @property
+    def label(self) -> str:
+        """The name of the pod and where it answers, safe to show."""
+        return f"{printable(self.status.pod)} ({self.endpoint})" if self.status else self.endpoint
 
 
 def parse(body: bytes) -> SidecarStatus:
@@ -169,50 +195,38 @@ def lagging(
     Args:
         wanted: with None, every sidecar and worker lags.
     """
-    responses = list(responses)
+    responses = [response for response in responses if not response.is_excused]
     behind = [sentence for response in responses for sentence in _lagging(response, sdk_key, wanted, workers_required)]
     return behind + _other_bytes(responses, sdk_key)
 
 
-def table(responses: Sequence[StatusResponse], sdk_key: str | None, now: float) -> list[str]:
-    """Format the fleet as lines of text.
-
-    Args:
-        sdk_key: None for all keys.
-        now: Unix seconds, for the ages in answers that don't give their own clock.
-    """
-    head = ("POD", "KEY", "REVISION", "TARGET", "CHECKED", "TRIGGER", "WORKERS")
-    rows = [head, *(row for response in responses for row in _rows(response, sdk_key, now))]
-    widths = [max(len(row[column]) for row in rows if len(row) == len(head)) for column in range(len(head))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=False)).rstrip() for row in rows]
-
-
-def errors(responses: Iterable[StatusResponse], sdk_key: str | None) -> list[str]:
-    """One sentence for each key whose sidecar reports an error.
-
-    Args:
-        sdk_key: None for all keys.
-    """
-    return [
-        f"{_label(response)}: {printable(name)}: {printable(key.last_error)}"
-        for response in responses
-        if response.status
-        for name, key in sorted(response.status.keys.items())
-        if key.last_error and sdk_key in (None, name)
-    ]
+def doubt(workers: WorkersStatus) -> str | None:
+    """Say why there may be workers that are not listed, None where there are none."""
+    if workers.presence == "unknown":
+        return printable(workers.last_error or "its workers are not known")
+    if workers.state != "on":
+        return f"workers can't connect: {printable(workers.last_error or 'no reason given')}"
+    return None if workers.settled else "workers may still be reconnecting"
 
 
 def printable(text: str) -> str:
     """Shorten untrusted text, and escape what could move the cursor or break a line."""
     short = text if len(text) <= _MAX_SHOWN else text[: _MAX_SHOWN - 1] + "…"
+    if short.isprintable():
+        return short
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in short)
 
 
+def number(revision: int | None) -> str:
+    """Return the revision as text, and a dash where there is none."""
+    return "–" if revision is None else str(revision)
+
+
 def _lagging(response: StatusResponse, sdk_key: str, wanted: int | None, workers_required: bool) -> Iterator[str]:
-    if response.status is None:
-        yield f"{response.endpoint}: {response.problem}"
+    if response.problem is not None or response.status is None:
+        yield f"{response.label}: {response.problem}"
         return
-    pod, key, workers = _label(response), response.status.keys.get(sdk_key), response.status.workers
+    pod, key, workers = response.label, response.status.keys.get(sdk_key), response.status.workers
     if key is None:
         yield f"{pod}: does not serve this SDK key"
         return
@@ -222,8 +236,10 @@ def _lagging(response: StatusResponse, sdk_key: str, wanted: int | None, workers
         yield f"{pod}: has {revision} on its volume{cause}"
     yield from (f"{pod}: {sentence}" for worker in key.workers if (sentence := _behind(worker, key, wanted)))
     yield from (f"{pod}: {one}" for one in workers.unreported)
-    if (doubt := _doubt(workers)) is not None:
-        yield f"{pod}: {doubt}"
+    if key.unlisted:
+        yield f"{pod}: {key.unlisted} more of its workers are not as the volume, and not listed"
+    if (reason := doubt(workers)) is not None:
+        yield f"{pod}: {reason}"
     elif workers_required and not key.workers:
         yield f"{pod}: no worker is connected"
 
@@ -236,16 +252,7 @@ def _behind(worker: WorkerStatus, key: KeyStatus, wanted: int | None) -> str | N
         return f"{worker}, but with other bytes than the volume has"
     # The second: it has not followed a rollback.
     follows = not _has_reached(key.revision, wanted) or _has_reached(key.revision, worker.revision)
-    return None if follows else f"{worker}, and the volume has {_number(key.revision)}"
-
-
-def _doubt(workers: WorkersStatus) -> str | None:
-    """Say why there may be workers that are not listed, None where there are none."""
-    if workers.presence == "unknown":
-        return printable(workers.last_error or "its workers are not known")
-    if workers.state != "on":
-        return f"workers can't connect: {printable(workers.last_error or 'no reason given')}"
-    return None if workers.settled else "workers may still be reconnecting"
+    return None if follows else f"{worker}, and the volume has {number(key.revision)}"
 
 
 def _other_bytes(responses: Iterable[StatusResponse], sdk_key: str) -> list[str]:
@@ -256,62 +263,14 @@ def _other_bytes(responses: Iterable[StatusResponse], sdk_key: str) -> list[str]
         key = response.status.keys.get(sdk_key) if response.status else None
         if key is None or key.revision is None or key.sha256 is None:
             continue
-        sha256, pod = first.setdefault(key.revision, (key.sha256, _label(response)))
+        sha256, pod = first.setdefault(key.revision, (key.sha256, response.label))
         if sha256 != key.sha256:
-            sentences.append(f"{_label(response)}: has other bytes of revision {key.revision} than {pod}")
+            sentences.append(f"{response.label}: has other bytes of revision {key.revision} than {pod}")
     return sentences
 
 
 def _has_reached(revision: int | None, wanted: int | None) -> bool:
     return revision is not None and wanted is not None and revision >= wanted
-
-
-def _label(response: StatusResponse) -> str:
-    return f"{printable(response.status.pod)} ({response.endpoint})" if response.status else response.endpoint
-
-
-def _rows(response: StatusResponse, sdk_key: str | None, now: float) -> Iterator[tuple[str, ...]]:
-    status = response.status
-    if status is None:
-        yield (response.endpoint, "–", f"{response.problem}")
-        return
-    own_now = _unix_s(status.now)
-    for name, key in sorted(status.keys.items()):
-        if sdk_key in (None, name):
-            cells = (status.pod, name, _number(key.revision), _number(key.target_revision))
-            yield (
-                *map(printable, (*cells, _age(key.checked, now if own_now is None else own_now), key.trigger or "–")),
-                _workers(status, key),
-            )
-
-
-def _workers(status: SidecarStatus, key: KeyStatus) -> str:
-    if status.workers.state != "on":
-        return "unknown"
-    counts = Counter(worker.revision or 0 for worker in key.workers)
-    parts = [f"{count} at {revision}" for revision, count in sorted(counts.items())]
-    return ", ".join([*parts, *([] if status.workers.settled else ["more may connect"])]) or "none"
-
-
-def _number(revision: int | None) -> str:
-    return "–" if revision is None else str(revision)
-
-
-def _age(timestamp: str | None, now: float) -> str:
-    at = _unix_s(timestamp)
-    if at is None:
-        return "–"
-    seconds = now - at
-    if seconds < -1:
-        return "in the future"
-    return f"{max(0.0, seconds):.0f} s ago" if seconds < 600 else f"{seconds / 60:.0f} min ago"
-
-
-def _unix_s(timestamp: str | None) -> float | None:
-    try:
-        return datetime.fromisoformat(timestamp or "").astimezone(UTC).timestamp()
-    except (ValueError, OverflowError):
-        return None
 
 
 _DECODER = msgspec.json.Decoder(SidecarStatus)

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from datafile_sidecar.core import fleet_status
+from datafile_sidecar.core import fleet_status, fleet_summary
 from datafile_sidecar.core.fleet_status import StatusResponse
+from datafile_sidecar.core.fleet_summary import FleetSummary
 
 LATEST = "latest"
 
@@ -33,6 +34,11 @@ class WaitTarget:
             return self.revision
         known = (fleet_status.latest_revision(responses, self.sdk_key), self.upstream_revision, self.seen)
         return max((revision for revision in known if revision is not None), default=None)
+
+    def summary(self, responses: Sequence[StatusResponse]) -> FleetSummary:
+        """Count who has confirmed the revision."""
+        wanted = self.wanted(responses)
+        return fleet_summary.summarise(responses, self.sdk_key, wanted, workers_required=self.workers_required)
 
     def lagging(self, responses: Sequence[StatusResponse]) -> list[str]:
         """One sentence for each sidecar or worker that has not confirmed the revision or a newer one."""

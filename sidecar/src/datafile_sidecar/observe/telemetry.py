@@ -273,6 +273,12 @@ class Telemetry:
         self._metrics.set("bus_connected", int(is_connected))
         self._warn_throttled("bus.refused", reason=_short(reason))
 
+    def fleet_refused(self, reason: str) -> None:
+        """The broker refused to register this pod, so `status` can't give a yes by the bus; everything else goes on.
+        → Give the user the permissions in docs/operations.md; `check` names the command.
+        """
+        self._warn_throttled("bus.fleet_refused", reason=_short(reason))
+
     def bus_record_shared(self, sdk_key: str, revision: int) -> None:
         """This pod has put a datafile on the bus for the other pods. → Nothing."""
         self._metrics.count("bus_records", "shared")

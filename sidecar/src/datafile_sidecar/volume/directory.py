@@ -94,14 +94,14 @@ class Volume:
         """
         path, body = self._path(sdk_key), None
         with _explained(path, "can't be read"), contextlib.suppress(FileNotFoundError):
-            body = _read(path, max_bytes)
+            body = read_file(path, max_bytes)
             self._remember(sdk_key)
         return Kept(body, self.load_status(sdk_key))
 
     def load_status(self, sdk_key: str) -> Status | None:
         """Return what the status file of a key says, None where it is missing or can't be parsed."""
         with contextlib.suppress(OSError):
-            return Status.decode(_read(self._status_path(sdk_key), _MAX_STATUS_BYTES))
+            return Status.decode(read_file(self._status_path(sdk_key), _MAX_STATUS_BYTES))
         return None
 
     def read(self, sdk_key: str, max_bytes: int) -> bytes:
@@ -112,7 +112,7 @@ class Volume:
         """
         path = self._path(sdk_key)
         with _explained(path, "can't be read"):
-            return _read(path, max_bytes)
+            return read_file(path, max_bytes)
 
     def is_intact(self, sdk_key: str, sha256: str, max_bytes: int) -> bool:
         """Tell whether the file that was published or loaded last is still there. A file that was only touched is."""
@@ -120,7 +120,7 @@ class Volume:
             identity = _identity(self._path(sdk_key))
             if self._known.get(sdk_key) == identity:
                 return True
-            if hashlib.sha256(_read(self._path(sdk_key), max_bytes)).hexdigest() == sha256:
+            if hashlib.sha256(read_file(self._path(sdk_key), max_bytes)).hexdigest() == sha256:
                 self._known[sdk_key] = identity
                 return True
         return False
@@ -207,7 +207,12 @@ def _explained(path: Path, what: str) -> Iterator[None]:
         raise VolumeError(f"{path} {what}: {problem.strerror or problem}") from problem
 
 
-def _read(path: Path, max_bytes: int) -> bytes:
+def read_file(path: Path, max_bytes: int) -> bytes:
+    """Return the bytes of a regular file; one of another kind can't hang the reader.
+
+    Raises:
+        OSError: It can't be read, is another kind of file, or has more bytes.
+    """
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):

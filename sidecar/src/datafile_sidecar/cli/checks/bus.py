@@ -7,7 +7,9 @@ import time
 import structlog
 
 from datafile_sidecar.bus import ANSWER_WITHIN_S, Bus, BusError, shown
-from datafile_sidecar.cli.checks.finding import Finding, failed, ok, refused
+from datafile_sidecar.bus.errors import BrokerError, explained
+from datafile_sidecar.bus.fleet_reader import fleet_reader
+from datafile_sidecar.cli.checks.finding import Finding, failed, ok, refused, warning
 from datafile_sidecar.core.bus_message import Change
 from datafile_sidecar.core.bus_record import Head, Record
 from datafile_sidecar.observe.telemetry import Telemetry
@@ -36,6 +38,7 @@ _FIX_DISK = 'look at the broker\'s own log and at its disk; the bus needs no per
 _FIX_PERMISSION = (
     "give the user the permissions that sidecars need: docs/operations.md has the line for the broker's ACL"
 )
+_FIX_OLD = "use Redis 6.2 or newer, or Valkey"
 _FIXES = {
     "MOVED|ASK|CLUSTERDOWN|CROSSSLOT|TRYAGAIN": _FIX_CLUSTER,
     "OOM": _FIX_MEMORY,
@@ -60,7 +63,9 @@ async def check_bus(url: str, sdk_keys: tuple[str, ...]) -> Finding:
         connection = tasks.create_task(bus.run())
         problem = await _find_problem(bus, errors)
         connection.cancel()
-    return problem or ok(_PART, f"{shown(url)}: connected, may subscribe, read and write")
+    if problem is None:
+        problem = await _find_fleet_problem(url)
+    return problem or ok(_PART, f"{shown(url)}: connected, may subscribe, read and write, and register for `status`")
 
 
 async def _find_problem(bus: Bus, errors: "_BusErrors") -> Finding | None:
@@ -70,6 +75,17 @@ async def _find_problem(bus: Bus, errors: "_BusErrors") -> Finding | None:
             message = errors.first or f"no answer within {_CONNECT_WITHIN_S:g} s"
             return failed(_PART, message, _fix(message))
         await asyncio.sleep(_LOOK_EVERY_S)
+    return None
+
+
+async def _find_fleet_problem(url: str) -> Finding | None:
+    """Try what proves to `status` who has a revision: without it, the bus works, and gives no yes."""
+    try:
+        async with fleet_reader(url) as reader:
+            await reader.try_all()
+    except (BrokerError, OSError) as error:
+        message = f"connected, but `status` can't prove anything by it: {explained(url, error)}"
+        return warning(_PART, message, _FIX_OLD if "unknown command" in message else _fix(message))
     return None
 
 
