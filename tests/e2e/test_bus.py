@@ -229,7 +229,7 @@ async def test_a_wrong_password_is_named_and_never_shown(broker: Broker, tmp_pat
 
 
 async def test_a_user_with_few_rights_is_enough(broker: Broker, tmp_path: Path) -> None:
-    """The permissions in the documentation are enough, and no key or channel of others is touched."""
+    """The permissions in the documentation are enough, no key or channel of others is touched, and no form that nobody reads."""
     [rights] = re.findall(r"^user sidecars on >PASSWORD (.+)$", OPERATIONS.read_text(), re.MULTILINE)
     await broker.command("ACL", "SETUSER", "sidecar", "on", ">hunter2", *rights.split())
     url = f"redis://sidecar:hunter2@127.0.0.1:{broker.port}/0"
@@ -240,6 +240,8 @@ async def test_a_user_with_few_rights_is_enough(broker: Broker, tmp_path: Path) 
         await fleet.until_checked(*fleet.pods, within_s=2.5)
         for pod in fleet.pods:
             assert (await pod.status())["bus"]["last_error"] is None
+        assert await broker.client().exists(VALUE)
+        assert not await broker.client().exists(names.earlier_value_key(KEY))  # it may count who listens
 
 
 async def is_healed(broker: Broker) -> bool:
