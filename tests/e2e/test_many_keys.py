@@ -16,7 +16,8 @@ from tests.stopwatch import Stopwatch
 
 SECRET = b"test-secret-1"
 WITHIN_S = 30
-MAX_MIB = 100
+MAX_MIB = {False: 100, True: 110}
+"""Of resident memory, without a bus and with one: its client takes 8 MiB, and datafiles are compressed for it."""
 MAX_STALL_S = 0.05
 MAX_CONNECTIONS = 9
 
@@ -148,7 +149,7 @@ async def longest_probe(running: RunningSidecar, session: ClientSession, path: s
 @pytest.mark.parametrize("has_bus", [False, True])
 @pytest.mark.parametrize(("count", "kib"), [(100, 1200), (10, 8000)])
 async def test_large_datafiles_come_one_by_one(tmp_path: Path, count: int, kib: int, has_bus: bool) -> None:
-    """Many large datafiles at a start, at a restart, and when all change at once: never more than 100 MiB."""
+    """Many large datafiles at a start, at a restart, and when all change at once: within bounds."""
     sdk_keys, peaks = keys(count), list[str]()
     base = {revision: realistic(kib, revision, "KEY---") for revision in (43, 44)}
 
@@ -164,7 +165,7 @@ async def test_large_datafiles_come_one_by_one(tmp_path: Path, count: int, kib: 
                 else:
                     await checked(running)
                 peaks.append(f"{when}: {peak_mib(running):.0f} MiB")
-                assert peak_mib(running) <= MAX_MIB, peaks
+                assert peak_mib(running) <= MAX_MIB[has_bus], peaks
                 if when == "restart":
                     began = time.monotonic()
                     for key, body in bodies(44).items():
@@ -174,7 +175,7 @@ async def test_large_datafiles_come_one_by_one(tmp_path: Path, count: int, kib: 
                         await optimizely.announce(key, 44)
                     await until_published(running, count)
                     peaks.append(f"all at once: {peak_mib(running):.0f} MiB, {time.monotonic() - began:.1f} s")
-                    assert peak_mib(running) <= MAX_MIB, peaks
+                    assert peak_mib(running) <= MAX_MIB[has_bus], peaks
     print("\n" + ", ".join(peaks))
 
 

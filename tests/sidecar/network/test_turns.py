@@ -48,6 +48,18 @@ async def test_a_long_wait_says_that_it_goes_on(monkeypatch: pytest.MonkeyPatch)
     assert len(heard) == before
 
 
+def test_what_is_alike_comes_one_by_one_and_waits_for_nothing_else() -> None:
+    """A large datafile that was announced waits for no poll, but for another one that was announced."""
+    turns = Turns(announced=2, hinted=1, routine=1, alike=1)
+    [poll] = fill(turns, Urgency.ROUTINE, 1)
+    [first] = fill(turns, Urgency.ANNOUNCED, 1)
+    second, came = Turn(), list[str]()
+    turns.end(poll)
+    assert not turns.ask(second, Urgency.ANNOUNCED, lambda: came.append("second"))
+    turns.end(first)
+    assert came == ["second"]
+
+
 def test_the_most_urgent_is_next_and_then_the_first() -> None:
     """An announced key overtakes hinted ones, and those overtake polls; among equals, it is first come, first served."""
     turns, came = Turns(announced=1, hinted=1, routine=1), list[str]()

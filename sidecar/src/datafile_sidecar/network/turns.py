@@ -38,10 +38,14 @@ class Urgency(IntEnum):
 class Turns:
     """A limited number of turns. The most urgent key is next, then the one that has waited longest."""
 
-    def __init__(self, *, announced: int, hinted: int, routine: int) -> None:
-        """Set the limits: a key with this urgency begins while fewer turns than that are taken, whoever has them."""
+    def __init__(self, *, announced: int, hinted: int, routine: int, alike: int | None = None) -> None:
+        """Set the limits: a key with this urgency begins while fewer turns than that are taken, whoever has them.
+
+        With `alike`, it also begins only while fewer turns than that are taken with the same urgency.
+        """
         self._limits = {Urgency.ANNOUNCED: announced, Urgency.HINTED: hinted, Urgency.ROUTINE: routine}
-        self._taken = 0
+        self._alike = alike
+        self._taken: list[Turn] = []
         self._waiting: list[Turn] = []
 
     async def run(
@@ -86,17 +90,19 @@ class Turns:
         """Take a turn back, or let it wait no longer."""
         if turn in self._waiting:
             self._waiting.remove(turn)
-        self._taken -= turn.has_come
-        turn.has_come = False
+        if turn.has_come:
+            self._taken.remove(turn)
+            turn.has_come = False
         self._give()
 
     def _give(self) -> None:
         while self._waiting:
             turn = min(self._waiting, key=lambda waiting: waiting.urgency)  # the first of equals
-            if self._taken >= self._limits[turn.urgency]:
+            alike = sum(taken.urgency is turn.urgency for taken in self._taken)
+            if len(self._taken) >= self._limits[turn.urgency] or alike == self._alike:
                 return
             self._waiting.remove(turn)
-            self._taken += 1
+            self._taken.append(turn)
             turn.has_come = True
             turn.on_come()
 
@@ -116,8 +122,9 @@ class Capacity:
 
     fetches: Turns = field(default_factory=lambda: Turns(announced=24, hinted=12, routine=8))
     """Requests to upstream, each until its datafile is published."""
-    large_bodies: Turns = field(default_factory=lambda: Turns(announced=2, hinted=1, routine=1))
-    """Bodies in memory that are larger than `upstream.LARGE_BYTES`, until they are published."""
+    large_bodies: Turns = field(default_factory=lambda: Turns(announced=2, hinted=1, routine=1, alike=1))
+    """Bodies in memory that are larger than `upstream.LARGE_BYTES`, until they are published. An announced one waits for no poll,
+    and for other announced ones: two at a time take twice the memory, and are not faster."""
     validations: Turns = field(default_factory=lambda: Turns(announced=2, hinted=1, routine=1))
     """A validation takes several times the memory of its datafile, and more of them at a time are not faster. Compressing for the
     bus counts as one."""
