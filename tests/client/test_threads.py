@@ -81,11 +81,16 @@ needs_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root, to become 
     ("allowed", "warning"), [("1", "Watcher thread stuck or missing"), ("2", "no more threads are allowed"), ("9", "")]
 )
 def test_an_app_at_its_limit_of_threads_lives_and_follows(allowed: str, warning: str) -> None:
-    """A user whose pod may start no more threads has no crash: each use looks at the file, and one line says so."""
+    """A user whose pod may start no more threads has no crash: each use looks at the file, and a line says so, once.
+
+    A thread that has just ended may still count at the limit, so that even the first one is refused for a moment: that is a line
+    of its own.
+    """
     done = run(NO_THREADS, allowed)
     assert (done.returncode, done.stdout) == (0, "lives\n"), done.stderr
     assert warning in done.stderr
-    assert len(done.stderr.splitlines()) == bool(warning), done.stderr
+    lines = done.stderr.splitlines()
+    assert len(lines) == len(set(lines)) <= 2 * bool(warning), done.stderr
 
 
 @needs_root
