@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from datafile_sidecar.bus.names import in_one_slot, value_key
+from datafile_sidecar.cli.status_bus import BusStatusClient
+from datafile_sidecar.core.wait_target import WaitTarget
 from tests.broker import needs_redis
 from tests.failover import DETECTION_S, MASTER, Cluster, SentinelGroup, certificate, needs_redis_cluster
 from tests.fleet import KEY, Fleet
@@ -125,7 +127,7 @@ async def test_tls_and_a_user_with_few_rights_are_enough(kind: str, tmp_path: Pa
 
 
 async def _until_told_again(fleet: Fleet, revision: int) -> None:
-    """Wait until a flip that one pod is told of reaches the others by the bus, and fails where that takes too long.
+    """Wait until a flip that one pod is told of reaches the others by the bus, and is proven; fails where that takes too long.
 
     Each attempt is a revision of its own: what a broken bus did not carry is fetched for other reasons, too.
     """
@@ -142,4 +144,12 @@ async def _until_told_again(fleet: Fleet, revision: int) -> None:
             continue
         triggers = {(await pod.status())["keys"][KEY]["trigger"] for pod in fleet.pods[1:]}
         assert triggers == {"bus"}
+        assert await _lagging(fleet, revision) == []
         return
+
+
+async def _lagging(fleet: Fleet, revision: int) -> list[str]:
+    """Who lags, as `status` reads it from the same broker."""
+    client = BusStatusClient(fleet.pods[0].environment["DATAFILE_BUS_URL"], [KEY], None)
+    answers, target = await client.wait(WaitTarget(KEY, revision, workers_required=False), 20)
+    return target.lagging(answers)

@@ -26,6 +26,10 @@ class MemoryServer:
         """Each value that was read: its key, and how many bytes of it."""
         self.refuses_writes = False
         self.refuses_counting = False
+        self.others = 0
+        """How many more sidecars listen to each channel."""
+        self.tries = Counter[str]()
+        """How often each value was about to be replaced."""
         self.is_silent = False
 
     @asynccontextmanager
@@ -139,6 +143,7 @@ class MemoryBroker:
     async def compare_and_set(
         self, key: str, expected: bytes, value: bytes, *, max_bytes: int, publish: tuple[str, bytes]
     ) -> bool:
+        self._server.tries[key] += 1
         await asyncio.sleep(0)  # others may write first
         if self._server.read(key)[:max_bytes] != expected:
             return False
@@ -179,7 +184,7 @@ class MemoryBroker:
         first, second = (
             sum(name in connection._channels for connection in self._server.connections) for name in channels
         )
-        return first, second
+        return first + self._server.others, second + self._server.others
 
     async def ping(self) -> None:
         if self._server.is_silent:

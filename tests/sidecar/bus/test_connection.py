@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 
 import pytest
 
@@ -532,6 +532,17 @@ async def test_a_refusal_of_any_broker_ends_no_connection() -> None:
         assert bus_values.read(server.read(VALUE)).datafile.body == minimal(2)
 
 
+async def test_a_large_fleet_fills_an_empty_broker_by_few_writes() -> None:
+    """Thousands of pods have the same datafile when a broker comes back empty: nearly all see that another one has written it."""
+    server, pods = MemoryServer(), 20
+    server.others = 10_000
+    async with AsyncExitStack() as stack:
+        entering = [running("memory:", Holder(2), connect=server.connect) for _ in range(pods)]
+        await asyncio.gather(*map(stack.enter_async_context, entering))
+        assert bus_values.read(server.read(VALUE)).datafile.body == minimal(2)
+        assert server.tries[VALUE] < pods / 2
+
+
 def test_a_silent_broker_is_lost_after_one_unanswered_ping() -> None:
     """On a clock that jumps: a broker that answers no ping is noticed at the end of its time, and not before."""
     loop = VirtualTimeLoop()
@@ -541,9 +552,9 @@ def test_a_silent_broker_is_lost_after_one_unanswered_ping() -> None:
         async with running("memory:", Holder(1), connect=server.connect) as bus:
             await asyncio.sleep(PING_S / 2)
             server.is_silent = True
-            await asyncio.sleep(PING_S / 2 + ANSWER_WITHIN_S - 0.1)
+            await asyncio.sleep(PING_S / 4 + ANSWER_WITHIN_S - 0.1)
             assert bus.is_connected
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(PING_S / 2 + 0.2)
             assert not bus.is_connected
             assert "no answer within 5 s" in bus.view()["last_error"]
             server.is_silent = False

@@ -9,8 +9,8 @@ import functools
 import random
 import secrets
 import time
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Awaitable, Callable
+from typing import Any, NoReturn, TypeVar
 
 from datafile_sidecar.bus import extra
 from datafile_sidecar.bus.broker import Broker, Connect
@@ -29,6 +29,7 @@ from datafile_sidecar.core.times import rfc3339
 from datafile_sidecar.network.turns import Capacity, Turns
 from datafile_sidecar.observe.telemetry import Telemetry
 
+T = TypeVar("T")
 PING_S = 2.0
 _STABLE_AFTER_S = 10.0
 
@@ -119,15 +120,8 @@ class Bus:
             suits: Whether a check makes our own poll unnecessary.
             lease_s: How long the lease lasts if it is acquired; None acquires none and returns a check or `Lease.OURS`.
         """
-        broker = self._broker
-        if broker is None or not self.is_connected:
-            return Lease.OURS
-        try:
-            async with broker.time_limit():
-                answer = await self._leases.acquire(broker, sdk_key, suits, lease_s)
-        except Exception as error:  # no error of the broker may prevent a poll
-            self._telemetry.bus_refused(explained(self._url, error), is_connected=self.is_connected)
-            return Lease.OURS
+        none: Check | Lease = Lease.OURS
+        answer = await self._ask(lambda broker: self._leases.acquire(broker, sdk_key, suits, lease_s), none)
         if isinstance(answer, Check):
             self.release_lease(sdk_key)
         return answer
@@ -137,15 +131,18 @@ class Bus:
 
         Without a connection, or after an error, it is ours.
         """
-        broker = self._broker
-        if broker is None or not self.is_connected:
-            return True
+        token = secrets.token_hex(8).encode()
+        return await self._ask(lambda broker: broker.acquire_lease(chase_key(sdk_key), token, lease_s), True)
+
+    async def _ask(self, question: Callable[[Broker], Awaitable[T]], without_answer: T) -> T:
+        if (broker := self._broker) is None or not self.is_connected:
+            return without_answer
         try:
             async with broker.time_limit():
-                return await broker.acquire_lease(chase_key(sdk_key), secrets.token_hex(8).encode(), lease_s)
+                return await question(broker)
         except Exception as error:  # no error of the broker may prevent a fetch
             self._telemetry.bus_refused(explained(self._url, error), is_connected=self.is_connected)
-            return True
+            return without_answer
 
     # The connection
 
@@ -232,7 +229,9 @@ class Bus:
                     refusals = 0
                     for sdk_key in self._members:
                         self.share(sdk_key)
-            await asyncio.sleep(PING_S)
+            await asyncio.sleep(
+                PING_S * (0.75 + 0.5 * random.random())
+            )  # those that connected together don't ping together
 
     async def _execute(self, broker: Broker, command: Command) -> None:
         """Execute a command. A refusal is reported and does not end the connection."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import functools
+import random
 import secrets
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -14,7 +15,7 @@ from datafile_sidecar.bus.errors import CommandRefusedError
 from datafile_sidecar.bus.forms import CURRENT, EARLIER, Form, change_between
 from datafile_sidecar.bus.member import Member
 from datafile_sidecar.bus.transfer import TooLongError, transfer, transfer_deadline
-from datafile_sidecar.core import bus_record
+from datafile_sidecar.core import backoff, bus_record
 from datafile_sidecar.core.bus_message import Change
 from datafile_sidecar.core.bus_record import MAX_HEAD_BYTES, MAX_VALUE_BYTES, BadRecordError, Head, Record
 from datafile_sidecar.network.turns import Turns, Urgency
@@ -157,13 +158,17 @@ class Records:
         bad: bytes | None,
         listeners: int | None,
     ) -> None:
-        key = form.key(sdk_key)
+        key, pause_s = form.key(sdk_key), backoff.seed_pause(listeners or 0, random.random())
         for _ in range(_MAX_ATTEMPTS):
             if (offer := offered()) is None:
                 return
             current = await _beginning(broker, key)
             if not _is_due(offer.head, current, bad):
                 return
+            if not current and pause_s:
+                await asyncio.sleep(pause_s)
+                pause_s = 0.0
+                continue
             head = msgspec.structs.replace(offer.head, id=secrets.token_hex(8))
             value = await self._validations.run(Urgency.HINTED, functools.partial(_encoded, form, head, offer.body))
             if value is None:

@@ -34,8 +34,16 @@ def refusal_pause(poll_interval_s: float, retry_after_s: float | None) -> float:
 
 
 def reconnect_pause(failures: int, jitter: float) -> float:
-    """Before the bus is tried again, after so many failures in a row: soon, for it is what makes a fleet fast, and spread out."""
-    return min(8.0, 0.25 * 2.0 ** min(failures - 1, 10)) * (0.5 + 0.5 * jitter)
+    """Before the bus is tried again, after so many failures in a row: soon, for it is what makes a fleet fast, and spread out.
+
+    The first time, a fleet of 10,000 that has lost its broker comes back spread over most of a second.
+    """
+    return min(8.0, max(1.0, 0.25 * 2.0 ** min(failures - 1, 10))) * (0.1 + 0.9 * jitter)
+
+
+def seed_pause(listeners: int, jitter: float) -> float:
+    """Before a datafile is written to a broker that has none, by one of so many sidecars: the first one spares all others."""
+    return min(5.0, listeners / 500) * jitter
 
 
 def place(pod: str, sdk_key: str) -> float:

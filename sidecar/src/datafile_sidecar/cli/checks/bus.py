@@ -15,6 +15,7 @@ from datafile_sidecar.core.bus_record import Head, Record
 from datafile_sidecar.observe.telemetry import Telemetry
 
 _PART = "bus"
+_PLACES = "each sidecar takes 2 or 3 of the broker's maxclients, and with hundreds of SDK keys 9"
 _CONNECT_WITHIN_S = ANSWER_WITHIN_S + 1.0
 _LOOK_EVERY_S = 0.02
 
@@ -65,7 +66,9 @@ async def check_bus(url: str, sdk_keys: tuple[str, ...]) -> Finding:
         connection.cancel()
     if problem is None:
         problem = await _find_fleet_problem(url)
-    return problem or ok(_PART, f"{shown(url)}: connected, may subscribe, read and write, and register for `status`")
+    return problem or ok(
+        _PART, f"{shown(url)}: connected, may subscribe, read and write, and register for `status`; {_PLACES}"
+    )
 
 
 async def _find_problem(bus: Bus, errors: "_BusErrors") -> Finding | None:
